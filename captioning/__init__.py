@@ -1,0 +1,1 @@
+"""Image captioning with attention: a PyTorch Lightning research codebase."""
