@@ -1,0 +1,80 @@
+# Bare `make` lists the targets. Each one that needs the virtual environment makes it first.
+# ARGS passes options on: make train ARGS="model=lstm seed=1". PYTHON chooses the interpreter.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup train test lint format types leaderboard lock clean
+
+PYTHON ?=
+ARGS ?=
+
+PY := .venv/bin/python
+INSTALLED := .venv/.installed
+# There from an installation's first step to its last, so that an interrupted one is made anew.
+# Beside .venv, not in it: it outlives a removal that is itself interrupted.
+UNFINISHED := .venv-unfinished
+# Run, not merely looked up: a version manager's shim can be on the PATH and not work.
+HAVE_UV := uv --version >/dev/null 2>&1
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: $(INSTALLED)  ## make .venv with exactly what requirements.lock names
+
+train: $(INSTALLED)  ## train and score a model; options in ARGS="model=lstm seed=1"
+	$(PY) train.py $(ARGS)
+
+test: lint types  ## all that CI runs: lint, types and the test suite
+	$(PY) -m pytest $(ARGS)
+
+lint: $(INSTALLED)  ## check style and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(INSTALLED)  ## mend what the linter can mend, and format
+	$(PY) -m ruff check --fix-only .
+	$(PY) -m ruff format .
+
+types: $(INSTALLED)  ## check types
+	$(PY) -m mypy
+
+leaderboard: $(INSTALLED)  ## rank the runs below runs/, and write Markdown and CSV beside them
+	$(PY) -m captioning.leaderboard runs/ $(ARGS)
+
+lock:  ## resolve pyproject.toml anew into requirements.lock (needs uv)
+	@$(HAVE_UV) || { echo 'make lock needs uv on the PATH.' >&2; exit 1; }
+	uv pip compile --generate-hashes --universal --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+
+clean:  ## remove caches and build products; data, runs/ and .venv stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache build dist captioning.egg-info
+	find . \( -path ./.venv -o -path ./runs -o -path ./data \) -prune -o \
+	    -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# The package's own build uses the setuptools of the lock, so nothing unhashed is fetched for it.
+$(INSTALLED): requirements.lock
+	@set -e; \
+	suits() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }; \
+	if [ -e $(UNFINISHED) ] || ! suits $(PY); then \
+	    python=''; \
+	    for candidate in $(if $(PYTHON),"$(PYTHON)",python3.11 python3.14 python3.13 python3.12 python3); do \
+	        suits "$$candidate" || continue; \
+	        python=$$("$$candidate" -c 'import sys; print(sys.executable)'); break; \
+	    done; \
+	    if [ -z "$$python" ]; then \
+	        echo '$(if $(PYTHON),$(PYTHON) is not a Python of 3.11 or newer,There is no Python of 3.11 or newer on the PATH): install one, or name it with make PYTHON=/path/to/python3.' >&2; \
+	        exit 1; \
+	    fi; \
+	    touch $(UNFINISHED); rm -rf .venv; \
+	    if $(HAVE_UV); then uv venv --quiet --python "$$python" .venv; \
+	    else "$$python" -m venv .venv; fi; \
+	fi; \
+	touch $(UNFINISHED); \
+	if $(HAVE_UV); then \
+	    uv pip install --python $(PY) --require-hashes -r requirements.lock; \
+	    uv pip install --python $(PY) --no-deps --no-build-isolation -e .; \
+	else \
+	    $(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip; \
+	    $(PY) -m pip install --require-hashes -r requirements.lock; \
+	    $(PY) -m pip install --no-deps --no-build-isolation -e .; \
+	fi; \
+	touch $@; rm $(UNFINISHED)
