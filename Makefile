@@ -51,6 +51,7 @@ clean:  ## remove caches and build products; data, runs/ and .venv stay
 	    -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # The package's own build uses the setuptools of the lock, so nothing unhashed is fetched for it.
+# The interpreter's real path: in an activated .venv the one on the PATH is about to be removed.
 $(INSTALLED): requirements.lock
 	@set -e; \
 	suits() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }; \
@@ -58,7 +59,7 @@ $(INSTALLED): requirements.lock
 	    python=''; \
 	    for candidate in $(if $(PYTHON),"$(PYTHON)",python3.11 python3.14 python3.13 python3.12 python3); do \
 	        suits "$$candidate" || continue; \
-	        python=$$("$$candidate" -c 'import sys; print(sys.executable)'); break; \
+	        python=$$("$$candidate" -c 'import os, sys; print(os.path.realpath(sys.executable))'); break; \
 	    done; \
 	    if [ -z "$$python" ]; then \
 	        echo '$(if $(PYTHON),$(PYTHON) is not a Python of 3.11 or newer,There is no Python of 3.11 or newer on the PATH): install one, or name it with make PYTHON=/path/to/python3.' >&2; \
