@@ -1,0 +1,302 @@
+"""The leaderboard: all runs' results side by side, best first, as text, Markdown and CSV.
+
+It is made from ``results.json`` files alone. Runs are only ranked together when they were scored
+on the same images against the same references; others get a table of their own.
+"""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
+from typing import NamedTuple
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from captioning.errors import CaptioningError
+from captioning.reporting.results import METRICS, Results, read_results
+
+RANKED_BY = "CIDEr"
+
+_TEXT_COLUMNS = ("run", "model", "decoding")
+_LAST_COLUMN = "when (UTC)"
+_MISSING = "-"
+
+
+class Ground(NamedTuple):
+    """What two runs must have in common to be ranked together."""
+
+    data: str
+    fingerprint: str
+    split: str
+    images: int
+
+    def __str__(self) -> str:
+        data = _one_line(f"{self.data} {self.fingerprint[:8]}")
+        return f"{data}, {self.split} split, {self.images} images"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run: its results and the file that they were read from."""
+
+    path: Path
+    results: Results
+
+    def ground(self, split: str) -> Ground:
+        """What its scores on ``split`` were taken on."""
+        data = self.results.data
+        return Ground(data.name, data.fingerprint, split, data.images.get(split, 0))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Runs on one ground, best first."""
+
+    ground: Ground
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Everything found: rankings, each on its own ground, and runs without scores on the split."""
+
+    split: str
+    rankings: tuple[Ranking, ...]
+    unscored: tuple[Entry, ...]
+
+    @property
+    def reason_for_tables(self) -> str | None:
+        """Why there is more than one table, or None where there is not."""
+        if len(self.rankings) < 2:
+            return None
+        grounds = [ranking.ground for ranking in self.rankings]
+        parts: dict[str, set[object]] = {
+            "data set": {ground.data for ground in grounds},
+            "data fingerprint": {ground.fingerprint for ground in grounds},
+            "number of images": {ground.images for ground in grounds},
+        }
+        differing = ", ".join(part for part, values in parts.items() if len(values) > 1)
+        return (
+            f"{len(grounds)} tables, because runs differ in {differing}: scores on different "
+            "images or references cannot be ranked together."
+        )
+
+
+def find_results(folders: Iterable[Path]) -> tuple[list[Entry], list[CaptioningError]]:
+    """Read every ``results.json`` below ``folders``, each once.
+
+    Returns:
+        The runs, and an error for each file that could not be read.
+
+    Raises:
+        CaptioningError: one of the folders does not exist.
+    """
+    paths: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise CaptioningError(f"{folder}: no such folder; name one that runs were written to")
+        for path in sorted(folder.rglob("results.json")):
+            paths.setdefault(path.resolve(), path)
+    entries, errors = [], []
+    for path in paths.values():
+        try:
+            entries.append(Entry(path, read_results(path)))
+        except CaptioningError as error:
+            errors.append(error)
+    return entries, errors
+
+
+def rank(entries: Iterable[Entry], split: str) -> Leaderboard:
+    """Sort runs into rankings on ``split``: best first by CIDEr, runs without CIDEr last."""
+
+    def place(entry: Entry) -> tuple[float, str, str]:
+        score = entry.results.scores[split].get(RANKED_BY, -1.0)
+        return -score, entry.results.name, str(entry.path)
+
+    unscored = []
+    grounds: dict[Ground, list[Entry]] = {}
+    for entry in entries:
+        if entry.results.scores.get(split):
+            grounds.setdefault(entry.ground(split), []).append(entry)
+        else:
+            unscored.append(entry)
+    return Leaderboard(
+        split,
+        tuple(
+            Ranking(ground, tuple(sorted(members, key=place)))
+            for ground, members in sorted(grounds.items(), key=lambda item: item[0])
+        ),
+        tuple(sorted(unscored, key=lambda entry: (entry.results.name, str(entry.path)))),
+    )
+
+
+def terminal_tables(board: Leaderboard) -> list[Table]:
+    """The rankings for a terminal; the best score of each column is bold."""
+    tables = []
+    for ranking in board.rankings:
+        header, rows = _cells(ranking)
+        table = Table(
+            title=Text(str(ranking.ground)),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 0),
+            pad_edge=False,
+        )
+        for column in header:
+            # A narrow terminal folds names and cuts the date, never the numbers.
+            if column in _TEXT_COLUMNS:
+                table.add_column(column, overflow="fold")
+            elif column == _LAST_COLUMN:
+                table.add_column(column, no_wrap=True)
+            else:
+                widest_word = max(len(word) for word in column.split())
+                table.add_column(column, justify="right", min_width=widest_word)
+        for row in rows:
+            # Text, not str: rich would read the brackets of a run's name as its markup.
+            table.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+        tables.append(table)
+    return tables
+
+
+def to_markdown(board: Leaderboard) -> str:
+    """The whole leaderboard as a Markdown page; scores times 100, the best of each column bold."""
+    lines = ["# Leaderboard", "", f"Best first by {RANKED_BY} on {board.split}; scores times 100."]
+    if board.reason_for_tables:
+        lines += ["", board.reason_for_tables]
+    for ranking in board.rankings:
+        header, rows = _cells(ranking)
+        lines += ["", f"## {_markdown(str(ranking.ground))}", ""]
+        lines += [_markdown_row(header), "|" + " --- |" * len(header)]
+        for row in rows:
+            lines.append(
+                _markdown_row(
+                    f"**{_markdown(cell.text)}**" if cell.best else _markdown(cell.text)
+                    for cell in row
+                )
+            )
+    if board.unscored:
+        lines += ["", unscored_sentence(board, _markdown)]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(board: Leaderboard) -> str:
+    """The rankings as CSV, one row a run: scores in full, on the metrics' own scale.
+
+    Text that a spreadsheet would run as a formula is quoted with a leading apostrophe.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    scored = (*METRICS, f"dev {RANKED_BY}")
+    writer.writerow((*_TEXT_COLUMNS, *Ground._fields, *scored, "created", "commit", "path"))
+    for ranking in board.rankings:
+        for entry in ranking.entries:
+            results = entry.results
+            scores = results.scores[board.split]
+            row = (
+                results.name,
+                results.model.name,
+                results.decoding.label,
+                *ranking.ground,
+                *(scores.get(metric, "") for metric in METRICS),
+                results.scores.get("dev", {}).get(RANKED_BY, ""),
+                results.created.isoformat(),
+                results.commit or "",
+                str(entry.path),
+            )
+            writer.writerow(_csv(cell) if isinstance(cell, str) else cell for cell in row)
+    return file.getvalue()
+
+
+def unscored_sentence(board: Leaderboard, escape: Callable[[str], str] = str) -> str:
+    """Names the runs that have no scores on the split, and where they are."""
+    names = ", ".join(
+        escape(_one_line(f"{entry.results.name} ({entry.path.parent})")) for entry in board.unscored
+    )
+    return f"Without scores on {board.split}: {names}."
+
+
+def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
+    """A run's own scores for the terminal: a row a split, a column a metric, times 100.
+
+    Args:
+        scores: ``{split: {metric: score}}`` on the metrics' own scale.
+    """
+    table = Table("split", box=box.SIMPLE_HEAD)
+    for metric in METRICS:
+        table.add_column(metric, justify="right")
+    for split, row in scores.items():
+        table.add_row(split, *(_hundredfold(row.get(metric)) for metric in METRICS))
+    return table
+
+
+class _Cell(NamedTuple):
+    text: str
+    best: bool = False
+
+
+def _cells(ranking: Ranking) -> tuple[list[str], list[list[_Cell]]]:
+    """Header and rows of a ranking, shared by all forms in which people read it."""
+    split = ranking.ground.split
+    columns = [(metric, split, metric) for metric in METRICS]
+    if split != "dev":
+        columns.append((f"dev {RANKED_BY}", "dev", RANKED_BY))
+    scores = [
+        [entry.results.scores.get(of, {}).get(metric) for _, of, metric in columns]
+        for entry in ranking.entries
+    ]
+    best = [
+        max((score for score in column if score is not None), default=None)
+        for column in zip(*scores, strict=True)
+    ]
+    # The only run is the best of none.
+    contested = len(ranking.entries) > 1
+    rows = []
+    for entry, name, row in zip(ranking.entries, _names(ranking.entries), scores, strict=True):
+        results = entry.results
+        texts = (name, results.model.name, results.decoding.label)
+        cells = [_Cell(_one_line(text)) for text in texts]
+        for score, highest in zip(row, best, strict=True):
+            is_best = contested and score is not None and score == highest
+            cells.append(_Cell(_hundredfold(score), is_best))
+        cells.append(_Cell(results.created.astimezone(UTC).strftime("%Y-%m-%d %H:%M")))
+        rows.append(cells)
+    header = [*_TEXT_COLUMNS, *(name for name, _, _ in columns), _LAST_COLUMN]
+    return header, rows
+
+
+def _names(entries: Sequence[Entry]) -> list[str]:
+    """The runs' names, with their folder where several have the same one."""
+    count = Counter(entry.results.name for entry in entries)
+    return [
+        entry.results.name
+        if count[entry.results.name] == 1
+        else f"{entry.results.name} ({entry.path.parent})"
+        for entry in entries
+    ]
+
+
+def _hundredfold(score: float | None) -> str:
+    return _MISSING if score is None else f"{100 * score:.1f}"
+
+
+def _one_line(text: str) -> str:
+    """Control characters, among them line breaks and colour codes, would break any table."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\`*|<\[\]])", r"\\\1", text)
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _csv(text: str) -> str:
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

