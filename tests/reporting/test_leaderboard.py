@@ -2,6 +2,8 @@
 
 import csv
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,16 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.fixture
+def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as context:
+        context.setenv("TZ", "JST-9")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_from_greenwich")
 def test_best_cider_first_and_best_of_each_column_bold(tmp_path: Path, capsys) -> None:
     write_run(tmp_path / "a", "low", all_metrics(0.2249, 0.5), dev={"CIDEr": 0.6})
     write_run(tmp_path / "b" / "deep", "high", all_metrics(0.21, 0.55))
@@ -182,7 +194,7 @@ def test_folder_without_runs_and_missing_folder_get_one_sentence(tmp_path: Path,
 
 def test_run_below_two_of_the_folders_is_one_row(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "run", all_metrics(0.2, 0.5))
-    assert main([str(tmp_path), str(tmp_path / "a")]) == 0
+    assert main([str(tmp_path), str(tmp_path / "a" / ".." / "a")]) == 0
     assert len(csv_rows(tmp_path / "leaderboard.csv")) == 1
 
 

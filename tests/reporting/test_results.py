@@ -237,7 +237,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     except FileNotFoundError:
         pytest.skip("git is not installed")
     git(folder, "add", "code.py")
-    git(folder, "-c", "user.name=T", "-c", "user.email=t@example.org", "commit", "-qm", "first")
+    identity = ("-c", "user.name=T", "-c", "user.email=t@example.org")
+    git(folder, *identity, "commit", "--quiet", "--message=first")
+    git(folder, *identity, "tag", "--annotate", "--message=first", "v1")
     return folder
 
 
@@ -252,7 +254,6 @@ def test_commit_is_the_checkouts_and_says_when_it_is_edited(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = git(checkout, "rev-parse", "HEAD")
-    git(checkout, "tag", "v1")
     monkeypatch.setenv("GIT_DIR", str(checkout / "nowhere"))  # as in a hook of another repository
     assert commit(checkout / "code.py") == head
     (checkout / "code.py").write_text("x = 2\n")
