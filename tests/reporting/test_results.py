@@ -194,17 +194,8 @@ def test_cocos_integer_ids_and_further_keys_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "problem"),
     [
-        (
-            [{"image_id": 1, "caption": ""}, {"image_id": "1", "caption": ""}],
-            (
-                [{"image_id": 1, "caption": ""}, {"image_id": "1", "caption": ""}],
-                "entry 2 .*image 1",
-            ),
-            (
-                [{"image_id": "1", "caption": ""}, {"image_id": 1, "caption": ""}],
-                "entry 2 .*image 1",
-            ),
-        ),
+        ([{"image_id": 1, "caption": ""}, {"image_id": "1", "caption": ""}], "entry 2 .*image 1"),
+        ([{"image_id": "1", "caption": ""}, {"image_id": 1, "caption": ""}], "entry 2 .*image 1"),
         ([{"image_id": 1, "caption": "x"}, {"caption": "y"}], "entry 2 needs an `image_id`"),
         ([{"image_id": True, "caption": "x"}], "entry 1 needs an `image_id`"),
         ([{"image_id": 1.5, "caption": "x"}], "entry 1 needs an `image_id`"),
