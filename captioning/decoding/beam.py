@@ -1,0 +1,107 @@
+"""Beam search over many images at once."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from captioning.decoding.base import END, PAD, START, Decoding, Hypothesis, select
+from captioning.errors import CaptioningError
+from captioning.models.decoder import Decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beam(Decoding):
+    """Keeps the best ``beam_size`` beginnings of a caption, word after word.
+
+    A beginning that ends leaves the beam and counts as one of the ``beam_size`` (as in the paper's
+    code); an image leaves the batch when all of its have ended. What has not ended at
+    ``max_length`` is ranked as it stands, so there is always a caption. The final rank is by
+    log-probability / length ** length_penalty, with ``<end>`` counted in the length.
+
+    Attributes:
+        beam_size: how many beginnings are kept for each image; 1 equals greedy decoding.
+        length_penalty: 0 ranks by probability, which favours short captions; 1 by the mean
+            log-probability of a word.
+    """
+
+    beam_size: int = 5
+    length_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beam_size < 1:
+            raise CaptioningError(f"decoding.beam_size={self.beam_size}: choose 1 or more")
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        decoder: Decoder,
+        grid: Float[Tensor, "images locations channels"],
+        *,
+        attention: bool = False,
+    ) -> list[list[Hypothesis]]:
+        width, device = self.beam_size, grid.device
+        memory = decoder.prepare(grid)
+        state = decoder.start(memory, width)
+        images = torch.arange(len(grid), device=device)  # those with a beam still open
+        finished: list[list[Hypothesis]] = [[] for _ in range(len(grid))]
+        # Before the first word all beams are the same: only the first may be continued.
+        total = torch.full((len(grid), width), -torch.inf, device=device)
+        total[:, 0] = 0
+        history = torch.empty((len(grid), width, 0), dtype=torch.long, device=device)
+        maps: Tensor | None = None
+        last = torch.full((len(grid), width), START, device=device)
+
+        for length in range(1, self.max_length + 1):
+            step = decoder.step(last, state, memory)
+            scores = total[..., None] + self.log_probs(step.logits, history)
+            vocabulary = scores.shape[-1]
+            # On a vocabulary smaller than the beam there are fewer candidates than places.
+            total, chosen = scores.flatten(1).topk(min(width, scores[0].numel()))
+            room = torch.tensor([width - len(finished[i]) for i in images.tolist()], device=device)
+            rank = torch.arange(total.shape[1], device=device)
+            total = total.masked_fill(rank >= room[:, None], -torch.inf)
+            parent, last = chosen // vocabulary, chosen % vocabulary
+            state = {name: reorder(tensor, parent) for name, tensor in step.state.items()}
+            history = torch.cat([reorder(history, parent), last[..., None]], -1)
+            if attention and step.attention is not None:
+                looked = step.attention[:, :, None]
+                maps = looked if maps is None else torch.cat([maps, looked], 2)
+                maps = reorder(maps, parent)
+
+            possible = total > -torch.inf
+            ended = possible & ((last == END) | (length == self.max_length))
+            for row, beam in ended.nonzero().tolist():
+                log_prob = float(total[row, beam])
+                finished[int(images[row])].append(
+                    Hypothesis(
+                        [token for token in history[row, beam].tolist() if token != END],
+                        log_prob,
+                        log_prob / length**self.length_penalty,
+                        None if maps is None else maps[row, beam, : len_without_end(last[row, beam], length)].clone(),
+                    )
+                )
+            total = total.masked_fill(ended, -torch.inf)
+            last = last.masked_fill(ended, PAD)
+            live = (possible & ~ended).any(1)
+            if not live.any():
+                break
+            if not live.all():
+                images, total, last, history = images[live], total[live], last[live], history[live]
+                state, memory = select(state, live), select(memory, live)
+                maps = maps[live] if maps is not None else None
+        return [sorted(found, key=lambda h: -h.score) for found in finished]
+
+
+def len_without_end(last: Tensor, length: int) -> int:
+    return length - int(last == END)
+
+
+def reorder(
+    beams: Float[Tensor, "images beams *rest"], parent: Tensor
+) -> Float[Tensor, "images chosen *rest"]:
+    """For each image, the beams that its candidates continue."""
+    rows = torch.arange(len(beams), device=beams.device)[:, None]
+    return beams[rows, parent]

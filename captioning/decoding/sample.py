@@ -1,0 +1,139 @@
+"""Sampling from the model's distribution, and greedy decoding as its limit."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from captioning.decoding.base import END, PAD, START, Decoding, Hypothesis, select
+from captioning.errors import CaptioningError
+from captioning.models.decoder import Decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneByOne(Decoding):
+    """Writes word after word and never reconsiders. Images whose captions ended leave the batch."""
+
+    captions: int = 1
+
+    @abstractmethod
+    def choose(
+        self, log_probs: Float[Tensor, "images captions words"], word: int
+    ) -> Int[Tensor, "images captions"]:
+        """The next word of each caption (``word`` counts them from 0)."""
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        decoder: Decoder,
+        grid: Float[Tensor, "images locations channels"],
+        *,
+        attention: bool = False,
+    ) -> list[list[Hypothesis]]:
+        memory = decoder.prepare(grid)
+        state = decoder.start(memory, self.captions)
+        images = torch.arange(len(grid), device=grid.device)  # those still being written
+        size = (len(grid), self.captions, self.max_length)
+        written = torch.full(size, PAD, device=grid.device)
+        total = torch.zeros(size[:2], device=grid.device)
+        maps: Tensor | None = None
+        ended = torch.zeros(size[:2], dtype=torch.bool, device=grid.device)
+        last = torch.full(size[:2], START, device=grid.device)
+        for word in range(self.max_length):
+            step = decoder.step(last, state, memory)
+            state = step.state
+            log_probs = self.log_probs(step.logits, written[images, :, :word])
+            chosen = self.choose(log_probs, word)
+            gain = log_probs.gather(-1, chosen[..., None]).squeeze(-1)
+            total[images] += gain.where(~ended, 0)
+            ended |= chosen == END
+            last = chosen.where(~ended, PAD)
+            written[images, :, word] = last
+            if attention and step.attention is not None:
+                if maps is None:
+                    maps = step.attention.new_zeros(*size, step.attention.shape[-1])
+                maps[images, :, word] = step.attention
+            live = ~ended.all(1)
+            if not live.all():
+                if not live.any():
+                    break
+                images, last, ended = images[live], last[live], ended[live]
+                state, memory = select(state, live), select(memory, live)
+        lengths = (written != PAD).sum(-1).tolist()
+        words, totals = written.tolist(), total.tolist()
+        hypotheses = [
+            [
+                Hypothesis(
+                    words[i][k][:length],
+                    totals[i][k],
+                    totals[i][k],
+                    None if maps is None else maps[i, k, :length].clone(),
+                )
+                for k, length in enumerate(of_image)
+            ]
+            for i, of_image in enumerate(lengths)
+        ]
+        return [sorted(found, key=lambda h: -h.score) for found in hypotheses]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greedy(OneByOne):
+    """Takes the most probable word at every step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.captions != 1:
+            raise CaptioningError("greedy decoding writes one caption: leave decoding.captions=1")
+
+    def choose(
+        self, log_probs: Float[Tensor, "images captions words"], word: int
+    ) -> Int[Tensor, "images captions"]:
+        return log_probs.argmax(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(OneByOne):
+    """Draws each word from the model's distribution.
+
+    Attributes:
+        captions: how many are drawn for each image.
+        temperature: below 1 sharpens the distribution, above 1 flattens it.
+        top_k: draw among the so many most probable words; 0 among all.
+        top_p: draw among the fewest words that have this share of the probability together
+            (nucleus sampling, Holtzman et al. 2020); 1 among all.
+        seed: of the draws. A batch of the same images gives the same captions again.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.captions < 1:
+            raise CaptioningError(
+                f"decoding: temperature={self.temperature} must be above 0, top_k={self.top_k} at "
+                f"least 0, top_p={self.top_p} in (0, 1] and captions={self.captions} at least 1"
+            )
+
+    def choose(
+        self, log_probs: Float[Tensor, "images captions words"], word: int
+    ) -> Int[Tensor, "images captions"]:
+        scaled = log_probs / self.temperature
+        if 0 < self.top_k < scaled.shape[-1]:
+            least = scaled.topk(self.top_k).values[..., -1:]
+            scaled = scaled.where(scaled >= least, -torch.inf)
+        if self.top_p < 1:
+            ordered, order = scaled.softmax(-1).sort(-1, descending=True)
+            before = ordered.cumsum(-1) - ordered  # what the more probable words have already
+            beyond = torch.zeros_like(scaled, dtype=torch.bool)
+            beyond.scatter_(-1, order, before >= self.top_p)
+            scaled = scaled.masked_fill(beyond, -torch.inf)
+        probabilities = scaled.softmax(-1)
+        generator = torch.Generator(probabilities.device).manual_seed(self.seed * 1009 + word)
+        return torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(
+            probabilities.shape[:-1]
+        )

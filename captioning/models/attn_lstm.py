@@ -1,0 +1,86 @@
+"""Show, Attend and Tell (Xu et al. 2015) with soft attention."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from captioning.models.attention import AdditiveAttention
+from captioning.models.decoder import Memory, RecurrentDecoder, State, lstm_cell
+
+
+class AttentionLSTM(RecurrentDecoder):
+    """An LSTM that looks at a soft-weighted mix of the image's locations for every word.
+
+    Takes the arguments of :class:`~captioning.models.decoder.RecurrentDecoder` and:
+
+    Args:
+        attention_dim: units of the attention's hidden layer (A).
+        gate: how much of the context passes, beta_t = sigmoid(f_beta(h_{t-1})): one number a word
+            (``scalar``, the paper's section 4.2.1), one a channel (``channel``), or all (``none``).
+        grid_dropout: share of the grid's numbers that are dropped in training, one pattern an
+            image and step.
+        deep_output: let the context take part in the output layer (L_z z); without it, the words
+            are predicted from h_t and the last word alone.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        channels: int,
+        *,
+        hidden_dim: int = 512,
+        embed_dim: int = 512,
+        attention_dim: int = 512,
+        dropout: float = 0.5,
+        word_dropout: float = 0.0,
+        grid_dropout: float = 0.0,
+        gate: Literal["scalar", "channel", "none"] = "channel",
+        deep_output: bool = True,
+        tie_embeddings: bool = False,
+        normalize_grid: bool = True,
+    ) -> None:
+        super().__init__(
+            vocabulary_size,
+            channels,
+            hidden_dim=hidden_dim,
+            embed_dim=embed_dim,
+            dropout=dropout,
+            word_dropout=word_dropout,
+            tie_embeddings=tie_embeddings,
+            normalize_grid=normalize_grid,
+        )
+        self.attention = AdditiveAttention(channels, attention_dim)
+        gate_dim = {"scalar": 1, "channel": channels, "none": 0}[gate]
+        # One product of the state serves the LSTM's gates, the attention's query and the gate beta.
+        self.shares = [4 * hidden_dim, attention_dim, gate_dim]
+        self.recurrent = nn.Linear(hidden_dim, sum(self.shares))
+        self.context_gates = nn.Linear(channels, 4 * hidden_dim, bias=False)
+        self.output_context = nn.Linear(channels, embed_dim, bias=False) if deep_output else None
+        self.grid_dropout = nn.Dropout(grid_dropout)
+
+    def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
+        memory = super().prepare(grid)
+        memory["grid"] = self.grid_dropout(memory["grid"])
+        if torch.is_autocast_enabled(grid.device.type):  # cast once, not at every word
+            memory["grid"] = memory["grid"].to(torch.get_autocast_dtype(grid.device.type))
+        return memory | self.attention.project(memory["grid"])
+
+    def advance(self, gates: Tensor, state: State, memory: Memory) -> State:
+        recurrent, query, beta = self.recurrent(state["hidden"]).split(self.shares, -1)
+        attention = self.attention(query, memory)
+        context = attention.to(memory["grid"].dtype) @ memory["grid"]
+        if self.shares[-1]:
+            context = beta.sigmoid() * context
+        gates = gates + recurrent + self.context_gates(context)
+        state = lstm_cell(gates, state["cell"]) | {"attention": attention}
+        return state | {"context": context}
+
+    def read_out(self, embedded: Tensor, hidden: Tensor, context: Tensor | None) -> Tensor:
+        return super().read_out(embedded, hidden, context if self.output_context is not None else None)
+
+    def read_context(self, context: Tensor) -> Tensor:
+        assert self.output_context is not None
+        projected: Tensor = self.output_context(context)
+        return projected

@@ -1,0 +1,235 @@
+"""What every caption decoder offers: the contract that training and decoding are written against.
+
+A decoder describes B images at once, each with K captions side by side: the K captions of an image
+in training, the K beams of it in decoding. What is computed from an image alone (its **memory**) is
+kept once for all of them, with leading size B; what belongs to a caption (its **state**) has
+leading sizes B x K. Both are plain dictionaries of tensors, so that decoding can select images
+and reorder beams without knowing what is inside.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Memory = dict[str, Tensor]
+State = dict[str, Tensor]
+
+
+class Step(NamedTuple):
+    """One more word for each caption.
+
+    Attributes:
+        logits: B x K x V, scores of the next word before the softmax.
+        state: the state after this word.
+        attention: B x K x P, the weights that this step looked with; None without attention.
+    """
+
+    logits: Tensor
+    state: State
+    attention: Tensor | None
+
+
+class TeacherForced(NamedTuple):
+    """The predictions for real captions, each word given the true words before it.
+
+    Attributes:
+        logits: N x V, for the N tokens that are not padding, in the order of ``targets``.
+        targets: N, the true next tokens.
+        coverage: B x K x P, the attention that each location got, summed over a caption's words;
+            None without attention.
+        lengths: B x K, how many targets each caption has (0 where an image has fewer captions).
+    """
+
+    logits: Tensor
+    targets: Tensor
+    coverage: Tensor | None
+    lengths: Tensor
+
+
+class Decoder(nn.Module, ABC):
+    """A model of captions given the grid of an image. Token 0 is padding everywhere."""
+
+    vocabulary_size: int
+
+    @abstractmethod
+    def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
+        """All that is computed from the images alone, once for all their captions."""
+
+    @abstractmethod
+    def start(self, memory: Memory, captions: int) -> State:
+        """The state before the first word, of ``captions`` captions an image."""
+
+    @abstractmethod
+    def step(self, tokens: Int[Tensor, "images captions"], state: State, memory: Memory) -> Step:
+        """Read one token of each caption and predict the next."""
+
+    @abstractmethod
+    def forward(
+        self,
+        grid: Float[Tensor, "images locations channels"],
+        tokens: Int[Tensor, "images captions length"],
+    ) -> TeacherForced:
+        """Predict every next token of the given captions (``<start>`` ... ``<end>``, 0-padded)."""
+
+
+PAD = 0
+"""The padding token, as in :class:`captioning.data.text.Vocabulary`."""
+
+
+class RecurrentDecoder(Decoder):
+    """An LSTM that writes captions; subclasses say what else it sees than its last word.
+
+    What does not depend on the state is taken out of the loop over words: the embeddings' share of
+    the gates is one product for all words, and so is the vocabulary product, which is made for
+    real tokens only. Captions of an image should come longest first: the loop then runs at each
+    word over the captions that still have one.
+
+    Args:
+        vocabulary_size: number of tokens (V), special ones included.
+        channels: numbers a grid location has (C).
+        hidden_dim: units of the LSTM (H).
+        embed_dim: numbers of a word embedding, and of the deep output layer (E).
+        dropout: share of the embedding and of the output layer that is dropped in training.
+        word_dropout: share of the input words that are replaced by ``<unk>`` in training, which
+            makes the model lean on the image rather than on the words before.
+        tie_embeddings: use the embedding matrix as the output matrix L_o, too.
+        normalize_grid: standardise each location's channels (LayerNorm without parameters, which
+            the products that follow would absorb).
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        channels: int,
+        *,
+        hidden_dim: int = 512,
+        embed_dim: int = 512,
+        dropout: float = 0.5,
+        word_dropout: float = 0.0,
+        tie_embeddings: bool = False,
+        normalize_grid: bool = True,
+    ) -> None:
+        super().__init__()
+        self.vocabulary_size = vocabulary_size
+        self.hidden_dim = hidden_dim
+        self.word_dropout = word_dropout
+        self.normalize: nn.Module = (
+            nn.LayerNorm(channels, elementwise_affine=False) if normalize_grid else nn.Identity()
+        )
+        self.embedding = nn.Embedding(vocabulary_size, embed_dim, padding_idx=PAD)
+        nn.init.normal_(self.embedding.weight, std=embed_dim**-0.5 if tie_embeddings else 0.1)
+        self.initial_hidden = nn.Linear(channels, hidden_dim)
+        self.initial_cell = nn.Linear(channels, hidden_dim)
+        self.input_gates = nn.Linear(embed_dim, 4 * hidden_dim)
+        self.output_hidden = nn.Linear(hidden_dim, embed_dim)
+        self.output_words = nn.Linear(embed_dim, vocabulary_size)
+        if tie_embeddings:
+            self.output_words.weight = self.embedding.weight
+        self.dropout = nn.Dropout(dropout)
+        with torch.no_grad():  # a forget gate open at the start (Jozefowicz et al. 2015)
+            self.input_gates.bias[hidden_dim : 2 * hidden_dim] += 1
+
+    @abstractmethod
+    def advance(self, gates: Tensor, state: State, memory: Memory) -> State:
+        """The state after a word whose share of the gates (B x K x 4H) is given.
+
+        The new state holds ``hidden`` and ``cell`` (B x K x H), and with attention ``context``
+        (B x K x C) and ``attention`` (B x K x P) of this word.
+        """
+
+    def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
+        grid = self.normalize(grid.float())
+        return {"mean": grid.mean(1), "grid": grid}
+
+    def start(self, memory: Memory, captions: int) -> State:
+        """h_0 and c_0 from the mean of the grid (Xu et al. 2015, section 3.1.2)."""
+        mean = memory["mean"]
+        return {
+            "hidden": self.initial_hidden(mean).tanh()[:, None].expand(-1, captions, -1),
+            "cell": self.initial_cell(mean).float()[:, None].expand(-1, captions, -1),
+        }
+
+    def step(self, tokens: Int[Tensor, "images captions"], state: State, memory: Memory) -> Step:
+        embedded = self.dropout(self.embedding(tokens))
+        state = self.advance(self.input_gates(embedded), state, memory)
+        logits = self.read_out(embedded, state["hidden"], state.pop("context", None))
+        return Step(logits, state, state.pop("attention", None))
+
+    def forward(
+        self,
+        grid: Float[Tensor, "images locations channels"],
+        tokens: Int[Tensor, "images captions length"],
+    ) -> TeacherForced:
+        memory = self.prepare(grid)
+        inputs, targets = tokens[..., :-1], tokens[..., 1:]
+        real = targets != PAD
+        captions = tokens.shape[1]
+        embedded = self.dropout(self.embedding(self.drop_words(inputs)))
+        gates = self.input_gates(embedded)
+        state = self.start(memory, captions)
+        states: list[State] = []
+        # How many of the K captions any image still needs at each word.
+        slots = torch.arange(1, captions + 1, device=tokens.device)[:, None]
+        widths = (real.any(0) * slots).amax(0).tolist()
+        widths = widths[: max((t + 1 for t, width in enumerate(widths) if width), default=0)]
+        for t, width in enumerate(widths):
+            state = {name: value[:, :width] for name, value in state.items()}
+            state = self.advance(gates[:, :width, t], state, memory)
+            states.append(state)
+
+        def of_real_tokens(steps: list[Tensor]) -> Tensor:
+            return torch.cat([step.flatten(0, 1) for step in steps])[chosen]
+
+        slices = [(slice(None), slice(width), t) for t, width in enumerate(widths)]
+        chosen = torch.cat([real[at].flatten() for at in slices]).nonzero().squeeze(1)
+        contexts = [state["context"] for state in states if "context" in state]
+        logits = self.read_out(
+            of_real_tokens([embedded[at] for at in slices]),
+            of_real_tokens([state["hidden"] for state in states]),
+            of_real_tokens(contexts) if contexts else None,
+        )
+        coverage = None
+        if states and "attention" in states[0]:
+            looked = zip(states, slices, strict=True)
+            coverage = sum_over_words(
+                [state["attention"] * real[at][..., None] for state, at in looked], captions
+            )
+        return TeacherForced(
+            logits, of_real_tokens([targets[at] for at in slices]), coverage, real.sum(-1)
+        )
+
+    def drop_words(self, tokens: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """In training, replace a share of the words (not the special tokens) by ``<unk>`` (3)."""
+        if not self.training or self.word_dropout == 0:
+            return tokens
+        dropped = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout
+        return tokens.masked_fill(dropped & (tokens > 3), 3)
+
+    def read_out(self, embedded: Tensor, hidden: Tensor, context: Tensor | None) -> Tensor:
+        """The deep output L_o (E y + L_h h + L_z z) (Xu et al. 2015, eq. 7)."""
+        features = embedded + self.output_hidden(hidden)
+        if context is not None:
+            features = features + self.read_context(context)
+        return self.output_words(self.dropout(features))
+
+    def read_context(self, context: Tensor) -> Tensor:
+        """L_z z of the deep output."""
+        raise TypeError(f"{type(self).__name__} has a context but no read_context")
+
+
+def sum_over_words(parts: list[Tensor], captions: int) -> Tensor:
+    """The sum of B x k x P tensors with non-increasing k <= captions, as B x captions x P."""
+    total = parts[-1]
+    for part in reversed(parts[:-1]):
+        total = part + nn.functional.pad(total, (0, 0, 0, part.shape[1] - total.shape[1]))
+    return nn.functional.pad(total, (0, 0, 0, captions - total.shape[1]))
+
+
+def lstm_cell(gates: Tensor, cell: Tensor) -> State:
+    """The LSTM's pointwise part, from the sum of all products (order: input, forget, cell, output)."""
+    i, f, g, o = gates.float().chunk(4, -1)
+    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    return {"hidden": o.sigmoid() * cell.tanh(), "cell": cell}
