@@ -1,0 +1,1 @@
+"""The networks, as plain torch: image encoders, attention and decoders."""

@@ -1,0 +1,1 @@
+"""Networks that turn an image into a grid of feature vectors, one file each."""
