@@ -1,0 +1,176 @@
+"""Running an encoder over image files: reading ahead in threads while the network computes."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16
+from torch import Tensor
+
+from captioning.data.images import decode_rgb, read_file
+from captioning.errors import CaptioningError
+from captioning.models.encoders.base import GridEncoder, Preprocessing
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Extracted(NamedTuple):
+    """The grids of a few images, and what went wrong with others.
+
+    Attributes:
+        digests: SHA-256 of each image that was encoded.
+        grids: Their grids, in that order.
+        errors: From the digest of an image that could not be read to the reason.
+    """
+
+    digests: list[str]
+    grids: Float16[np.ndarray, "batch locations channels"]
+    errors: dict[str, CaptioningError]
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device of that name; ``auto`` is a GPU where there is one.
+
+    Raises:
+        CaptioningError: torch knows no such device here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CaptioningError(f"device={device} cannot be used here: {reason}") from error
+    return chosen
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """Return ``fp32`` or ``bf16``; ``auto`` is bf16 where the device computes in it by itself.
+
+    Raises:
+        CaptioningError: ``precision`` is none of the three.
+    """
+    if precision in PRECISIONS:
+        return precision
+    if precision != "auto":
+        raise CaptioningError(f"precision={precision} is unknown: choose auto, fp32 or bf16.")
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        # Older torch cannot tell, and gets fp32.
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    else:
+        native = False
+    return "bf16" if native else "fp32"
+
+
+def extract_grids(
+    encoder: GridEncoder,
+    files: Mapping[str, Path],
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+    workers: int,
+) -> Generator[Extracted, None, None]:
+    """Encode image files, in their order.
+
+    Args:
+        encoder: The network; it is on ``device`` until the last batch.
+        files: From the SHA-256 of an image's content to its file.
+        batch_size: Images encoded at once.
+        device: Where to compute.
+        precision: ``fp32`` or ``bf16``.
+        workers: Threads that read and resize images.
+
+    Yields:
+        The images of one batch.
+
+    Raises:
+        CaptioningError: a grid is beyond the range of half precision.
+    """
+
+    def load(digest: str) -> Float[Tensor, "3 height width"]:
+        return _load(files[digest], digest, encoder.preprocessing)
+
+    digests: list[str] = []
+    tensors: list[Tensor] = []
+    errors: dict[str, CaptioningError] = {}
+    with _on_device(encoder, device):
+        last = len(files) - 1
+        ahead = 2 * batch_size
+        for number, (digest, image) in enumerate(_read_ahead(load, list(files), workers, ahead)):
+            try:
+                tensors.append(image.result())
+                digests.append(digest)
+            except CaptioningError as error:
+                errors[digest] = error
+            if len(tensors) == batch_size or number == last:
+                grids = _encode(encoder, tensors, device, precision)
+                yield Extracted(digests, grids, errors)
+                digests, tensors, errors = [], [], {}
+
+
+def _load(path: Path, digest: str, preprocessing: Preprocessing) -> Tensor:
+    data = read_file(path)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise CaptioningError(
+            f"{path} was changed without its time of change: `touch` it and run again."
+        )
+    return preprocessing(decode_rgb(data, path))
+
+
+def _read_ahead(
+    load: Callable[[str], Tensor], digests: list[str], workers: int, ahead: int
+) -> Iterator[tuple[str, "Future[Tensor]"]]:
+    """Load images in order, a bounded number of them before they are asked for."""
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[tuple[str, Future[Tensor]]] = deque()
+        try:
+            for digest in digests:
+                pending.append((digest, pool.submit(load, digest)))
+                if len(pending) > ahead:
+                    yield pending.popleft()
+            while pending:
+                yield pending.popleft()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _on_device(encoder: GridEncoder, device: torch.device) -> Iterator[None]:
+    home = next(encoder.parameters()).device
+    encoder.to(device)
+    try:
+        yield
+    finally:
+        encoder.to(home)
+
+
+def _encode(
+    encoder: GridEncoder, images: list[Tensor], device: torch.device, precision: str
+) -> Float16[np.ndarray, "batch locations channels"]:
+    if not images:
+        return np.empty((0, encoder.locations, encoder.channels), dtype=np.float16)
+    # Channels last is what the fast kernels of CPUs and of tensor cores want.
+    batch = torch.stack(images).to(device, memory_format=torch.channels_last)
+    dtype = PRECISIONS[precision]
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32),
+    ):
+        grids = encoder(batch).half()
+    if not grids.isfinite().all():
+        raise CaptioningError(
+            f"{encoder.name} gives numbers that half precision cannot hold: check encoder.weights."
+        )
+    result: np.ndarray = grids.cpu().numpy()
+    return np.ascontiguousarray(result)

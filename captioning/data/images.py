@@ -1,0 +1,72 @@
+"""Reading a photograph as eight-bit RGB, whatever it was saved as."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from captioning.errors import CaptioningError
+
+
+def load_rgb(path: Path) -> Image.Image:
+    """Read an image file as RGB; see :func:`decode_rgb`.
+
+    Raises:
+        CaptioningError: the file cannot be read, or is not a whole image.
+    """
+    return decode_rgb(read_file(path), path)
+
+
+def read_file(path: Path) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        CaptioningError: the file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CaptioningError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def decode_rgb(data: bytes, path: Path) -> Image.Image:
+    """Decode an image file's content: turned upright as its EXIF says, eight bits, RGB.
+
+    Transparent pixels are laid on white, 16-bit greys are scaled down, CMYK and palettes are
+    converted; of an animation the first frame is taken.
+
+    Args:
+        data: The content.
+        path: The file's name, for the error.
+
+    Raises:
+        CaptioningError: it is no image, a part of it is missing, or it has so many pixels
+            (``PIL.Image.MAX_IMAGE_PIXELS``) that decoding it might take all the memory.
+    """
+    try:
+        with Image.open(BytesIO(data)) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise ValueError(f"{image.width} x {image.height} pixels are too many")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no known format" if unknown else str(error) or type(error).__name__
+        raise CaptioningError(
+            f"{path} is not a readable image ({reason}): replace or remove it."
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels of an unknown range")
+    if image.mode.startswith("I"):  # 16-bit greys, which Pillow would clip at 255
+        grey = np.asarray(image).clip(0, 65535) / 257
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")

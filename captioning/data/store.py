@@ -1,0 +1,356 @@
+"""The feature store: every image's grid, computed once and kept in one memory-mapped file.
+
+A store belongs to one encoder with its weights and preprocessing, and is a folder of three files::
+
+    meta.json    what made the grids, for people and for the check on opening
+    grids.f16    row after row of locations x channels half-precision numbers
+    index.txt    line n is the SHA-256 of the image file whose grid is row n
+
+Rows are found by the image's content, so data sets share them, a changed image is a new row, and
+two names of one picture have one row. Rows are only ever appended, the numbers before the index
+line: a run killed at any moment leaves at most some bytes that no line speaks of, which the next
+one cuts off before it goes on.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float16
+from torch import Tensor
+
+from captioning.data.digests import try_image_digests
+from captioning.data.extraction import choose_device, choose_precision, extract_grids
+from captioning.errors import CaptioningError
+from captioning.files import atomic_write_json
+from captioning.locks import file_lock
+from captioning.models.encoders.base import GridEncoder
+from captioning.progress import track_progress
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+class FeatureStore:
+    """Read access to the grids of a list of images.
+
+    The file is mapped, not read: the pages are shared between processes, and the kernel may drop
+    them at any time. Pickling (to the workers of a DataLoader) sends no grids.
+
+    Attributes:
+        ids: The images, in the order given.
+        shape: Locations and channels of each grid.
+        notes: For the user: pictures met twice, and images left out.
+    """
+
+    def __init__(self, folder: Path, digests: Mapping[str, str], notes: Sequence[str] = ()) -> None:
+        """Open a store that holds all of the images.
+
+        Args:
+            folder: The store's own folder, with ``meta.json``.
+            digests: From image id to the SHA-256 of its file.
+            notes: To be kept as ``notes``.
+
+        Raises:
+            CaptioningError: the store is damaged, or lacks an image.
+        """
+        self.folder = folder
+        self.notes = list(notes)
+        meta = _read_meta(folder)
+        self.shape: tuple[int, int] = (meta["locations"], meta["channels"])
+        index = _read_index(folder, self.shape)
+        absent = [image for image, digest in digests.items() if digest not in index]
+        if absent:
+            raise CaptioningError(
+                f"{folder} has no grid of {absent[0]} (of {len(absent)} images in all): "
+                "build the store again."
+            )
+        self._row_count = len(index)
+        self._rows = {image: index[digest] for image, digest in digests.items()}
+        self._map()
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._rows)
+
+    def __contains__(self, image: object) -> bool:
+        """Tell whether an image of this id can be read."""
+        return image in self._rows
+
+    @property
+    def ids(self) -> list[str]:
+        """The images, in the order given."""
+        return list(self._rows)
+
+    def grid(self, image: str) -> Float16[np.ndarray, "locations channels"]:
+        """Return a read-only view of one image's grid.
+
+        Raises:
+            KeyError: no such image.
+        """
+        view: np.ndarray = self._grids[self._rows[image]]
+        return view
+
+    def gather(self, images: Sequence[str]) -> Float16[Tensor, "batch locations channels"]:
+        """Return a copy of several images' grids.
+
+        Raises:
+            KeyError: no such image.
+        """
+        return torch.from_numpy(self._grids[[self._rows[image] for image in images]])
+
+    def _map(self) -> None:
+        shape = (self._row_count, *self.shape)
+        if self._row_count:
+            mapped = np.memmap(self.folder / "grids.f16", dtype=np.float16, mode="r", shape=shape)
+            self._grids = mapped.view(np.ndarray)
+        else:  # an empty file cannot be mapped
+            self._grids = np.empty(shape, dtype=np.float16)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_grids"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map()
+
+
+def build_store(
+    directory: Path,
+    encoder: GridEncoder,
+    images: Sequence[tuple[str, Path]],
+    *,
+    batch_size: int = 16,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = 2,
+    skip_bad: bool = False,
+    progress: bool = True,
+) -> FeatureStore:
+    """Open the encoder's store, after computing the grids that it does not have yet.
+
+    Several processes may do so at once: one computes, the others wait and find the rows.
+
+    The arithmetic (``precision``) is noted in ``meta.json`` but is no part of the store's
+    identity: in bfloat16 a grid's cosine with the one in single precision is above 0.999, and a
+    store is worth using on a machine of the other kind.
+
+    Args:
+        directory: Where all stores are; this one's folder is made below.
+        encoder: The network; it is on ``device`` for as long as it computes.
+        images: Id and file of each image.
+        batch_size: Images encoded at once.
+        device: ``auto`` (a GPU where there is one), or any name that torch knows.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the hardware has it.
+        workers: Threads that read and resize images.
+        skip_bad: Leave out missing and broken images, and name them in the result's ``notes``.
+        progress: Whether to show how far it is.
+
+    Raises:
+        CaptioningError: an image is missing or broken and ``skip_bad`` is off; no image is left;
+            an id comes twice; the store is damaged or cannot be written.
+    """
+    paths = dict(images)
+    if len(paths) < len(images):
+        raise CaptioningError("The feature store was given the same image id twice.")
+    outcomes = try_image_digests(
+        list(paths.values()), directory / "digests.json", progress=progress
+    )
+    digests: dict[str, str] = {}
+    errors: dict[str, CaptioningError] = {}  # by image
+    for image, outcome in zip(paths, outcomes, strict=True):
+        if isinstance(outcome, str):
+            digests[image] = outcome
+        else:
+            errors[image] = outcome
+    _raise_unless(skip_bad, errors)
+
+    identity = _identity(encoder)
+    folder = directory / _folder_name(identity)
+    shape = (encoder.locations, encoder.channels)
+    files = {digest: paths[image] for image, digest in digests.items()}
+    # Looked at without the lock first: a complete store may be one that we can only read.
+    if files.keys() - _read_index(folder, shape).keys():
+        with file_lock(folder / "lock", f"it is computing the grids in {folder}"):
+            index = _repair(folder, shape)
+            missing = {digest: path for digest, path in files.items() if digest not in index}
+            broken: dict[str, CaptioningError] = {}
+            if missing:
+                _check_space(folder, len(missing), shape)
+                chosen = choose_device(device)
+                arithmetic = choose_precision(precision, chosen)
+                _write_meta(folder, identity, arithmetic)
+                log.info(
+                    "Computing %d grids with %s on %s (%s) into %s",
+                    *(len(missing), encoder.name, chosen, arithmetic, folder),
+                )
+                batches = extract_grids(
+                    encoder,
+                    missing,
+                    batch_size=batch_size,
+                    device=chosen,
+                    precision=arithmetic,
+                    workers=workers,
+                )
+                title = f"Computing grids with {encoder.name}"
+                with (
+                    closing(batches),
+                    track_progress(title, len(missing), visible=progress) as advance,
+                ):
+                    for batch in batches:
+                        _append(folder, batch.digests, batch.grids)
+                        _raise_unless(skip_bad, batch.errors)
+                        broken |= batch.errors
+                        advance(len(batch.digests) + len(batch.errors))
+        for image, digest in list(digests.items()):
+            if digest in broken:
+                errors[image] = broken[digest]
+                del digests[image]
+
+    if not digests:
+        reason = f": {next(iter(errors.values()))}" if errors else "."
+        raise CaptioningError(f"Not one of {len(images)} images can be read{reason}")
+    notes = [f"{image} is left out: {error}" for image, error in errors.items()]
+    first_with: dict[str, str] = {}
+    for image, digest in digests.items():
+        first = first_with.setdefault(digest, image)
+        if first != image:
+            notes.append(f"{image} is the same picture as {first}.")
+    for note in notes:
+        log.warning("%s", note)
+    return FeatureStore(folder, digests, notes)
+
+
+def _raise_unless(skip_bad: bool, errors: Mapping[str, CaptioningError]) -> None:
+    if errors and not skip_bad:
+        first = next(iter(errors.values()))
+        more = f" (and {len(errors) - 1} more images)" if len(errors) > 1 else ""
+        raise CaptioningError(f"{first}{more} With skip_bad=true such images are left out.")
+
+
+def _identity(encoder: GridEncoder) -> dict[str, Any]:
+    """What a grid depends on, as ``meta.json`` has it."""
+    return {
+        "format": _FORMAT,
+        "encoder": encoder.name,
+        "weights": encoder.fingerprint,
+        "preprocessing": asdict(encoder.preprocessing),
+        "locations": encoder.locations,
+        "channels": encoder.channels,
+        "dtype": "float16",
+    }
+
+
+def _folder_name(identity: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"{identity['encoder']}-{digest[:12]}"
+
+
+def _damaged(folder: Path, what: str) -> CaptioningError:
+    return CaptioningError(
+        f"The feature store {folder} is damaged ({what}): delete that folder, and it is built anew."
+    )
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    """Read ``meta.json``, which must be the one that the folder is named after."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        identity = {key: value for key, value in meta.items() if key != "precisions"}
+        intact = folder.name == _folder_name(identity) and meta["format"] == _FORMAT
+    except FileNotFoundError:
+        raise _damaged(folder, "it has no meta.json") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        intact = False
+    if not intact:
+        raise _damaged(folder, "its meta.json does not describe it")
+    result: dict[str, Any] = meta
+    return result
+
+
+def _write_meta(folder: Path, identity: Mapping[str, Any], precision: str) -> None:
+    """Note the arithmetic of the grids to come, beside that of those already there."""
+    path = folder / "meta.json"
+    before = _read_meta(folder)["precisions"] if path.exists() else []
+    if precision not in before:
+        atomic_write_json(path, {**identity, "precisions": [*before, precision]})
+
+
+def _row_bytes(shape: tuple[int, int]) -> int:
+    return shape[0] * shape[1] * np.dtype(np.float16).itemsize
+
+
+def _read_index(folder: Path, shape: tuple[int, int]) -> dict[str, int]:
+    """Return the row of each digest; none when there is no store yet.
+
+    A last line without its end is one that another process is just writing.
+    """
+    try:
+        text = (folder / "index.txt").read_text(encoding="ascii")
+        size = (folder / "grids.f16").stat().st_size
+    except FileNotFoundError:
+        if (folder / "index.txt").exists():
+            raise _damaged(folder, "it has no grids.f16") from None
+        return {}
+    except UnicodeDecodeError:
+        raise _damaged(folder, "its index.txt is no text") from None
+    lines = text.split("\n")[:-1]
+    for number, line in enumerate(lines, start=1):
+        if not _DIGEST.fullmatch(line):
+            raise _damaged(folder, f"line {number} of its index.txt is no SHA-256")
+    if size < len(lines) * _row_bytes(shape):
+        raise _damaged(folder, "its grids.f16 is shorter than its index.txt says")
+    index = {digest: row for row, digest in enumerate(lines)}
+    if len(index) < len(lines):
+        raise _damaged(folder, "its index.txt says the same twice")
+    return index
+
+
+def _repair(folder: Path, shape: tuple[int, int]) -> dict[str, int]:
+    """Cut off what a killed run left behind, under the lock, and return the index."""
+    index = _read_index(folder, shape)
+    for name, size in (
+        ("index.txt", 65 * len(index)),
+        ("grids.f16", _row_bytes(shape) * len(index)),
+    ):
+        path = folder / name
+        if path.exists() and path.stat().st_size > size:
+            os.truncate(path, size)
+    return index
+
+
+def _check_space(folder: Path, rows: int, shape: tuple[int, int]) -> None:
+    needed = rows * _row_bytes(shape)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise CaptioningError(
+            f"The feature store {folder} needs {needed / 1e9:.1f} GB more, and its disk has "
+            f"{free / 1e9:.1f} GB free: make room, or put it elsewhere."
+        )
+
+
+def _append(
+    folder: Path, digests: Sequence[str], grids: Float16[np.ndarray, "batch locations channels"]
+) -> None:
+    """Add rows: the numbers reach the disk before a line of the index speaks of them."""
+    try:
+        with (folder / "grids.f16").open("ab") as file:
+            file.write(grids.data)
+            file.flush()
+            os.fsync(file.fileno())
+        with (folder / "index.txt").open("a", encoding="ascii", newline="") as file:
+            file.writelines(f"{digest}\n" for digest in digests)
+    except OSError as error:
+        raise CaptioningError(f"{folder} cannot be written ({error.strerror}).") from error

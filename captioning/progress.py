@@ -1,0 +1,58 @@
+"""How far long work has come: a bar in a terminal, a few lines in a log file."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+_LINE_SECONDS = 5  # at least, between two lines of a log
+
+
+@contextmanager
+def track_progress(
+    what: str, total: int, *, visible: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Show the progress of ``total`` steps, with an estimate of the time left.
+
+    Args:
+        what: The work, as a noun phrase.
+        total: Number of steps.
+        visible: False shows nothing.
+
+    Yields:
+        A function to call with the number of steps just done.
+    """
+    console = Console(stderr=True)
+    if not visible:
+        yield lambda steps: None
+    elif console.is_terminal:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(TextColumn(what), *columns, console=console) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda steps: bar.advance(task, steps)
+    else:
+        yield _log_lines(what, total)
+
+
+def _log_lines(what: str, total: int) -> Callable[[int], None]:
+    """A line for every tenth of the work, unless it is quick."""
+    start = last = time.monotonic()
+    done = shown = 0
+
+    def advance(steps: int) -> None:
+        nonlocal done, shown, last
+        done += steps
+        tenth = 10 * done // max(total, 1)
+        now = time.monotonic()
+        if tenth > shown and now - last >= _LINE_SECONDS:
+            shown, last = tenth, now
+            left = timedelta(seconds=round((now - start) / done * (total - done)))
+            log.info("%s: %d of %d, %s left", what, done, total, left)
+
+    return advance
