@@ -36,7 +36,7 @@ format: $(INSTALLED)  ## mend what the linter can mend, and format
 	$(PY) -m ruff format .
 
 types: $(INSTALLED)  ## check types
-	$(PY) -m mypy
+	$(PY) -m mypy captioning $(wildcard *.py)
 
 leaderboard: $(INSTALLED)  ## rank the runs below runs/, and write Markdown and CSV beside them
 	$(PY) -m captioning.leaderboard runs/ $(ARGS)
