@@ -435,13 +435,13 @@ def _assemble(found: _Found, name: str, layout: Layout, root: Path, skip_bad: bo
     known = listed | found.captions.keys()
     spare = [image for image in found.captions if image not in listed and found.captions[image]]
     for what, offenders in (
-        ("images with captions are in no split", [i for i in spare if i in found.files]),
+        ("images with captions but in no split", [i for i in spare if i in found.files]),
         (
-            "images with captions are in no split and have no file",
+            "images with captions but in no split and without a file",
             [i for i in spare if i not in found.files],
         ),
         (
-            "image files have no captions and are in no split",
+            "image files without captions and in no split",
             [i for i in found.files if _is_image(i) and i not in known],
         ),
     ):
