@@ -394,7 +394,7 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
+def _socket_timeout(seconds: int) -> Iterator[None]:
     """Bound the waiting of code that gives no timeout of its own."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)

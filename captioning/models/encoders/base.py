@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from captioning.errors import CaptioningError
 from captioning.models.weights import ImageNet, fingerprint, load_weights
 
 log = logging.getLogger(__name__)
+
+Encoder = TypeVar("Encoder", bound="GridEncoder")  # beartype has no use for typing.Self here
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class GridEncoder(nn.Module, ABC):
         grid: Tensor = self.map(images).flatten(2).transpose(1, 2)
         return grid
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self: Encoder, mode: bool = True) -> Encoder:
         """Stay in evaluation mode, whatever ``mode`` is."""
         del mode
         return super().train(False)
