@@ -1,0 +1,116 @@
+"""Every kind of image file becomes the RGB picture that a viewer would show."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioning.data.images import load_rgb
+from captioning.errors import CaptioningError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+def saved(image: Image.Image, path: Path, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def test_rgb_is_kept_to_the_bit(tmp_path: Path) -> None:
+    image = load_rgb(saved(Image.fromarray(PIXELS), tmp_path / "a.png"))
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(image), PIXELS)
+
+
+def test_grey_and_sixteen_bit_grey(tmp_path: Path) -> None:
+    grey = PIXELS[:, :, 0]
+    expected = np.stack([grey] * 3, axis=2)
+    eight = load_rgb(saved(Image.fromarray(grey), tmp_path / "8.png"))
+    np.testing.assert_array_equal(np.asarray(eight), expected)
+    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+    sixteen = load_rgb(saved(wide, tmp_path / "16.png"))
+    np.testing.assert_array_equal(np.asarray(sixteen), expected)
+
+
+def test_palette_and_cmyk(tmp_path: Path) -> None:
+    red = Image.new("RGB", (8, 8), (255, 0, 0))
+    palette = load_rgb(saved(red.quantize(4), tmp_path / "p.png"))
+    cmyk = load_rgb(saved(red.convert("CMYK"), tmp_path / "c.jpg", quality=100))
+    for image in (palette, cmyk):
+        assert image.mode == "RGB"
+        np.testing.assert_allclose(np.asarray(image)[4, 4], (255, 0, 0), atol=3)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_white(tmp_path: Path, mode: str) -> None:
+    if mode == "P":
+        image = Image.new("P", (4, 4), 0)
+        image.putpalette([0, 0, 0, 9, 9, 9])
+        path = saved(image, tmp_path / "t.png", transparency=0)
+    else:
+        path = saved(Image.new(mode, (4, 4)), tmp_path / "t.png")
+    assert np.asarray(load_rgb(path)).min() == 255
+
+
+def test_half_transparent_black_is_grey(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
+    pixels = np.asarray(load_rgb(saved(image, tmp_path / "t.png")))
+    np.testing.assert_allclose(pixels, 127, atol=1)
+
+
+def test_the_picture_stands_as_its_exif_says(tmp_path: Path) -> None:
+    image = Image.fromarray(PIXELS)
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    upright = load_rgb(saved(image, tmp_path / "a.png", exif=exif))
+    np.testing.assert_array_equal(np.asarray(upright), np.rot90(PIXELS, -1))
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.repeat(np.repeat(PIXELS, 20, 0), 20, 1)).save(buffer, "jpeg")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: b"", "no known format"),
+        (lambda: b"<html>404</html>", "no known format"),
+        (lambda: jpeg()[: len(jpeg()) // 2], "truncated"),
+        (lambda: jpeg()[:100], "(?i)truncated"),
+    ],
+)
+def test_what_is_no_whole_image_is_named(
+    tmp_path: Path, make: Callable[[], bytes], words: str
+) -> None:
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(make())
+    with pytest.raises(CaptioningError, match=words) as caught:
+        load_rgb(path)
+    assert str(path) in str(caught.value)
+    assert "BytesIO" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CaptioningError, match=r"gone\.jpg cannot be read \(No such file"):
+        load_rgb(tmp_path / "gone.jpg")
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(Image.new("RGB", (100, 100)), tmp_path / "bomb.png")
+    for limit in (9_999, 100):  # where Pillow only warns, and where it raises
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(CaptioningError, match=r"bomb\.png is not a readable image"):
+            load_rgb(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    assert load_rgb(path).size == (100, 100)
+
+
+def test_floating_point_pixels_are_refused_rather_than_clipped(tmp_path: Path) -> None:
+    path = saved(Image.fromarray(np.ones((4, 4), dtype=np.float32)), tmp_path / "f.tiff")
+    with pytest.raises(CaptioningError, match="unknown range"):
+        load_rgb(path)
