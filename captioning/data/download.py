@@ -226,10 +226,7 @@ def _size(path: Path) -> int:
 def _receive(url: str, part: Path, progress: Progress, task: TaskID) -> None:
     """Append the rest of ``url`` to ``part``, or all of it to a new one."""
     offset = _size(part)
-    response = _request(url, offset)
-    if response is None:  # the server has nothing after the offset
-        return
-    with response:
+    with _request(url, offset) as response:
         if response.status != 206:
             offset = 0  # the server sends everything, whatever was asked
         length = response.headers.get("Content-Length")
@@ -242,8 +239,8 @@ def _receive(url: str, part: Path, progress: Progress, task: TaskID) -> None:
         raise _MirrorError(f"the connection ended at byte {_size(part):,} of {total:,}")
 
 
-def _request(url: str, offset: int) -> HTTPResponse | None:
-    """Ask for ``url`` from a byte on; None if the file ends exactly there."""
+def _request(url: str, offset: int) -> HTTPResponse:
+    """Ask for ``url`` from a byte on; the answer may nevertheless be all of it."""
     request = urllib.request.Request(url, headers={"User-Agent": "captioning"})
     if offset:
         request.add_header("Range", f"bytes={offset}-")
@@ -251,9 +248,7 @@ def _request(url: str, offset: int) -> HTTPResponse | None:
         response: HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         with error:
-            if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{offset}":
-                return None
-            if error.code == 416 and offset:  # what is here is longer than the file
+            if error.code == 416 and offset:  # the file has nothing after what is here
                 return _request(url, 0)
             raise _MirrorError(f"HTTP {error.code} {error.reason}") from error
     except (OSError, HTTPException, ValueError) as error:

@@ -218,6 +218,8 @@ def test_coco_finds_images_by_filepath_and_trains_on_restval(tmp_path: Path) -> 
     assert corpus.split("train")[1].path == tmp_path / "val2014" / entries[1][1]
     assert corpus.references("dev") == {entries[2][1]: ["A man ."]}
     assert corpus.notes == ()
+    write_images(tmp_path / "Images")
+    assert list(read_corpus(tmp_path, name="flickr8k").references("dev")) == SPLIT_LISTS["dev"]
     shutil.rmtree(tmp_path / "train2014")
     assert "train2014" in refused(tmp_path, name="coco")
 
