@@ -1,0 +1,43 @@
+"""Progress in a log file: a line for each tenth, with the time that is left."""
+
+import logging
+import re
+
+import pytest
+
+from captioning import progress
+from captioning.progress import track_progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands at its only element."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def run(clock: list[float], seconds: float, visible: bool = True) -> None:
+    with track_progress("Counting", 200, visible=visible) as advance:
+        for _ in range(50):
+            clock[0] += seconds
+            advance(4)
+
+
+def test_slow_work_logs_ten_lines_with_an_estimate(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run(clock, seconds=60)
+    assert len(caplog.messages) == 10
+    assert caplog.messages[0] == "Counting: 20 of 200, 0:45:00 left"
+    assert re.fullmatch(r"Counting: 200 of 200, 0:00:00 left", caplog.messages[-1])
+
+
+def test_quick_or_invisible_work_logs_nothing(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run(clock, seconds=0.01)
+    run(clock, seconds=60, visible=False)
+    assert caplog.messages == []
