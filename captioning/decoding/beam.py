@@ -61,28 +61,27 @@ class Beam(Decoding):
             # On a vocabulary smaller than the beam there are fewer candidates than places.
             total, chosen = scores.flatten(1).topk(min(width, scores[0].numel()))
             room = torch.tensor([width - len(finished[i]) for i in images.tolist()], device=device)
-            rank = torch.arange(total.shape[1], device=device)
-            total = total.masked_fill(rank >= room[:, None], -torch.inf)
+            place = torch.arange(total.shape[1], device=device)
+            total = total.masked_fill(place >= room[:, None], -torch.inf)
             parent, last = chosen // vocabulary, chosen % vocabulary
             state = {name: reorder(tensor, parent) for name, tensor in step.state.items()}
             history = torch.cat([reorder(history, parent), last[..., None]], -1)
             if attention and step.attention is not None:
-                looked = step.attention[:, :, None]
-                maps = looked if maps is None else torch.cat([maps, looked], 2)
-                maps = reorder(maps, parent)
+                latest = step.attention[:, :, None]
+                maps = reorder(latest if maps is None else torch.cat([maps, latest], 2), parent)
 
             possible = total > -torch.inf
             ended = possible & ((last == END) | (length == self.max_length))
-            for row, beam in ended.nonzero().tolist():
-                log_prob = float(total[row, beam])
-                finished[int(images[row])].append(
-                    Hypothesis(
-                        [token for token in history[row, beam].tolist() if token != END],
-                        log_prob,
-                        log_prob / length**self.length_penalty,
-                        None if maps is None else maps[row, beam, : len_without_end(last[row, beam], length)].clone(),
-                    )
-                )
+            where = ended.nonzero()
+            rows, beams = where.unbind(1)
+            found = zip(where.tolist(), total[rows, beams].tolist(), strict=True)
+            for ((row, beam), log_prob), tokens in zip(
+                found, history[rows, beams].tolist(), strict=True
+            ):
+                words = [token for token in tokens if token != END]
+                looked = None if maps is None else maps[row, beam, : len(words)].clone()
+                rank_by = log_prob / length**self.length_penalty
+                finished[int(images[row])].append(Hypothesis(words, log_prob, rank_by, looked))
             total = total.masked_fill(ended, -torch.inf)
             last = last.masked_fill(ended, PAD)
             live = (possible & ~ended).any(1)
@@ -93,10 +92,6 @@ class Beam(Decoding):
                 state, memory = select(state, live), select(memory, live)
                 maps = maps[live] if maps is not None else None
         return [sorted(found, key=lambda h: -h.score) for found in finished]
-
-
-def len_without_end(last: Tensor, length: int) -> int:
-    return length - int(last == END)
 
 
 def reorder(

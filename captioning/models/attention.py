@@ -12,12 +12,17 @@ not a matrix product, is what attention costs on a CPU. Two facts make it cheap 
   images x captions x locations x units for every word.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from captioning.errors import CaptioningError
+
+log = logging.getLogger(__name__)
 
 LIMIT = 40.0
 """Projections are clamped to +-LIMIT before e^{2x}: tanh is flat to the last bit of float32 from 9
@@ -28,7 +33,7 @@ def reciprocals(
     exp_keys: Float[Tensor, "*images 1 locations units"],
     exp_query: Float[Tensor, "*images captions 1 units"],
 ) -> Float[Tensor, "*images captions locations units"]:
-    """s = 1 / (1 + e^{2x} e^{2y}), so that tanh(x + y) = 1 - 2 s."""
+    """The terms s = 1 / (1 + e^{2x} e^{2y}), so that tanh(x + y) = 1 - 2 s."""
     return (exp_keys * exp_query).add_(1).reciprocal_()
 
 
@@ -80,7 +85,10 @@ class _AdditiveScores(torch.autograd.Function):
         (grad,) = grads
         step = _AdditiveScores.images_per_block(exp_keys, exp_query)
         blocks = zip(
-            grad.float().split(step), exp_keys.split(step), exp_query.split(step), strict=True
+            grad.float().split(step),
+            torch.split(exp_keys, step),
+            torch.split(exp_query, step),
+            strict=True,
         )
         parts = [gradients_kernel(g, k, q, weight) for g, k, q in blocks]
         by_keys, by_query, by_weight = zip(*parts, strict=True)
@@ -109,12 +117,30 @@ def compiled() -> bool:
     return scores_kernel is not _scores
 
 
-def compile_kernels() -> None:
-    """Fuse the two kernels with torch.compile, in place, for this process (needs a C++ compiler)."""
+def compile_kernels(*, required: bool = False) -> None:
+    """Fuse the two kernels with torch.compile, in place, for this process.
+
+    That takes some seconds, or half a minute the first time on a machine, and a C++ compiler;
+    without one the kernels stay as they are, unless ``required``.
+
+    Raises:
+        CaptioningError: they are required and cannot be compiled.
+    """
     global scores_kernel, gradients_kernel
-    if not compiled():
-        scores_kernel = torch.compile(_fused_scores, dynamic=True)
-        gradients_kernel = torch.compile(_fused_gradients, dynamic=True)
+    if compiled():
+        return
+    scores = torch.compile(_fused_scores, dynamic=True)
+    gradients = torch.compile(_fused_gradients, dynamic=True)
+    keys, query, weight = torch.ones(2, 9, 64), torch.ones(2, 3, 64), torch.ones(64)
+    try:
+        gradients(scores(keys, query, weight), keys, query, weight)
+    except Exception as error:  # whatever a compiler can raise: it is an offer, not a need
+        reason = str(error).strip().partition("\n")[0]
+        if required:
+            raise CaptioningError(f"compile=true: torch.compile failed here ({reason}).") from error
+        log.info("The attention is not compiled, and so slower: %s", reason)
+        return
+    scores_kernel, gradients_kernel = scores, gradients
 
 
 def _fused_scores(exp_keys: Tensor, exp_query: Tensor, weight: Tensor) -> Tensor:
@@ -158,7 +184,7 @@ class AdditiveAttention(nn.Module):
         self, query: Float[Tensor, "images captions units"], memory: dict[str, Tensor]
     ) -> Float[Tensor, "images captions locations"]:
         """The weights alpha (they sum to 1 over the locations), for the queries W_h h_{t-1}."""
-        scores: Tensor = _AdditiveScores.apply(  # type: ignore[no-untyped-call]
+        scores: Tensor = _AdditiveScores.apply(
             memory["keys"], memory["exp_keys"], query, self.score
         )
         return scores.softmax(-1)

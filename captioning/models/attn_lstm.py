@@ -78,7 +78,9 @@ class AttentionLSTM(RecurrentDecoder):
         return state | {"context": context}
 
     def read_out(self, embedded: Tensor, hidden: Tensor, context: Tensor | None) -> Tensor:
-        return super().read_out(embedded, hidden, context if self.output_context is not None else None)
+        return super().read_out(
+            embedded, hidden, context if self.output_context is not None else None
+        )
 
     def read_context(self, context: Tensor) -> Tensor:
         assert self.output_context is not None

@@ -168,7 +168,8 @@ class RecurrentDecoder(Decoder):
         real = targets != PAD
         captions = tokens.shape[1]
         embedded = self.dropout(self.embedding(self.drop_words(inputs)))
-        gates = self.input_gates(embedded)
+        # Unbound, so that the gradients of all words are put together once and not word by word.
+        gates = self.input_gates(embedded).unbind(2)
         state = self.start(memory, captions)
         states: list[State] = []
         # How many of the K captions any image still needs at each word.
@@ -177,7 +178,7 @@ class RecurrentDecoder(Decoder):
         widths = widths[: max((t + 1 for t, width in enumerate(widths) if width), default=0)]
         for t, width in enumerate(widths):
             state = {name: value[:, :width] for name, value in state.items()}
-            state = self.advance(gates[:, :width, t], state, memory)
+            state = self.advance(gates[t][:, :width], state, memory)
             states.append(state)
 
         def of_real_tokens(steps: list[Tensor]) -> Tensor:
@@ -213,7 +214,8 @@ class RecurrentDecoder(Decoder):
         features = embedded + self.output_hidden(hidden)
         if context is not None:
             features = features + self.read_context(context)
-        return self.output_words(self.dropout(features))
+        logits: Tensor = self.output_words(self.dropout(features))
+        return logits
 
     def read_context(self, context: Tensor) -> Tensor:
         """L_z z of the deep output."""
@@ -229,7 +231,7 @@ def sum_over_words(parts: list[Tensor], captions: int) -> Tensor:
 
 
 def lstm_cell(gates: Tensor, cell: Tensor) -> State:
-    """The LSTM's pointwise part, from the sum of all products (order: input, forget, cell, output)."""
+    """The LSTM's pointwise part, from the sum of all products (input, forget, cell, output)."""
     i, f, g, o = gates.float().chunk(4, -1)
     cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
     return {"hidden": o.sigmoid() * cell.tanh(), "cell": cell}

@@ -1,0 +1,389 @@
+"""What ``train.py`` and ``eval.py`` do, from a resolved configuration of plain data."""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from rich.console import Console
+
+from captioning.build import build, validated
+from captioning.captioner import Captioner, read_checkpoint
+from captioning.data.datamodule import CaptionDataModule
+from captioning.data.extraction import choose_device, choose_precision
+from captioning.decoding import Decoding
+from captioning.errors import CaptioningError
+from captioning.metrics import METRICS, CaptionScores
+from captioning.models.attention import compile_kernels
+from captioning.reporting import results
+from captioning.reporting.leaderboard import score_table
+
+log = logging.getLogger(__name__)
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The settings of ``conf/train.yaml`` itself; those of its groups are their targets' own."""
+
+    name: str
+    seed: int = 0
+    resume: str | None = None
+    patience: int = 4
+    average_decay: float = 0.998
+    encoder_lr: float = 1e-5
+    compile: Literal["auto"] | bool = "auto"
+
+    def __post_init__(self) -> None:
+        if self.patience < 1 or not 0 <= self.average_decay < 1 or self.seed < 0:
+            raise CaptioningError(
+                f"patience={self.patience} must be at least 1, average_decay="
+                f"{self.average_decay} in [0, 1) and seed={self.seed} at least 0."
+            )
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """The settings of ``conf/eval.yaml`` itself."""
+
+    ckpt: str
+    name: str | None = None
+    split: Literal["train", "dev", "test"] = "test"
+
+
+class Clock:
+    """Wall-clock seconds of each part of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Time a part."""
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = round(time.perf_counter() - start, 1)
+
+
+def quieten() -> None:
+    """Keep Lightning's tips and hints out of the log; its warnings of substance stay."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec",  # torch's own, of a name that Lightning still uses
+        ".*smaller than the logging interval",  # trials on a few batches
+        ".*does not have many workers",  # the store is read from mapped memory
+        ".*number of workers",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, float]]:
+    """Train a model, then score the dev and the test split with its best checkpoint.
+
+    Args:
+        config: as composed from ``conf/train.yaml``.
+        folder: the run's own, where everything is written.
+        command: the command line, for ``results.json``.
+
+    Returns:
+        ``{split: {metric: score}}``.
+    """
+    quieten()
+    settings = TrainSettings(**validated(TrainSettings, own(config), "train.yaml", set()))
+    decoding = build(config["decoding"], Decoding, "decoding")
+    data = build(config["data"], CaptionDataModule, "data", seed=settings.seed)
+    clock = Clock()
+    pl.seed_everything(settings.seed, verbose=False)
+    if settings.compile is True or (settings.compile == "auto" and not torch.cuda.is_available()):
+        compile_kernels(required=settings.compile is True)
+
+    with clock("data"):
+        data.read()
+    captioner = Captioner(
+        vocabulary=data.vocabulary.to_list(),
+        **{part: config[part] for part in ("encoder", "model", "objective", "optimizer")},
+        schedule=config["schedule"],
+        encoder_lr=settings.encoder_lr,
+        validation=config["validation"],
+    )
+    captioner.run = {"name": settings.name, "seed": settings.seed}
+    if settings.resume:
+        check_resumable(Path(settings.resume), captioner)
+    with clock("features"):
+        data.open_images(captioner.encoder)
+    data.write_text(folder)
+    captioner.expect(data.references("dev"))
+
+    best = ModelCheckpoint(
+        folder / "checkpoints", "best", monitor="dev/CIDEr", mode="max", save_last=True,
+        enable_version_counter=False,
+    )  # fmt: skip
+    callbacks: list[pl.Callback] = [
+        best,
+        EarlyStopping("dev/CIDEr", mode="max", patience=settings.patience),
+        EpochLog(),
+    ]
+    if settings.average_decay:
+        callbacks.insert(0, EMAWeightAveraging(decay=settings.average_decay))
+    trainer = make_trainer(config["trainer"], folder, callbacks, make_loggers(config, folder))
+    for logger in trainer.loggers:
+        if not isinstance(logger, CSVLogger):
+            logger.log_hyperparams(dict(config))
+    log.info(
+        "Training %s on %d images of %s: %.1f M parameters, %d words, %s, in %s",
+        type(captioner.decoder).__name__,
+        *(len(data.images("train")), data.data_name, parameters(captioner) / 1e6),
+        *(len(data.vocabulary), trainer.precision, folder),
+    )
+    with clock("training"):
+        trainer.fit(captioner, datamodule=data, ckpt_path=settings.resume)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+    captioner = Captioner.load(best.best_model_path)
+    images = {"train": len(data.images("train"))}
+    scores = {}
+    for split in ("dev", "test"):
+        with clock(f"score {split}"):
+            scores[split], images[split] = score(
+                captioner, data, split, decoding, config["trainer"], folder
+            )
+    identity = results.Data(name=data.data_name, fingerprint=data.corpus.fingerprint, images=images)
+    write(
+        folder, config, settings.name, command, captioner, identity, decoding, scores, clock.seconds
+    )
+    show(scores, folder)
+    for logger in trainer.loggers:
+        logger.log_metrics(
+            {f"final/{split}/{name}": v for split, s in scores.items() for name, v in s.items()}
+        )
+        logger.finalize("success")
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+    return scores
+
+
+def evaluate(config: Config, folder: Path, command: str) -> dict[str, dict[str, float]]:
+    """Score a checkpoint on a split.
+
+    Args:
+        config: as composed from ``conf/eval.yaml``.
+        folder: where ``results.json`` and the captions are written.
+        command: the command line, for ``results.json``.
+
+    Returns:
+        ``{split: {metric: score}}``.
+    """
+    quieten()
+    settings = EvalSettings(**validated(EvalSettings, own(config), "eval.yaml", set()))
+    decoding = build(config["decoding"], Decoding, "decoding")
+    captioner = Captioner.load(settings.ckpt)
+    data = build(config["data"], CaptionDataModule, "data", vocabulary=captioner.vocabulary)
+    clock = Clock()
+    with clock("data"):
+        data.read()
+    with clock("features"):
+        data.open_images(captioner.encoder, [settings.split])
+    with clock(f"score {settings.split}"):
+        found, count = score(captioner, data, settings.split, decoding, config["trainer"], folder)
+    scores: dict[str, dict[str, float]] = {settings.split: found}
+    identity = results.Data(
+        name=data.data_name,
+        fingerprint=data.corpus.fingerprint,
+        images={settings.split: count},
+    )
+    name = settings.name or str(captioner.run["name"])
+    write(folder, config, name, command, captioner, identity, decoding, scores, clock.seconds)
+    show(scores, folder)
+    return scores
+
+
+def own(config: Config) -> dict[str, Any]:
+    """The settings of a configuration that belong to none of its groups."""
+    return {name: value for name, value in config.items() if not isinstance(value, Mapping)}
+
+
+def check_resumable(path: Path, captioner: Captioner) -> None:
+    """Say at the start, and not in the midst of Lightning, why a checkpoint cannot go on here."""
+    checkpoint = read_checkpoint(path)
+    if checkpoint["hyper_parameters"]["vocabulary"] != captioner.vocabulary.to_list():
+        raise CaptioningError(
+            f"resume={path}: that run has another vocabulary "
+            f"({len(checkpoint['hyper_parameters']['vocabulary'])} words) than this data gives "
+            f"({len(captioner.vocabulary.words)}): use the same data and the same data.min_count, "
+            "data.max_size and data.cleaner."
+        )
+    frozen = bool(checkpoint["encoder"]["state_dict"])
+    if frozen and checkpoint["encoder"]["fingerprint"] != captioner.encoder.fingerprint:
+        raise CaptioningError(
+            f"resume={path}: that run has another encoder than {captioner.encoder.name} with "
+            f"weights from {captioner.encoder.weights_source}: use the same encoder."
+        )
+    shapes = {name: tensor.shape for name, tensor in captioner.state_dict().items()}
+    saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
+    if shapes != saved:
+        different = sorted(shapes.items() ^ saved.items())
+        raise CaptioningError(
+            f"resume={path}: that run has another model ({different[0][0]} differs): use the "
+            "same model.* settings."
+        )
+
+
+def make_loggers(config: Config, folder: Path) -> list[Logger]:
+    """CSV always, in ``logs/metrics.csv``; another one where the configuration has one."""
+    loggers: list[Logger] = [CSVLogger(folder, name="", version="logs")]
+    spec = dict(config["logger"])
+    if not spec:
+        return loggers
+    if spec.get("offline", True) is None:
+        spec["offline"] = not wandb_account()
+    loggers.append(build(spec, Logger, "logger", save_dir=folder))
+    return loggers
+
+
+def wandb_account() -> bool:
+    """Whether this machine knows an account of wandb's to send runs to."""
+    import wandb
+
+    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+
+
+def make_trainer(
+    spec: Config, folder: Path, callbacks: Sequence[pl.Callback], loggers: Sequence[Logger]
+) -> pl.Trainer:
+    """Lightning's Trainer; ``precision: auto`` is bf16 where the device computes in bf16."""
+    settings = {name: value for name, value in spec.items() if name != "_target_"}
+    if settings.get("precision") == "auto":
+        device = choose_device("cpu" if settings.get("accelerator") == "cpu" else "auto")
+        fast = choose_precision("auto", device) == "bf16"
+        settings["precision"] = "bf16-mixed" if fast else "32-true"
+    try:
+        return pl.Trainer(
+            **settings,
+            callbacks=list(callbacks),
+            logger=list(loggers),
+            default_root_dir=folder,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            enable_progress_bar=Console(stderr=True).is_terminal and bool(callbacks),
+        )
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise CaptioningError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+class EpochLog(pl.Callback):
+    """A line for every epoch, for the log file: losses, dev scores, and the time left."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.start, self.first = time.monotonic(), trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        done = trainer.current_epoch + 1
+        took = (time.monotonic() - self.start) / (done - self.first)
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        log.info(
+            "Epoch %d of %d: loss %.3f, dev BLEU-4 %.1f, CIDEr %.1f; %.0f s an epoch, at most "
+            "%.0f min left",
+            *(done, trainer.max_epochs or done, values.get("train/loss", float("nan"))),
+            *(100 * values.get(f"dev/{name}", float("nan")) for name in ("BLEU-4", "CIDEr")),
+            *(took, took * ((trainer.max_epochs or done) - done) / 60),
+        )
+
+
+def score(
+    captioner: Captioner,
+    data: CaptionDataModule,
+    split: str,
+    decoding: Decoding,
+    trainer: Config,
+    folder: Path,
+) -> tuple[dict[str, float], int]:
+    """Decode a split and score it with all metrics; writes ``captions_<split>.json``.
+
+    Returns:
+        The corpus scores, and how many images they are of.
+    """
+    captioner.expect(data.references(split), METRICS, decoding)
+    shared = ("accelerator", "devices", "precision", "limit_test_batches")
+    settings = {name: value for name, value in trainer.items() if name in shared}
+    tester = make_trainer(settings, folder, [], [])
+    tester.test(captioner, data.evaluation_loader(split), verbose=False)
+    assert isinstance(captioner.scores, CaptionScores)
+    found = captioner.scores.scores()
+    results.write_captions(
+        folder / f"captions_{split}.json", captioner.scores.captions, found.per_image
+    )
+    return found.corpus, len(found.per_image)
+
+
+def parameters(captioner: Captioner) -> int:
+    """The number of parameters that learn."""
+    return sum(p.numel() for p in captioner.parameters() if p.requires_grad)
+
+
+def write(
+    folder: Path,
+    config: Config,
+    name: str,
+    command: str,
+    captioner: Captioner,
+    data: results.Data,
+    decoding: Decoding,
+    scores: dict[str, dict[str, float]],
+    seconds: dict[str, float],
+) -> None:
+    """Write ``results.json``."""
+    hparams: Any = captioner.hparams
+    results.write_results(
+        folder / "results.json",
+        results.Results(
+            name=name,
+            command=command,
+            config={key: plain(value) for key, value in config.items()},
+            data=data,
+            vocabulary=results.Vocabulary(
+                size=len(captioner.vocabulary), fingerprint=captioner.vocabulary.fingerprint
+            ),
+            encoder=results.Encoder(
+                name=captioner.encoder.name,
+                fingerprint=captioner.encoder.fingerprint,
+                weights_source=captioner.encoder.weights_source,
+            ),
+            model=results.Model(
+                name=hparams["model"]["_target_"].split(".")[-2],
+                parameters=parameters(captioner),
+            ),
+            versions=results.versions(),
+            commit=results.commit(),
+            seconds=seconds,
+            scores=scores,
+            decoding=results.Decoding.model_validate(
+                {"name": type(decoding).__name__.lower()} | asdict(decoding)
+            ),
+        ),
+    )
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def show(scores: dict[str, dict[str, float]], folder: Path) -> None:
+    """Print the scores, and where everything is."""
+    Console().print(score_table(scores))
+    log.info("Results, captions and checkpoints are in %s", folder)

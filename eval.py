@@ -1,0 +1,16 @@
+"""Score a checkpoint: ``python eval.py ckpt=PATH data.root=DIR split=test decoding=beam``."""
+
+import hydra
+from omegaconf import DictConfig
+
+from captioning.cli import run_job
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="eval")
+def main(config: DictConfig) -> None:
+    """Evaluate."""
+    run_job("evaluate", config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,345 @@
+"""The scripts as a user runs them: real photographs, a tiny model that knows nothing yet."""
+
+import csv
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from captioning.captioner import Captioner
+from captioning.data.corpus import read_corpus
+from captioning.metrics import score_captions
+from captioning.reporting.results import read_captions, read_results
+
+ROOT = Path(__file__).parent.parent
+
+TINY = (
+    "encoder.weights=random",
+    "encoder.image_size=32",  # a grid of 2 x 2
+    "trainer.precision=32-true",
+    "trainer.accelerator=cpu",
+    "data.min_count=3",
+)
+TINY_MODEL = ("model.hidden_dim=24", "model.embed_dim=16", "compile=false")
+
+
+class Ended(NamedTuple):
+    """How a script ended: its exit status, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cache: Path) -> Run:
+    """Run a script in this process, as ``python SCRIPT.py OVERRIDES`` would."""
+    return lambda script, *overrides: call(script, overrides, cache, capsys, monkeypatch)
+
+
+def call(
+    script: str,
+    overrides: tuple[str, ...],
+    cache: Path,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Ended:
+    spec = importlib.util.spec_from_file_location(f"{script}_script", ROOT / f"{script}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    given = [*TINY, *TINY_MODEL] if script == "train" else TINY[2:4]
+    argv = [f"{script}.py", *given, f"data.cache={cache}", *overrides]
+    monkeypatch.setattr(sys, "argv", argv)
+    status = 0
+    try:
+        module.main()
+    except SystemExit as end:
+        status = int(end.code or 0)
+    printed = capsys.readouterr()
+    return Ended(status, printed.out, printed.err)
+
+
+@pytest.fixture(scope="module")
+def trained(flickr8k_mini: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of three epochs that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("run")
+
+    class Silent:
+        def readouterr(self) -> Any:
+            return Ended(0, "", "")
+
+    overrides = (f"data.root={flickr8k_mini}", "trainer.max_epochs=3", f"hydra.run.dir={folder}")
+    with pytest.MonkeyPatch.context() as patch:
+        assert call("train", overrides, cache, Silent(), patch).status == 0
+    return folder
+
+
+def losses(folder: Path) -> list[tuple[str, str]]:
+    with (folder / "logs" / "metrics.csv").open() as file:
+        return [(row["step"], row["train/loss"]) for row in csv.DictReader(file)]
+
+
+def test_a_run_leaves_results_whose_scores_are_those_of_its_captions(
+    trained: Path, flickr8k_mini: Path
+) -> None:
+    results = read_results(trained / "results.json")
+    assert set(results.scores) == {"dev", "test"}
+    assert results.data.images == {"train": 120, "dev": 40, "test": 40}
+    assert results.model.name == "attn_lstm"
+    assert results.decoding.label == "beam 5"
+    corpus = read_corpus(flickr8k_mini)
+    for split in ("dev", "test"):
+        captions = read_captions(trained / f"captions_{split}.json")
+        again = score_captions(captions, corpus.references(split))
+        assert again.corpus == results.scores[split]
+        entries = json.loads((trained / f"captions_{split}.json").read_text())
+        assert all(e["scores"] == again.per_image[e["image_id"]] for e in entries)
+    assert (trained / "vocabulary.json").is_file()
+    assert (trained / "descriptions.txt").is_file()
+
+
+def test_eval_gives_the_same_scores_again(
+    trained: Path, run: Run, flickr8k_mini: Path, tmp_path: Path
+) -> None:
+    ckpt = trained / "checkpoints" / "best.ckpt"
+    ended = run(
+        "eval", f"ckpt={ckpt}", f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}",
+        "split=test", "decoding=beam", "decoding.beam_size=5",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    before, after = (read_results(f / "results.json") for f in (trained, tmp_path))
+    assert after.scores["test"] == before.scores["test"]
+    assert after.name == before.name
+    captions = [f / "captions_test.json" for f in (trained, tmp_path)]
+    assert read_captions(captions[0]) == read_captions(captions[1])
+
+
+def test_a_checkpoint_loads_from_its_file_alone(trained: Path, tmp_path: Path) -> None:
+    moved = shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "elsewhere.ckpt")
+    captioner = Captioner.load(moved)
+    hypotheses = captioner(torch.randn(2, 3, 32, 32))
+    assert len(hypotheses) == 2
+    assert hypotheses[0][0].attention is not None
+    assert captioner.encoder.weights_source.startswith("random")
+
+
+def test_a_resumed_run_continues_exactly(
+    trained: Path, run: Run, flickr8k_mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Captioner.on_train_epoch_start
+
+    def interrupted(self: Captioner) -> None:
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+        start(self)
+
+    options = (f"data.root={flickr8k_mini}", "trainer.max_epochs=3")
+    with monkeypatch.context() as patch:
+        patch.setattr(Captioner, "on_train_epoch_start", interrupted)
+        ended = run("train", *options, f"hydra.run.dir={tmp_path / 'first'}")
+    assert ended.status == 130
+    last = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    assert f"resume={last}" in ended.err
+
+    ended = run("train", *options, f"hydra.run.dir={tmp_path / 'second'}", f"resume={last}")
+    assert ended.status == 0, ended.err
+    whole, rest = losses(trained), losses(tmp_path / "second")
+    assert rest == whole[-len(rest) :]
+    assert rest
+    states = [
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (trained, tmp_path / "second")
+    ]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    scores = [read_results(f / "results.json").scores for f in (trained, tmp_path / "second")]
+    assert scores[0] == scores[1]
+
+
+def test_resuming_with_another_vocabulary_or_model_says_so(
+    trained: Path, run: Run, flickr8k_mini: Path, tmp_path: Path
+) -> None:
+    options = (
+        f"data.root={flickr8k_mini}",
+        f"resume={trained / 'checkpoints' / 'last.ckpt'}",
+        f"hydra.run.dir={tmp_path}",
+    )
+    ended = run("train", *options, "data.min_count=1")
+    assert_one_sentence(ended, "last.ckpt", "another vocabulary", "data.min_count")
+    ended = run("train", *options, "model.attention_dim=7")
+    assert_one_sentence(ended, "last.ckpt", "another model", "model.")
+
+
+def test_a_trainable_encoder_learns_from_images_in_its_last_block_alone(
+    run: Run, flickr8k_mini: Path, tmp_path: Path
+) -> None:
+    ended = run(
+        "train", f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}",
+        "encoder.trainable=true", "encoder_lr=0.01", "data.workers=0", "trainer.max_epochs=1",
+        "trainer.limit_train_batches=2", "trainer.limit_val_batches=1",
+        "trainer.limit_test_batches=1", "average_decay=0", "data.eval_batch_size=4",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    results = read_results(tmp_path / "results.json")
+    assert results.data.images["test"] == 4  # what was scored, not what there is
+    tuned = Captioner.load(tmp_path / "checkpoints" / "best.ckpt").encoder
+    fresh = type(tuned)(weights="random", image_size=32)
+    changed = {
+        name.split(".")[1]
+        for name, value in tuned.state_dict().items()
+        if not torch.equal(value, fresh.state_dict()[name])
+    }
+    assert changed == {"24", "26", "28"}
+
+
+def assert_one_sentence(ended: Ended, *parts: str) -> None:
+    lines = [line for line in ended.err.splitlines() if line]
+    assert ended.status == 1, ended
+    assert len(lines) == 1, ended.err
+    assert "Traceback" not in ended.out + ended.err
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("model.hidden_dim=wide", ["model.hidden_dim=wide", "integer"]),
+        ("seed=abc", ["seed=abc", "integer"]),
+        ("+model.patiance=3", ["model.patiance", "AttentionLSTM", "dropout"]),
+        ("model.gate=open", ["model.gate=open", "scalar", "channel"]),
+        ("+trainer.max_epoch=3", ["trainer", "max_epoch"]),
+        ("trainer.precision=7", ["trainer", "7"]),
+        ("optimizer._target_=torch.optim.Sgd", ["optimizer._target_=torch.optim.Sgd"]),
+        ("model._target_=os.system", ["model._target_=os.system", "Decoder"]),
+        ("data.layout=zip", ["data.layout=zip", "karpathy"]),
+        ("encoder.image_size=33", ["encoder.image_size=33", "multiple of 16"]),
+        ("encoder.weights=no.pth", ["no.pth"]),
+        ("schedule.warmup=2", ["schedule.warmup=2", "0 and 1"]),
+        ("decoding.beam_size=0", ["decoding.beam_size=0", "1 or more"]),
+        ("resume=nothing.ckpt", ["nothing.ckpt", "no such file"]),
+        ("data.root=nowhere", ["nowhere", "official", "karpathy", "kaggle"]),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(
+    run: Run, flickr8k_mini: Path, tmp_path: Path, override: str, parts: list[str]
+) -> None:
+    ended = run(
+        "train", f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}", override
+    )  # fmt: skip
+    assert_one_sentence(ended, *parts)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("modle=attn_lstm", ["modle"]),
+        ("model=atn_lstm", ["atn_lstm", "attn_lstm"]),
+        ("model.dropuot=0.3", ["model.dropuot"]),
+    ],
+)
+def test_hydra_refuses_an_unknown_key_or_choice(run: Run, override: str, parts: list[str]) -> None:
+    ended = run("train", override)
+    assert ended.status == 1
+    assert "Traceback" not in ended.err
+    assert all(part in ended.err for part in parts)
+
+
+@pytest.fixture
+def copied(flickr8k_mini: Path, tmp_path: Path) -> Path:
+    """A copy of the data set in its official layout, to be damaged."""
+    root = tmp_path / "data"
+    for name in ("Flicker8k_Dataset", "Flickr8k_text"):
+        shutil.copytree(flickr8k_mini / name, root / name, copy_function=shutil.copyfile)
+    for path in [root, *root.rglob("*")]:
+        path.chmod(0o755)
+    return root
+
+
+def first_image(root: Path, split: str) -> str:
+    return (root / f"Flickr8k_text/Flickr_8k.{split}Images.txt").read_text().split()[0]
+
+
+def remove_an_image(root: Path) -> list[str]:
+    name = first_image(root, "dev")
+    (root / "Flicker8k_Dataset" / name).unlink()
+    return [name, "data.skip_bad=true"]
+
+
+def break_an_image(root: Path) -> list[str]:
+    name = first_image(root, "train")
+    path = root / "Flicker8k_Dataset" / name
+    path.write_bytes(path.read_bytes()[:3000])
+    return [name]
+
+
+def remove_captions(root: Path) -> list[str]:
+    name = first_image(root, "test")
+    path = root / "Flickr8k_text" / "Flickr8k.token.txt"
+    lines = path.read_text().split("\n")
+    path.write_text("\n".join(line for line in lines if not line.startswith(name)))
+    return [name, "data.skip_bad=true"]
+
+
+def name_an_unknown_image(root: Path) -> list[str]:
+    with (root / "Flickr8k_text" / "Flickr_8k.trainImages.txt").open("a") as file:
+        file.write("unheard_of.jpg\n")
+    return ["unheard_of.jpg"]
+
+
+@pytest.mark.parametrize(
+    "damage", [remove_an_image, break_an_image, remove_captions, name_an_unknown_image]
+)
+def test_damaged_data_is_one_sentence_and_can_be_left_out(
+    run: Run, copied: Path, tmp_path: Path, damage: Callable[[Path], list[str]]
+) -> None:
+    parts = damage(copied)
+    options = (f"data.root={copied}", f"hydra.run.dir={tmp_path / 'run'}")
+    assert_one_sentence(run("train", *options), *parts)
+    quick = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "decoding=greedy")
+    ended = run("train", *options, *quick, "data.skip_bad=true")
+    assert ended.status == 0, ended.err
+    assert parts[0] in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_a_truncated_store_is_one_sentence(
+    run: Run, flickr8k_mini: Path, tmp_path: Path, trained: Path, cache: Path
+) -> None:
+    copy = tmp_path / "cache"
+    shutil.copytree(cache / "features", copy / "features")
+    (store,) = (copy / "features").glob("*/grids.f16")
+    with store.open("r+b") as file:
+        file.truncate(1000)
+    ended = run(
+        "train", f"data.root={flickr8k_mini}", f"data.cache={copy}", f"hydra.run.dir={tmp_path}"
+    )
+    assert_one_sentence(ended, str(store.parent), "delete")
+
+
+def test_what_is_no_checkpoint_is_one_sentence(
+    run: Run, flickr8k_mini: Path, tmp_path: Path, trained: Path
+) -> None:
+    options = (f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}")
+    assert_one_sentence(run("eval", *options), "ckpt")
+    for content in (b"not a checkpoint", (trained / "checkpoints/best.ckpt").read_bytes()[:9999]):
+        broken = tmp_path / "broken.ckpt"
+        broken.write_bytes(content)
+        assert_one_sentence(run("eval", *options, f"ckpt={broken}"), "broken.ckpt")
+    torch.save({"weights": torch.ones(2)}, tmp_path / "other.ckpt")
+    assert_one_sentence(run("eval", *options, f"ckpt={tmp_path / 'other.ckpt'}"), "other.ckpt")
