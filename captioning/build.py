@@ -7,8 +7,9 @@ subclass of what is asked for, and every value is checked against the signature 
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from importlib import import_module
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
@@ -30,25 +31,35 @@ def build(spec: Mapping[str, Any], base: Callable[..., T], key: str, **given: An
         CaptioningError: no such class, an argument that it does not have, or a wrong value.
     """
     arguments = {name: value for name, value in spec.items() if name != "_target_"}
-    target = locate(str(spec.get("_target_", "")), base, key)
-    return target(**validated(target, arguments, key, set(given)), **given)
+    target = locate(str(spec.get("_target_") or ""), base, key)
+    checked = validated(target, arguments, key, set(given))
+    try:
+        return target(**checked, **given)
+    except ValueError as error:  # of the right type, and yet refused: a dropout of 1.5
+        raise CaptioningError(f"{key}: {target.__name__} takes no such value ({error}).") from error
 
 
 def locate(path: str, base: Callable[..., T], key: str) -> type[T]:
     """The class of a dotted path.
 
     Raises:
-        CaptioningError: there is none, or it is no subclass of ``base``.
+        CaptioningError: there is none, or it is no subclass of ``base`` that can be built.
     """
+    # Typed as something to call, since mypy takes no abstract class for a `type`.
+    assert isinstance(base, type)
+    if not path:
+        raise CaptioningError(
+            f"{key}._target_ is missing: give the dotted path of a {base.__name__}."
+        )
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise CaptioningError(f"{key}._target_={path}: no such class ({error}).") from error
-    # Typed as something to call, since mypy takes no abstract class for a `type`.
-    assert isinstance(base, type)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise CaptioningError(f"{key}._target_={path} is not a {base.__name__}.")
+    if inspect.isabstract(found):
+        raise CaptioningError(f"{key}._target_={path} is abstract: name a subclass of it.")
     return cast(type[T], found)
 
 
@@ -62,7 +73,7 @@ def validated(
         if name not in given
         and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     }
-    hints = get_type_hints(inspect.getattr_static(target, "__init__"))
+    hints = type_hints(inspect.getattr_static(target, "__init__"))
     checked: dict[str, Any] = {}
     for name, value in arguments.items():
         if name not in parameters:
@@ -70,15 +81,19 @@ def validated(
                 f"{key}.{name}: {target.__name__} has no such setting; "
                 f"it has {', '.join(sorted(parameters))}."
             )
+        hint = hints.get(name, Any)
+        nested = [part for part in (hint, *get_args(hint)) if is_dataclass(part)]
+        if nested and isinstance(value, Mapping):  # pydantic would ignore its unknown settings
+            (inner,) = nested
+            checked[name] = inner(**validated(inner, value, f"{key}.{name}", set()))
+            continue
         try:
-            adapter = TypeAdapter(
-                hints.get(name, Any), config=ConfigDict(arbitrary_types_allowed=True)
-            )
+            adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
             checked[name] = adapter.validate_python(value)
         except PydanticSchemaGenerationError:  # a type that only its own class can judge
             checked[name] = value
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
+            reason = "; or ".join(dict.fromkeys(each["msg"] for each in error.errors()))
             raise CaptioningError(f"{key}.{name}={value}: {reason}.") from error
     missing = [
         name
@@ -88,3 +103,14 @@ def validated(
     if missing:
         raise CaptioningError(f"{key}.{missing[0]} is missing: {target.__name__} needs it.")
     return checked
+
+
+def type_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a function's arguments; names that only type checkers import count as Any."""
+    unknown: dict[str, Any] = {}
+    while True:
+        try:
+            return get_type_hints(function, localns=unknown)
+        except NameError as error:
+            assert error.name and error.name not in unknown  # each round learns a name
+            unknown[error.name] = Any

@@ -5,7 +5,7 @@ import math
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -240,7 +240,7 @@ class Captioner(pl.LightningModule):
         self.encoder.weights_source = saved["weights_source"]
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> "Captioner":
         """Load a checkpoint, from nothing but its file.
 
         Raises:

@@ -1,8 +1,8 @@
 """The scripts as a user runs them: real photographs, a tiny model that knows nothing yet."""
 
 import csv
-import importlib.util
 import json
+import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -58,18 +58,12 @@ def call(
     capsys: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Ended:
-    spec = importlib.util.spec_from_file_location(f"{script}_script", ROOT / f"{script}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
     given = [*TINY, *TINY_MODEL] if script == "train" else TINY[2:4]
     argv = [f"{script}.py", *given, f"data.cache={cache}", *overrides]
     monkeypatch.setattr(sys, "argv", argv)
     status = 0
     try:
-        module.main()
+        runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
     except SystemExit as end:
         status = int(end.code or 0)
     printed = capsys.readouterr()

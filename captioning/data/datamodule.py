@@ -1,7 +1,7 @@
 """The LightningDataModule: a batch is some images, each with all its captions."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -89,6 +89,45 @@ class CaptionData(Dataset[Batch]):
         else:
             pictures = torch.stack([self.preprocessing(load_rgb(image.path)) for image in images])
         return Batch(pictures, tokens, ids)
+
+
+class LengthGrouped(DistributedSampler[CaptionData]):
+    """A random order in which images with captions of like length share a batch.
+
+    A batch costs as many steps as its longest caption has words. Shuffled images are sorted within
+    pools of some batches, which saves a quarter of the steps on Flickr8k, and the batches of a
+    pool are shuffled again. ``set_epoch`` (called by Lightning) chooses the epoch's order.
+
+    Args:
+        dataset: the training images.
+        batch_size: images a batch.
+        processes: number of processes that share an epoch.
+        process: the rank of this one.
+        seed: of all the shuffling.
+    """
+
+    POOL = 20  # batches; larger pools save little more and mix less
+
+    def __init__(
+        self, dataset: CaptionData, batch_size: int, *, processes: int, process: int, seed: int
+    ) -> None:
+        super().__init__(dataset, num_replicas=processes, rank=process, seed=seed)
+        self.batch_size = batch_size
+        self.lengths = [[len(caption) for caption in captions] for captions in dataset.tokens]
+
+    def __iter__(self) -> Iterator[int]:
+        """The indices of this process, batch after batch."""
+        order = list(super().__iter__())
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        pool = self.POOL * self.batch_size
+        for start in range(0, len(order), pool):
+            like = sorted(order[start : start + pool], key=lambda index: self.lengths[index])
+            batches = [like[i : i + self.batch_size] for i in range(0, len(like), self.batch_size)]
+            # A batch that is not full can only be the epoch's last.
+            full = sum(len(batch) == self.batch_size for batch in batches)
+            shuffled = torch.randperm(full, generator=generator).tolist()
+            for number in [*shuffled, *range(full, len(batches))]:
+                yield from batches[number]
 
 
 class CaptionDataModule(pl.LightningDataModule):
@@ -232,11 +271,12 @@ class CaptionDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """The training split, in an order that depends on the seed and the epoch alone."""
         dataset = self.dataset("train")
-        distributed = self.trainer is not None and self.trainer.world_size > 1
-        sampler: DistributedSampler[CaptionData] = DistributedSampler(
+        trainer = self.trainer
+        sampler = LengthGrouped(
             dataset,
-            num_replicas=self.trainer.world_size if distributed and self.trainer else 1,
-            rank=self.trainer.global_rank if distributed and self.trainer else 0,
+            self.batch_size,
+            processes=trainer.world_size if trainer else 1,
+            process=trainer.global_rank if trainer else 0,
             seed=self.seed,
         )
         return self._loader(dataset, self.batch_size, sampler)

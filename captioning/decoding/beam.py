@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from captioning.decoding.base import END, PAD, START, Decoding, Hypothesis, select
@@ -95,8 +95,8 @@ class Beam(Decoding):
 
 
 def reorder(
-    beams: Float[Tensor, "images beams *rest"], parent: Tensor
-) -> Float[Tensor, "images chosen *rest"]:
+    beams: Shaped[Tensor, "images beams *rest"], parent: Int[Tensor, "images chosen"]
+) -> Shaped[Tensor, "images chosen *rest"]:
     """For each image, the beams that its candidates continue."""
     rows = torch.arange(len(beams), device=beams.device)[:, None]
     return beams[rows, parent]

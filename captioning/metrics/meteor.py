@@ -1,0 +1,191 @@
+"""METEOR 1.5 (Denkowski and Lavie 2014), by its authors' own program.
+
+The program takes seconds and over a gigabyte to load its paraphrase table, so one process stays
+warm for as long as this one lives, and whole batches go through it at once.
+"""
+
+import atexit
+import contextlib
+import os
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from pycocoevalcap.meteor import meteor as original
+
+from captioning.errors import CaptioningError
+from captioning.metrics.java import java_command, java_environment
+
+_JAR = Path(original.__file__).parent / original.METEOR_JAR
+
+# Requests under way at a time. Their answers, of some 150 bytes each, fit into the smallest pipe of
+# any system, so the program never waits for us to read while we wait for it to read: no deadlock,
+# for any number and any length of captions, and no thread.
+_IN_FLIGHT = 16
+
+
+class _MeteorDiedError(Exception):
+    """The program ended before it answered; holds what it last said."""
+
+
+class MeteorProcess:
+    """One running METEOR, which starts loading at once and in the background.
+
+    Not safe for use by several threads at a time; `meteor_scores` is.
+    """
+
+    def __init__(self) -> None:
+        # A file, as nobody reads along: a pipe would fill up and stop the program.
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
+        command = java_command(
+            *("-jar", _JAR.name, "-", "-", "-stdio", "-l", "en", "-norm"),
+            # By itself the program looks for this file beside the jar, and fails where the path
+            # has a space in it.
+            *("-a", "data/paraphrase-en.gz"),
+            heap="2G",
+        )
+        self._process = subprocess.Popen(
+            command,
+            cwd=_JAR.parent,
+            env=java_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            start_new_session=True,  # Ctrl-C is for us, and we then end it
+        )
+
+    @property
+    def pid(self) -> int:
+        """The program's process number."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the program is running; reaps it where it is not."""
+        return self._process.poll() is None
+
+    def statistics(
+        self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> list[str]:
+        """What METEOR counts for each hypothesis, one line of numbers each, for `evaluate`."""
+        requests = [
+            " ||| ".join(["SCORE", *map(_one_field, segment), _one_field(hypothesis)])
+            for hypothesis, segment in zip(hypotheses, references, strict=True)
+        ]
+        answers: list[str] = []
+        for start in range(0, len(requests), _IN_FLIGHT):
+            block = requests[start : start + _IN_FLIGHT]
+            self._send("\n".join(block))
+            answers += [self._receive() for _ in block]
+        return answers
+
+    def evaluate(self, statistics: Sequence[str]) -> tuple[float, list[float]]:
+        """The score of a corpus, from the sums of its segments' counts, and of each segment."""
+        self._send(" ||| ".join(["EVAL", *statistics]))
+        segments = [float(self._receive()) for _ in statistics]
+        return float(self._receive()), segments
+
+    def close(self) -> None:
+        """End the program and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._complaints):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):  # a request the program did not live to read
+                stream.close()
+
+    def _send(self, line: str) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise _MeteorDiedError(self._last_words()) from None
+
+    def _receive(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().decode()
+        if not line.endswith("\n"):
+            raise _MeteorDiedError(self._last_words())
+        if line.startswith("Error"):
+            raise CaptioningError(f"METEOR refused a caption: {line.strip()}")
+        return line.strip()
+
+    def _last_words(self) -> str:
+        status = self._process.wait()
+        self._complaints.seek(0)
+        first = self._complaints.readline().decode(errors="replace").strip()
+        return f"exit status {status}" + (f", {first}" if first else "")
+
+
+def _one_field(tokens: str) -> str:
+    # The replacements of pycocoevalcap; there for hypotheses alone, but "|||" in a reference would
+    # make two references of it. Line ends never come out of the tokeniser.
+    return tokens.replace("|||", "").replace("  ", " ").replace("\n", " ").replace("\r", " ")
+
+
+# By process number, so that a forked child starts its own METEOR instead of mixing its requests
+# into its parent's pipe.
+_warm: dict[int, MeteorProcess] = {}
+_lock = threading.Lock()
+
+
+def start_meteor() -> None:
+    """Let METEOR load in the background, to be warm when `meteor_scores` is called."""
+    with _lock:
+        _warm_process()
+
+
+def meteor_scores(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[float, list[float]]:
+    """METEOR of a corpus and of each of its segments, from 0 to 1.
+
+    Safe for several threads, which take turns. If the program dies it is started again, once.
+
+    Args:
+        hypotheses: tokenised captions, one for each segment.
+        references: tokenised captions, one or more for each segment.
+
+    Returns:
+        The corpus score, computed from the sums of all counts (not the segments' mean), and each
+        segment's score.
+
+    Raises:
+        CaptioningError: METEOR died twice, or Java is missing.
+    """
+    with _lock:
+        for attempt in (1, 2):
+            process = _warm_process()
+            try:
+                return process.evaluate(process.statistics(hypotheses, references))
+            except _MeteorDiedError as death:
+                _close()
+                if attempt == 2:
+                    raise CaptioningError(
+                        f"METEOR died twice on these {len(hypotheses)} captions ({death}): free "
+                        "some memory, shorten captions of thousands of words, or leave METEOR out"
+                    ) from None
+            except BaseException:  # Ctrl-C too: an answer nobody waits for may be under way
+                _close()
+                raise
+    raise AssertionError("unreachable")
+
+
+def _warm_process() -> MeteorProcess:
+    process = _warm.get(os.getpid())
+    if process is not None and not process.alive:
+        _close()
+        process = None
+    if process is None:
+        process = _warm[os.getpid()] = MeteorProcess()
+    return process
+
+
+@atexit.register
+def _close() -> None:
+    process = _warm.pop(os.getpid(), None)
+    if process is not None:
+        process.close()

