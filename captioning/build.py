@@ -82,10 +82,10 @@ def validated(
                 f"it has {', '.join(sorted(parameters))}."
             )
         hint = hints.get(name, Any)
-        nested = [part for part in (hint, *get_args(hint)) if is_dataclass(part)]
+        types = (part for part in (hint, *get_args(hint)) if isinstance(part, type))
+        nested = next(filter(is_dataclass, types), None)
         if nested and isinstance(value, Mapping):  # pydantic would ignore its unknown settings
-            (inner,) = nested
-            checked[name] = inner(**validated(inner, value, f"{key}.{name}", set()))
+            checked[name] = nested(**validated(nested, value, f"{key}.{name}", set()))
             continue
         try:
             adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
