@@ -79,15 +79,14 @@ class Decoding(ABC):
         """The model's log-probabilities of the next word, -inf where the options forbid it.
 
         What is forbidden takes nothing away from the rest: the others keep the model's own
-        probabilities, so that scores of different captions stay comparable.
+        probabilities, so that scores of different captions stay comparable. Where the options
+        leave no word at all, ``<end>`` is allowed, whatever ``min_length`` says.
         """
         log_probs = logits.float().log_softmax(-1)
         log_probs[..., PAD] = log_probs[..., START] = -torch.inf
         length = history.shape[-1]
         if not self.allow_unknown:
             log_probs[..., UNKNOWN] = -torch.inf
-        if length < self.min_length:
-            log_probs[..., END] = -torch.inf
         if length and not self.allow_repeats:
             log_probs.scatter_(-1, history[..., -1:], -torch.inf)
         n = self.no_repeat_ngram
@@ -97,6 +96,11 @@ class Decoding(ABC):
             seen = (grams[..., :-1] == recent[..., None, :]).all(-1)
             # Where nothing matches, forbid <pad>, which is forbidden anyway.
             log_probs.scatter_(-1, grams[..., -1].where(seen, PAD), -torch.inf)
+        if length < self.min_length:
+            end = log_probs[..., END].clone()
+            log_probs[..., END] = -torch.inf
+            stuck = log_probs.amax(-1) == -torch.inf
+            log_probs[..., END] = end.where(stuck, -torch.inf)
         return log_probs
 
 

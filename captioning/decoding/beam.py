@@ -58,10 +58,9 @@ class Beam(Decoding):
             step = decoder.step(last, state, memory)
             scores = total[..., None] + self.log_probs(step.logits, history)
             vocabulary = scores.shape[-1]
-            # On a vocabulary smaller than the beam there are fewer candidates than places.
-            total, chosen = scores.flatten(1).topk(min(width, scores[0].numel()))
+            total, chosen = scores.flatten(1).topk(width)
             room = torch.tensor([width - len(finished[i]) for i in images.tolist()], device=device)
-            place = torch.arange(total.shape[1], device=device)
+            place = torch.arange(width, device=device)
             total = total.masked_fill(place >= room[:, None], -torch.inf)
             parent, last = chosen // vocabulary, chosen % vocabulary
             state = {name: reorder(tensor, parent) for name, tensor in step.state.items()}

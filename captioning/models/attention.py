@@ -13,20 +13,23 @@ not a matrix product, is what attention costs on a CPU. Two facts make it cheap 
 """
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from captioning.errors import CaptioningError
 
 log = logging.getLogger(__name__)
 
 LIMIT = 40.0
-"""Projections are clamped to +-LIMIT before e^{2x}: tanh is flat to the last bit of float32 from 9
-on, e^80 is still finite, and so no infinity can meet a zero."""
+"""Projections are clamped to +-LIMIT before e^{2x}: e^80 is still finite, so that no infinity can
+meet a zero. Since tanh is flat to the last bit of float32 from 9 on, that changes nothing unless
+key and query both exceed 31 and nearly cancel, which is far from where training leads."""
 
 
 def reciprocals(
@@ -76,16 +79,17 @@ class _AdditiveScores(torch.autograd.Function):
         step = _AdditiveScores.images_per_block(exp_keys, exp_query)
         if step >= len(exp_keys):
             return scores_kernel(exp_keys, exp_query, weight32)
-        blocks = zip(exp_keys.split(step), exp_query.split(step), strict=True)
+        blocks = zip(torch.split(exp_keys, step), torch.split(exp_query, step), strict=True)
         return torch.cat([scores_kernel(k, q, weight32) for k, q in blocks])
 
     @staticmethod
+    @once_differentiable  # a second derivative would miss that the exponentials depend on x and y
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
         exp_keys, exp_query, weight = ctx.saved_tensors
         (grad,) = grads
         step = _AdditiveScores.images_per_block(exp_keys, exp_query)
         blocks = zip(
-            grad.float().split(step),
+            torch.split(grad.float(), step),
             torch.split(exp_keys, step),
             torch.split(exp_query, step),
             strict=True,
@@ -104,7 +108,8 @@ class _AdditiveScores(torch.autograd.Function):
     def images_per_block(exp_keys: Tensor, exp_query: Tensor) -> int:
         if compiled() or exp_keys.is_cuda:
             return len(exp_keys)
-        image_bytes = exp_query.shape[1] * exp_keys[0].numel() * exp_keys.element_size()
+        terms = exp_query.shape[1] * math.prod(exp_keys.shape[1:])
+        image_bytes = terms * exp_keys.element_size()
         return max(1, _AdditiveScores.BLOCK_BYTES // max(image_bytes, 1))
 
 
