@@ -91,7 +91,7 @@ class CaptionData(Dataset[Batch]):
         return Batch(pictures, tokens, ids)
 
 
-class LengthGrouped(DistributedSampler[CaptionData]):
+class LengthGrouped(DistributedSampler[int]):
     """A random order in which images with captions of like length share a batch.
 
     A batch costs as many steps as its longest caption has words. Shuffled images are sorted within
@@ -293,7 +293,7 @@ class CaptionDataModule(pl.LightningDataModule):
         self,
         dataset: CaptionData,
         batch_size: int,
-        sampler: DistributedSampler[CaptionData] | None = None,
+        sampler: LengthGrouped | None = None,
     ) -> DataLoader[Batch]:
         # The store's grids are read from mapped memory, faster than a process could hand them over.
         workers = 0 if self.store is not None else self.workers

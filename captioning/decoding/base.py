@@ -48,7 +48,7 @@ class Decoding(ABC):
     min_length: int = 1
     allow_unknown: bool = False
     allow_repeats: bool = False
-    no_repeat_ngram: int = 3
+    no_repeat_ngram: int = 2
 
     def __post_init__(self) -> None:
         if self.max_length < 1 or not 0 <= self.min_length <= self.max_length:

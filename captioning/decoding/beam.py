@@ -27,7 +27,7 @@ class Beam(Decoding):
     """
 
     beam_size: int = 5
-    length_penalty: float = 1.0
+    length_penalty: float = 0.8
 
     def __post_init__(self) -> None:
         super().__post_init__()

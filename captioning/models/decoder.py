@@ -93,6 +93,8 @@ class RecurrentDecoder(Decoder):
         hidden_dim: units of the LSTM (H).
         embed_dim: numbers of a word embedding, and of the deep output layer (E).
         dropout: share of the embedding and of the output layer that is dropped in training.
+        recurrent_dropout: share of the state h_{t-1} that the next step does not see in training,
+            one pattern for all words of a caption (Gal & Ghahramani 2016).
         word_dropout: share of the input words that are replaced by ``<unk>`` in training, which
             makes the model lean on the image rather than on the words before.
         tie_embeddings: use the embedding matrix as the output matrix L_o, too.
@@ -108,6 +110,7 @@ class RecurrentDecoder(Decoder):
         hidden_dim: int = 512,
         embed_dim: int = 512,
         dropout: float = 0.5,
+        recurrent_dropout: float = 0.0,
         word_dropout: float = 0.0,
         tie_embeddings: bool = False,
         normalize_grid: bool = True,
@@ -129,6 +132,7 @@ class RecurrentDecoder(Decoder):
         if tie_embeddings:
             self.output_words.weight = self.embedding.weight
         self.dropout = nn.Dropout(dropout)
+        self.recurrent_dropout = nn.Dropout(recurrent_dropout)
         with torch.no_grad():  # a forget gate open at the start (Jozefowicz et al. 2015)
             self.input_gates.bias[hidden_dim : 2 * hidden_dim] += 1
 
@@ -171,6 +175,7 @@ class RecurrentDecoder(Decoder):
         # Unbound, so that the gradients of all words are put together once and not word by word.
         gates = self.input_gates(embedded).unbind(2)
         state = self.start(memory, captions)
+        seen = self.recurrent_dropout(torch.ones_like(state["hidden"]))
         states: list[State] = []
         # How many of the K captions any image still needs at each word.
         slots = torch.arange(1, captions + 1, device=tokens.device)[:, None]
@@ -178,6 +183,7 @@ class RecurrentDecoder(Decoder):
         widths = widths[: max((t + 1 for t, width in enumerate(widths) if width), default=0)]
         for t, width in enumerate(widths):
             state = {name: value[:, :width] for name, value in state.items()}
+            state["hidden"] = state["hidden"] * seen[:, :width]
             state = self.advance(gates[t][:, :width], state, memory)
             states.append(state)
 
