@@ -104,6 +104,18 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
     settings = TrainSettings(**validated(TrainSettings, own(config), "train.yaml", set()))
     decoding = build(config["decoding"], Decoding, "decoding")
     data = build(config["data"], CaptionDataModule, "data", seed=settings.seed)
+    best = ModelCheckpoint(
+        folder / "checkpoints", "best", monitor="dev/CIDEr", mode="max", save_last=True,
+        enable_version_counter=False,
+    )  # fmt: skip
+    callbacks: list[pl.Callback] = [
+        best,
+        EarlyStopping("dev/CIDEr", mode="max", patience=settings.patience),
+        EpochLog(),
+    ]
+    if settings.average_decay:
+        callbacks.insert(0, EMAWeightAveraging(decay=settings.average_decay))
+    trainer = make_trainer(config["trainer"], folder, callbacks, make_loggers(config, folder))
     clock = Clock()
     pl.seed_everything(settings.seed, verbose=False)
     if settings.compile is True or (settings.compile == "auto" and not torch.cuda.is_available()):
@@ -126,18 +138,6 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
     data.write_text(folder)
     captioner.expect(data.references("dev"))
 
-    best = ModelCheckpoint(
-        folder / "checkpoints", "best", monitor="dev/CIDEr", mode="max", save_last=True,
-        enable_version_counter=False,
-    )  # fmt: skip
-    callbacks: list[pl.Callback] = [
-        best,
-        EarlyStopping("dev/CIDEr", mode="max", patience=settings.patience),
-        EpochLog(),
-    ]
-    if settings.average_decay:
-        callbacks.insert(0, EMAWeightAveraging(decay=settings.average_decay))
-    trainer = make_trainer(config["trainer"], folder, callbacks, make_loggers(config, folder))
     for logger in trainer.loggers:
         if not isinstance(logger, CSVLogger):
             logger.log_hyperparams(dict(config))
@@ -148,9 +148,10 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
         *(len(data.vocabulary), trainer.precision, folder),
     )
     with clock("training"):
-        trainer.fit(captioner, datamodule=data, ckpt_path=settings.resume)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        try:
+            trainer.fit(captioner, datamodule=data, ckpt_path=settings.resume)
+        except SystemExit:  # which is what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt if trainer.interrupted else SystemExit from None
 
     captioner = Captioner.load(best.best_model_path)
     images = {"train": len(data.images("train"))}

@@ -4,6 +4,7 @@ import csv
 import json
 import runpy
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -145,9 +146,11 @@ def test_a_resumed_run_continues_exactly(
         start(self)
 
     options = (f"data.root={flickr8k_mini}", "trainer.max_epochs=3")
+    handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(Captioner, "on_train_epoch_start", interrupted)
         ended = run("train", *options, f"hydra.run.dir={tmp_path / 'first'}")
+    signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
     assert ended.status == 130
     last = tmp_path / "first" / "checkpoints" / "last.ckpt"
     assert f"resume={last}" in ended.err
@@ -200,6 +203,32 @@ def test_a_trainable_encoder_learns_from_images_in_its_last_block_alone(
         if not torch.equal(value, fresh.state_dict()[name])
     }
     assert changed == {"24", "26", "28"}
+
+
+@pytest.mark.parametrize(
+    ("logger", "file"),
+    [("tensorboard", "tensorboard/events.*"), ("wandb", "wandb/offline-run-*/*.wandb")],
+)
+def test_a_logger_needs_no_account_and_no_network(
+    run: Run,
+    flickr8k_mini: Path,
+    tmp_path: Path,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    logger: str,
+    file: str,
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ended = run(
+        "train", f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}", f"logger={logger}",
+        "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_test_batches=1",
+        "trainer.log_every_n_steps=1", "decoding=greedy",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    (written,) = tmp_path.glob(file)
+    assert written.stat().st_size > 500
+    assert len(losses(tmp_path)) > 0  # CSV is written beside it
 
 
 def assert_one_sentence(ended: Ended, *parts: str) -> None:
