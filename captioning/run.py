@@ -131,6 +131,9 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
         validation=config["validation"],
     )
     captioner.run = {"name": settings.name, "seed": settings.seed}
+    log.info(
+        "Encoder %s: weights from %s", captioner.encoder.name, captioner.encoder.weights_source
+    )
     if settings.resume:
         check_resumable(Path(settings.resume), captioner)
     with clock("features"):

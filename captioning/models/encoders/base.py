@@ -1,6 +1,5 @@
 """What every image encoder offers: an image becomes a grid of feature vectors."""
 
-import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
@@ -123,7 +122,6 @@ class GridEncoder(nn.Module, ABC):
         for parameter in self.last_block():
             parameter.requires_grad_(trainable)
         self.train(False)
-        log.info("Encoder %s: weights from %s", self.name, self.weights_source)
 
     @abstractmethod
     def build(self) -> None:
