@@ -77,10 +77,12 @@ class _AdditiveScores(torch.autograd.Function):
         ctx.save_for_backward(exp_keys, exp_query, weight32)
         ctx.dtypes = keys.dtype, query.dtype, weight.dtype
         step = _AdditiveScores.images_per_block(exp_keys, exp_query)
-        if step >= len(exp_keys):
-            return scores_kernel(exp_keys, exp_query, weight32)
-        blocks = zip(torch.split(exp_keys, step), torch.split(exp_query, step), strict=True)
-        return torch.cat([scores_kernel(k, q, weight32) for k, q in blocks])
+        # Autocast would make the product of the terms with the weight in half precision.
+        with torch.autocast(exp_keys.device.type, enabled=False):
+            if step >= len(exp_keys):
+                return scores_kernel(exp_keys, exp_query, weight32)
+            blocks = zip(torch.split(exp_keys, step), torch.split(exp_query, step), strict=True)
+            return torch.cat([scores_kernel(k, q, weight32) for k, q in blocks])
 
     @staticmethod
     @once_differentiable  # a second derivative would miss that the exponentials depend on x and y

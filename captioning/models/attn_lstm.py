@@ -7,7 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from captioning.models.attention import AdditiveAttention
-from captioning.models.decoder import Memory, RecurrentDecoder, State, lstm_cell
+from captioning.models.decoder import (
+    Memory,
+    RecurrentDecoder,
+    State,
+    check_settings,
+    lstm_cell,
+)
 
 
 class AttentionLSTM(RecurrentDecoder):
@@ -53,6 +59,7 @@ class AttentionLSTM(RecurrentDecoder):
             tie_embeddings=tie_embeddings,
             normalize_grid=normalize_grid,
         )
+        check_settings({"attention_dim": attention_dim}, {"grid_dropout": grid_dropout})
         self.attention = AdditiveAttention(channels, attention_dim)
         gate_dim = {"scalar": 1, "channel": channels, "none": 0}[gate]
         # One product of the state serves the LSTM's gates, the attention's query and the gate beta.

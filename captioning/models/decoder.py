@@ -8,11 +8,14 @@ and reorder beams without knowing what is inside.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from captioning.errors import CaptioningError
 
 Memory = dict[str, Tensor]
 State = dict[str, Tensor]
@@ -116,6 +119,14 @@ class RecurrentDecoder(Decoder):
         normalize_grid: bool = True,
     ) -> None:
         super().__init__()
+        check_settings(
+            sizes={"hidden_dim": hidden_dim, "embed_dim": embed_dim},
+            shares={
+                "dropout": dropout,
+                "recurrent_dropout": recurrent_dropout,
+                "word_dropout": word_dropout,
+            },
+        )
         self.vocabulary_size = vocabulary_size
         self.hidden_dim = hidden_dim
         self.word_dropout = word_dropout
@@ -226,6 +237,20 @@ class RecurrentDecoder(Decoder):
     def read_context(self, context: Tensor) -> Tensor:
         """L_z z of the deep output."""
         raise TypeError(f"{type(self).__name__} has a context but no read_context")
+
+
+def check_settings(sizes: Mapping[str, int], shares: Mapping[str, float]) -> None:
+    """Refuse sizes below 1 and shares outside of 0 to 1.
+
+    Raises:
+        CaptioningError: naming the setting.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise CaptioningError(f"model.{name}={size}: choose 1 or more.")
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise CaptioningError(f"model.{name}={share}: choose a share between 0 and 1.")
 
 
 def sum_over_words(parts: list[Tensor], captions: int) -> Tensor:
