@@ -116,7 +116,7 @@ def test_processes_agree_on_the_scores_of_all_their_images(tmp_path: Path) -> No
         text=True,
     )
     dist.init_process_group(
-        "gloo", init_method=store, rank=0, world_size=2, timeout=timedelta(minutes=2)
+        "gloo", init_method=store, rank=0, world_size=2, timeout=timedelta(minutes=10)
     )
     try:
         metric = CaptionScores(REFERENCES, METRICS)

