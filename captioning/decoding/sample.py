@@ -16,7 +16,10 @@ from captioning.models.decoder import Decoder
 class OneByOne(Decoding):
     """Writes word after word and never reconsiders. Images whose captions ended leave the batch."""
 
-    captions: int = 1
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """How many captions are written for each image."""
 
     @abstractmethod
     def choose(
@@ -33,9 +36,9 @@ class OneByOne(Decoding):
         attention: bool = False,
     ) -> list[list[Hypothesis]]:
         memory = decoder.prepare(grid)
-        state = decoder.start(memory, self.captions)
+        state = decoder.start(memory, self.width)
         images = torch.arange(len(grid), device=grid.device)  # those still being written
-        size = (len(grid), self.captions, self.max_length)
+        size = (len(grid), self.width, self.max_length)
         written = torch.full(size, PAD, device=grid.device)
         total = torch.zeros(size[:2], device=grid.device)
         maps: Tensor | None = None
@@ -82,10 +85,10 @@ class OneByOne(Decoding):
 class Greedy(OneByOne):
     """Takes the most probable word at every step."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.captions != 1:
-            raise CaptioningError("greedy decoding writes one caption: leave decoding.captions=1")
+    @property
+    def width(self) -> int:
+        """One caption: another would be the same."""
+        return 1
 
     def choose(
         self, log_probs: Float[Tensor, "images captions words"], word: int
@@ -106,6 +109,7 @@ class Sample(OneByOne):
         seed: of the draws. A batch of the same images gives the same captions again.
     """
 
+    captions: int = 1
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -118,6 +122,11 @@ class Sample(OneByOne):
                 f"decoding: temperature={self.temperature} must be above 0, top_k={self.top_k} at "
                 f"least 0, top_p={self.top_p} in (0, 1] and captions={self.captions} at least 1"
             )
+
+    @property
+    def width(self) -> int:
+        """As many captions as are asked for."""
+        return self.captions
 
     def choose(
         self, log_probs: Float[Tensor, "images captions words"], word: int

@@ -444,7 +444,6 @@ def test_the_same_seed_draws_the_same_captions_and_another_seed_others() -> None
         (lambda: Beam(min_length=9, max_length=8), "min_length=9 and max_length=8"),
         (lambda: Beam(no_repeat_ngram=-1), "no_repeat_ngram=-1.*0 .off. or more"),
         (lambda: Beam(beam_size=0), "beam_size=0.*1 or more"),
-        (lambda: Greedy(captions=2), "captions=1"),
         (lambda: Sample(captions=0), "captions=0.*at least 1"),
         (lambda: Sample(temperature=0.0), "temperature=0.0.*above 0"),
         (lambda: Sample(top_k=-1), "top_k=-1.*at least 0"),
