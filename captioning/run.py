@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,8 +105,10 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
     settings = TrainSettings(**validated(TrainSettings, own(config), "train.yaml", set()))
     decoding = build(config["decoding"], Decoding, "decoding")
     data = build(config["data"], CaptionDataModule, "data", seed=settings.seed)
+    # A resumed run goes on with its own checkpoints, the best so far among them.
+    kept = Path(settings.resume).parent if settings.resume else folder / "checkpoints"
     best = ModelCheckpoint(
-        folder / "checkpoints", "best", monitor="dev/CIDEr", mode="max", save_last=True,
+        kept, "best", monitor="dev/CIDEr", mode="max", save_last=True,
         enable_version_counter=False,
     )  # fmt: skip
     callbacks: list[pl.Callback] = [
@@ -251,17 +254,19 @@ def make_loggers(config: Config, folder: Path) -> list[Logger]:
     spec = dict(config["logger"])
     if not spec:
         return loggers
-    if spec.get("offline", True) is None:
-        spec["offline"] = not wandb_account()
+    if "WandbLogger" in spec.get("_target_", "") and not wandb_account():
+        os.environ.setdefault("WANDB_MODE", "offline")
     loggers.append(build(spec, Logger, "logger", save_dir=folder))
     return loggers
 
 
 def wandb_account() -> bool:
     """Whether this machine knows an account of wandb's to send runs to."""
-    import wandb
-
-    return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+    try:
+        logins = netrc().hosts
+    except (OSError, NetrcParseError):
+        logins = {}
+    return "WANDB_API_KEY" in os.environ or any("wandb" in host for host in logins)
 
 
 def make_trainer(

@@ -162,7 +162,7 @@ def test_a_resumed_run_continues_exactly(
     assert rest
     states = [
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for folder in (trained, tmp_path / "second")
+        for folder in (trained, tmp_path / "first")
     ]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     scores = [read_results(f / "results.json").scores for f in (trained, tmp_path / "second")]

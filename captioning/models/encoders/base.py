@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from captioning.errors import CaptioningError
 from captioning.models.weights import ImageNet, fingerprint, load_weights
 
-log = logging.getLogger(__name__)
-
 Encoder = TypeVar("Encoder", bound="GridEncoder")  # beartype has no use for typing.Self here
 
 
