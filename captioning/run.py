@@ -86,6 +86,8 @@ def quieten() -> None:
         ".*smaller than the logging interval",  # trials on a few batches
         ".*does not have many workers",  # the store is read from mapped memory
         ".*number of workers",
+        ".*in eval mode",  # the encoder's, on purpose
+        "Checkpoint directory .* is not empty",  # a resumed run goes on with its own
     ):
         warnings.filterwarnings("ignore", message)
 

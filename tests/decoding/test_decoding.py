@@ -128,7 +128,7 @@ def broken(tokens: list[int], options: Decoding) -> set[str]:
 @cache
 def every_caption(vocabulary: int, length: int) -> dict[tuple[int, ...], float]:
     """The log-probability of every caption of so many words at most, for one image."""
-    decoder, (image,) = random_decoder(vocabulary), random_grid(1)
+    decoder, (image,) = random_decoder(vocabulary, end=4.0), random_grid(1)
     limit = Greedy(max_length=length)
     return {
         words: log_prob_of(decoder, image, whole(list(words), limit))
@@ -195,7 +195,7 @@ def test_a_beam_that_holds_every_beginning_finds_the_best_caption_of_all(
     vocabulary: int, length: int, beam_size: int, length_penalty: float, options: dict[str, Any]
 ) -> None:
     beam = Beam(**options, max_length=length, beam_size=beam_size, length_penalty=length_penalty)
-    (found,) = beam(random_decoder(vocabulary), random_grid(1))
+    (found,) = beam(random_decoder(vocabulary, end=4.0), random_grid(1))
     assert_same(found[:1], exhaustive(vocabulary, beam)[:1])
 
 
@@ -205,7 +205,7 @@ def test_a_beam_that_holds_everything_ranks_every_caption(
     length_penalty: float, options: dict[str, Any]
 ) -> None:
     beam = Beam(**options, max_length=3, beam_size=4**3, length_penalty=length_penalty)
-    (found,) = beam(random_decoder(6), random_grid(1))
+    (found,) = beam(random_decoder(6, end=4.0), random_grid(1))
     assert_same(found, exhaustive(6, beam))
 
 
@@ -215,10 +215,13 @@ def test_a_beam_that_holds_everything_ranks_every_caption(
 def test_beams_are_the_textbooks(
     make: type[RecurrentDecoder], beam_size: int, options: dict[str, Any]
 ) -> None:
-    decoder, grid = random_decoder(end=1.0, make=make), random_grid(3)
+    decoder, grid = random_decoder(end=3.0, make=make), random_grid(3)
     beam = Beam(**options, max_length=6, beam_size=beam_size)
-    for image, found in zip(grid, beam(decoder, grid), strict=True):
+    batch = beam(decoder, grid)
+    for image, found in zip(grid, batch, strict=True):
         assert_same(found, textbook_beam(decoder, image, beam))
+    lengths = {len(hypothesis.tokens) for found in batch for hypothesis in found}
+    assert len(lengths) > 1 or beam_size == 1, "some should end before the others"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -226,7 +229,7 @@ def test_beams_are_the_textbooks(
 def test_greedy_is_a_beam_of_one_and_sampling_from_the_best_word(
     seed: int, options: dict[str, Any]
 ) -> None:
-    decoder, grid = random_decoder(seed=seed, end=1.0), random_grid(6)
+    decoder, grid = random_decoder(seed=seed, end=3.0), random_grid(6)
     greedy = Greedy(**options)(decoder, grid)
     likeliest = Beam(**options, beam_size=1, length_penalty=0.0)(decoder, grid)
     only_choice = Sample(**options, top_k=1, temperature=3.0, seed=seed)(decoder, grid)
@@ -266,7 +269,7 @@ def test_what_is_said_of_a_caption_is_what_the_model_says_of_it(
 ) -> None:
     """Its log-probability, its score, and where each word looked; and the best comes first."""
     strategy = replace(strategy, max_length=7)
-    decoder, grid = random_decoder(end=1.0, make=make), random_grid(8)
+    decoder, grid = random_decoder(end=3.0, make=make), random_grid(8)
     penalty = getattr(strategy, "length_penalty", 0.0)
     for image, found in zip(grid, strategy(decoder, grid, attention=True), strict=True):
         assert 1 <= len(found) <= 3
