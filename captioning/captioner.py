@@ -154,10 +154,12 @@ class Captioner(pl.LightningModule):
         found = decoding(self.decoder, self.grid(images))
         return [self.vocabulary.decode(hypotheses[0].tokens) for hypotheses in found]
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on the seed and the epoch alone, so that a resumed run continues exactly.
-        text = f"{self.run['seed']} {self.current_epoch} {self.global_rank}"
-        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
+        # Here and not at the epoch's start, of which Lightning says nothing on a resume.
+        if batch_idx == 0:
+            text = f"{self.run['seed']} {self.current_epoch} {self.global_rank}"
+            torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of the true captions, each word given the true words before it."""

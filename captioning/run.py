@@ -110,11 +110,13 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
     # A resumed run goes on with its own checkpoints, the best so far among them.
     kept = Path(settings.resume).parent if settings.resume else folder / "checkpoints"
     best = ModelCheckpoint(
-        kept, "best", monitor="dev/CIDEr", mode="max", save_last=True,
-        enable_version_counter=False,
-    )  # fmt: skip
+        kept, "best", monitor="dev/CIDEr", mode="max", enable_version_counter=False
+    )
+    # Of its own, at the end of every epoch: `save_last` writes only where the best has changed.
+    last = ModelCheckpoint(kept, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     callbacks: list[pl.Callback] = [
         best,
+        last,
         EarlyStopping("dev/CIDEr", mode="max", patience=settings.patience),
         EpochLog(),
     ]

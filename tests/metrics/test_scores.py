@@ -86,7 +86,10 @@ def corpora(real_captions: dict[str, list[str]]) -> dict[str, Corpus]:
             {i: h for i, (h, _) in zip(images, odd, strict=True)},
             {i: r for i, (_, r) in zip(images, odd, strict=True)},
         ),
-        "a single image": ({"x": "a brown dog runs"}, {"x": ["A dog runs .", "The dog ran ."]}),
+        "a single image": (
+            {"x": "a brown dog runs"},
+            {"x": ["A dog runs .", "The dog ran away from an angry man ."]},
+        ),
     }
 
 
