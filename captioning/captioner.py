@@ -132,6 +132,7 @@ class Captioner(pl.LightningModule):
         self.encoder_lr = encoder_lr
         self.decoding = self.validation
         self.scores: CaptionScores | None = None
+        self.attention: dict[str, Tensor] = {}  # of the last test: words x locations, by image
         self.run: dict[str, str | int] = {"name": "captioner", "seed": 0}
 
     @property
@@ -148,11 +149,6 @@ class Captioner(pl.LightningModule):
     def forward(self, images: Tensor, decoding: Decoding | None = None) -> list[list[Hypothesis]]:
         """Hypotheses for grids or preprocessed images, best first, each with its attention."""
         return (decoding or self.validation)(self.decoder, self.grid(images), attention=True)
-
-    def describe(self, images: Tensor, decoding: Decoding) -> list[str]:
-        """The best caption of each grid or preprocessed image, in words."""
-        found = decoding(self.decoder, self.grid(images))
-        return [self.vocabulary.decode(hypotheses[0].tokens) for hypotheses in found]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on the seed and the epoch alone, so that a resumed run continues exactly.
@@ -182,14 +178,26 @@ class Captioner(pl.LightningModule):
         """Say what the next validation or test is scored against, and how it decodes."""
         self.scores = CaptionScores(references, metrics)
         self.decoding = decoding or self.validation
+        self.attention = {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Decode freely: nothing of the true captions is shown to the model."""
         if self.scores is None:
             raise RuntimeError("call expect(references) before validating or testing")
-        self.scores.update(batch.ids, self.describe(batch.images, self.decoding))
+        self.scores.update(batch.ids, self.describe(batch, attention=False))
 
-    test_step = validation_step
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Decode freely, and keep where each word looked."""
+        assert self.scores is not None
+        self.scores.update(batch.ids, self.describe(batch, attention=True))
+
+    def describe(self, batch: Batch, *, attention: bool) -> list[str]:
+        """The best caption of each image in words; with ``attention``, its maps are kept."""
+        found = self.decoding(self.decoder, self.grid(batch.images), attention=attention)
+        for image, hypotheses in zip(batch.ids, found, strict=True):
+            if hypotheses[0].attention is not None:
+                self.attention[image] = hypotheses[0].attention.float().cpu()
+        return [self.vocabulary.decode(hypotheses[0].tokens) for hypotheses in found]
 
     def on_validation_epoch_end(self) -> None:
         assert self.scores is not None

@@ -53,6 +53,8 @@ _PACKAGES = (
 
 Name = Annotated[str, Field(min_length=1)]
 Scores = dict[Name, Annotated[FiniteFloat, Field(ge=0)]]
+Share = Annotated[FiniteFloat, Field(ge=0, le=1 + 1e-6)]
+Interval = tuple[NonNegativeFloat, NonNegativeFloat]
 
 
 class _Record(BaseModel):
@@ -112,6 +114,30 @@ class Decoding(_Record):
         return self.name if beam_size is None else f"{self.name} {beam_size}"
 
 
+class Objects(_Record):
+    """What the captions say of objects whose boxes are known, and where the words looked.
+
+    Attributes:
+        captions: number of captions.
+        right: share of them in which every object that is named is in the image, in the colour
+            (and whatever else) that is said of it.
+        complete: share of them that are right and name every object of the image.
+        words: number of words that name an object of their image; what follows is of these.
+        attention_inside: mean share of the attention that is inside the object's box.
+        peak_inside: share of the words whose attention has its peak inside the box.
+        box_share: mean share of the image that the box takes up: what looking anywhere would get.
+            All three are None for a model without attention.
+    """
+
+    captions: NonNegativeInt
+    right: Share
+    complete: Share
+    words: NonNegativeInt
+    attention_inside: Share | None = None
+    peak_inside: Share | None = None
+    box_share: Share | None = None
+
+
 class Results(_Record):
     """One run, as in its ``results.json``.
 
@@ -124,6 +150,8 @@ class Results(_Record):
         commit: of the code, see :func:`commit`.
         seconds: wall time of each part of the run.
         scores: ``{split: {metric: score}}``, of freely decoded captions.
+        intervals: ``{split: {metric: (low, high)}}``, 95 % bootstrap intervals over the images.
+        objects: ``{split: Objects}``, where the boxes of the objects are known.
     """
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -139,6 +167,8 @@ class Results(_Record):
     commit: str | None
     seconds: dict[Name, NonNegativeFloat]
     scores: dict[Name, Scores]
+    intervals: dict[Name, dict[Name, Interval]] = {}
+    objects: dict[Name, Objects] = {}
     decoding: Decoding
 
     @field_validator("scores")

@@ -40,6 +40,18 @@ EXAMPLE = {
     "commit": None,
     "seconds": {"train": 1900, "test": 61.5},
     "scores": {"dev": {"CIDEr": 0.488}, "test": {"BLEU-1": 0.603, "CIDEr": 1.2}},
+    "intervals": {"test": {"CIDEr": [1.1, 1.3]}},
+    "objects": {
+        "test": {
+            "captions": 100,
+            "right": 0.9,
+            "complete": 0.8,
+            "words": 180,
+            "attention_inside": 0.6,
+            "peak_inside": 0.9,
+            "box_share": 0.07,
+        }
+    },
     "decoding": {"name": "beam", "beam_size": 5, "length_normalisation": 0.7},
 }
 
