@@ -1,0 +1,173 @@
+/* A caption whose words show where the model looked. No dependencies; one function:
+ *
+ *   showAttention(figure, {words, maps, rows, columns, region, caption})
+ *
+ * figure   an element around one <img>, alone in its parent, and an element of class "caption"
+ * words    the caption's words
+ * maps     Uint8Array of words x rows x columns, 255 at each word's peak; null: the words are text
+ * region   the part of the photograph that the maps cover, as shares [x0, y0, x1, y1]; default all
+ * caption  where the words go, for figures with several captions; default figure's ".caption"
+ *
+ * Hover, focus or tap a word to lay its map over the photograph. A caption is one stop of the Tab
+ * key, within which the arrow keys move. A second tap, a tap on the photograph or Escape ends it.
+ * Calling it again replaces the caption.
+ */
+const showAttention = (() => {
+  "use strict";
+
+  const PIXELS = 160; // a side of the canvas, which is then stretched over the photograph
+
+  // From where the model did not look to its peak: red, green, blue, opacity.
+  const COLOURS = [
+    [6, 8, 22, 0.8],
+    [60, 14, 40, 0.66],
+    [214, 74, 22, 0.42],
+    [255, 176, 50, 0.3],
+    [255, 232, 140, 0.24],
+  ];
+
+  const overlays = new WeakMap(); // of an image: its canvas, and the maps under mouse and focus
+
+  function overlayOf(image) {
+    if (!overlays.has(image)) {
+      const canvas = document.createElement("canvas");
+      canvas.className = "attention";
+      canvas.width = canvas.height = PIXELS;
+      canvas.setAttribute("aria-hidden", "true");
+      image.parentElement.classList.add("attended");
+      image.after(canvas);
+      image.parentElement.addEventListener("click", () => document.activeElement?.blur());
+      overlays.set(image, { canvas, hovered: null, focused: null });
+    }
+    return overlays.get(image);
+  }
+
+  function update(overlay) {
+    const map = overlay.hovered ?? overlay.focused;
+    overlay.canvas.classList.toggle("shown", map !== null);
+    if (map) paint(overlay.canvas, map);
+  }
+
+  function paint(canvas, { values, rows, columns, region: [x0, y0, x1, y1] }) {
+    const across = weights(columns, x0, x1);
+    const down = weights(rows, y0, y1);
+    const stretched = new Float32Array(rows * PIXELS);
+    for (let row = 0; row < rows; row++)
+      for (let x = 0; x < PIXELS; x++)
+        for (const [column, weight] of across[x])
+          stretched[row * PIXELS + x] += weight * values[row * columns + column];
+    const smooth = new Float32Array(PIXELS * PIXELS);
+    let peak = 1e-6;
+    for (let y = 0; y < PIXELS; y++)
+      for (let x = 0; x < PIXELS; x++) {
+        let value = 0;
+        for (const [row, weight] of down[y]) value += weight * stretched[row * PIXELS + x];
+        smooth[y * PIXELS + x] = value;
+        peak = Math.max(peak, value);
+      }
+    const context = canvas.getContext("2d");
+    const picture = context.createImageData(PIXELS, PIXELS);
+    smooth.forEach((value, index) => picture.data.set(colour(value / peak), 4 * index));
+    context.putImageData(picture, 0, 0);
+  }
+
+  // Of each pixel: the cells that it is made of, and their shares. Cubic B-splines, which are
+  // smooth and never negative; nothing outside the region.
+  function weights(cells, start, end) {
+    return Array.from({ length: PIXELS }, (_, pixel) => {
+      const share = ((pixel + 0.5) / PIXELS - start) / (end - start);
+      if (share < 0 || share > 1) return [];
+      const place = share * cells - 0.5;
+      const first = Math.floor(place);
+      const t = place - first;
+      const spline = [
+        (1 - t) ** 3, 3 * t ** 3 - 6 * t ** 2 + 4, -3 * t ** 3 + 3 * t ** 2 + 3 * t + 1, t ** 3,
+      ];
+      return spline.map((weight, offset) => {
+        const cell = first - 1 + offset;
+        return [Math.min(Math.max(cell, 0), cells - 1), weight / 6];
+      });
+    });
+  }
+
+  function colour(value) {
+    const place = Math.min(value, 1) * (COLOURS.length - 1);
+    const below = Math.min(Math.floor(place), COLOURS.length - 2);
+    const [low, high] = [COLOURS[below], COLOURS[below + 1]];
+    const mixed = low.map((part, index) => part + (place - below) * (high[index] - part));
+    mixed[3] *= 255;
+    return mixed;
+  }
+
+  function showAttention(figure, options) {
+    const { words, maps, rows, columns, region = [0, 0, 1, 1] } = options;
+    const caption = options.caption ?? figure.querySelector(".caption");
+    if (!maps) {
+      caption.textContent = words.join(" ");
+      return;
+    }
+    const overlay = overlayOf(figure.querySelector("img"));
+    overlay.hovered = overlay.focused = null;
+    update(overlay);
+
+    const buttons = words.map((word, index) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "word";
+      button.textContent = word;
+      button.tabIndex = index ? -1 : 0;
+      return button;
+    });
+    const mapOf = (target) => {
+      const index = buttons.indexOf(target);
+      if (index < 0) return null;
+      const values = maps.subarray(index * rows * columns, (index + 1) * rows * columns);
+      return { values, rows, columns, region };
+    };
+    const group = document.createElement("span");
+    group.setAttribute("role", "group");
+    group.setAttribute("aria-label", "Caption: arrow keys move from word to word");
+    group.append(...buttons.flatMap((button, index) => (index ? [" ", button] : [button])));
+    caption.replaceChildren(group);
+
+    // A finger hovers nowhere: its tap is a focus.
+    group.addEventListener("pointerover", (event) => {
+      overlay.hovered = event.pointerType === "touch" ? null : mapOf(event.target);
+      update(overlay);
+    });
+    group.addEventListener("pointerleave", () => {
+      overlay.hovered = null;
+      update(overlay);
+    });
+    group.addEventListener("focusin", (event) => {
+      overlay.focused = mapOf(event.target);
+      for (const button of buttons) button.tabIndex = button === event.target ? 0 : -1;
+      update(overlay);
+    });
+    group.addEventListener("focusout", () => {
+      overlay.focused = null;
+      update(overlay);
+    });
+    let before = null; // what had the focus when the finger or the mouse came down
+    group.addEventListener("pointerdown", () => {
+      before = document.activeElement;
+    });
+    group.addEventListener("click", (event) => {
+      if (!buttons.includes(event.target)) return;
+      // Safari gives a tapped button no focus of its own.
+      if (before === event.target) event.target.blur();
+      else event.target.focus();
+      before = null;
+    });
+    group.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (step) {
+        const next = buttons.indexOf(event.target) + step;
+        buttons[(next + buttons.length) % buttons.length].focus();
+        event.preventDefault();
+      } else if (event.key === "Escape") event.target.blur();
+    });
+  }
+
+  return showAttention;
+})();
