@@ -126,6 +126,17 @@ def _one_field(tokens: str) -> str:
     return tokens.replace("|||", "").replace("  ", " ").replace("\n", " ").replace("\r", " ")
 
 
+def _summable(line: str) -> list[float]:
+    counts = [float(count) for count in line.split()]
+    length, reference_length, *_ = counts
+    matches, reference_matches = sum(counts[4:20:2]), sum(counts[5:20:2])
+    # The program leaves out the one chunk of a hypothesis that is matched whole by a whole
+    # reference: that one is not fragmented at all.
+    if (matches, reference_matches, counts[20]) == (length, reference_length, 1):
+        counts[20] = 0.0
+    return counts
+
+
 # By process number, so that a forked child starts its own METEOR instead of mixing its requests
 # into its parent's pipe.
 _warm: dict[int, MeteorProcess] = {}
@@ -140,7 +151,7 @@ def start_meteor() -> None:
 
 def meteor_scores(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[float, list[float]]:
+) -> tuple[float, list[float], list[list[float]]]:
     """METEOR of a corpus and of each of its segments, from 0 to 1.
 
     Safe for several threads, which take turns. If the program dies it is started again, once.
@@ -150,8 +161,8 @@ def meteor_scores(
         references: tokenised captions, one or more for each segment.
 
     Returns:
-        The corpus score, computed from the sums of all counts (not the segments' mean), and each
-        segment's score.
+        The corpus score, computed from the sums of all counts (not the segments' mean), each
+        segment's score, and each segment's 23 counts as the program sums them.
 
     Raises:
         CaptioningError: METEOR died twice, or Java is missing.
@@ -160,7 +171,8 @@ def meteor_scores(
         for attempt in (1, 2):
             process = _warm_process()
             try:
-                return process.evaluate(process.statistics(hypotheses, references))
+                statistics = process.statistics(hypotheses, references)
+                return *process.evaluate(statistics), [_summable(line) for line in statistics]
             except _MeteorDiedError as death:
                 _close()
                 if attempt == 2:

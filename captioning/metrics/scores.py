@@ -10,23 +10,27 @@ Traps of these metrics, whoever computes them:
 - Papers print BLEU, METEOR and ROUGE-L times 100, and CIDEr times 100 too although it reaches 10.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from pycocoevalcap.bleu import bleu_scorer
 from pycocoevalcap.cider import cider_scorer
 from pycocoevalcap.rouge.rouge import Rouge
 
 from captioning.errors import CaptioningError
+from captioning.metrics.bootstrap import Statistics
 from captioning.metrics.meteor import meteor_scores, start_meteor
 from captioning.metrics.tokenizer import tokenize
 
 METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr")
 """The metrics that can be asked for. BLEU gives four scores, BLEU-1 to BLEU-4."""
 
-# A corpus score and each image's, in the order of the images.
-_Result = tuple[float, list[float]]
+# Of a metric: its scores by name, each of the corpus and of every image in order; and its table of
+# `Statistics`.
+_Results = tuple[dict[str, tuple[float, list[float]]], Float[np.ndarray, "images _"]]
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,13 @@ class Scores:
         corpus: each score of all images together, by its name: ``BLEU-1`` to ``BLEU-4``,
             ``METEOR``, ``ROUGE-L``, ``CIDEr``.
         per_image: the same names for each image, by its id, in the order of the references.
+        statistics: what each image adds to the corpus scores, in the same order, for intervals and
+            comparisons; empty where the scores do not come from captions.
     """
 
     corpus: dict[str, float]
     per_image: dict[str, dict[str, float]]
+    statistics: Statistics = field(default_factory=Statistics, compare=False, repr=False)
 
 
 class CaptionScorer:
@@ -119,25 +126,28 @@ class CaptionScorer:
         captions = tokenize([hypotheses[image] for image in images])
         corpus: dict[str, float] = {}
         per_image: dict[str, dict[str, float]] = {image: {} for image in images}
-        for name, (score, segments) in self._results(images, captions):
-            corpus[name] = score
-            for image, segment in zip(images, segments, strict=True):
-                per_image[image][name] = segment
-        return Scores(corpus, per_image)
+        tables: dict[str, Float[np.ndarray, "images _"]] = {}
+        results = self._results(images, captions)
+        for metric in self.metrics:
+            scores, tables[metric] = results[metric]
+            for name, (score, segments) in scores.items():
+                corpus[name] = score
+                for image, segment in zip(images, segments, strict=True):
+                    per_image[image][name] = segment
+        return Scores(corpus, per_image, Statistics(tuple(images), tables))
 
-    def _results(self, images: list[str], captions: list[str]) -> Iterator[tuple[str, _Result]]:
+    def _results(self, images: list[str], captions: list[str]) -> dict[str, _Results]:
         references = [self._references[image] for image in images]
-        results: dict[str, _Result] = {}
+        results: dict[str, _Results] = {}
         if "BLEU" in self.metrics:
-            results.update(_bleu([self._bleu_counts[image] for image in images], captions))
+            results["BLEU"] = _bleu([self._bleu_counts[image] for image in images], captions)
         if "ROUGE-L" in self.metrics:
             results["ROUGE-L"] = _rouge_l(references, captions)
         if "CIDEr" in self.metrics:
             results["CIDEr"] = _cider([self._cider_counts[image] for image in images], captions)
         if "METEOR" in self.metrics:  # last, to leave it the time to load
-            results["METEOR"] = meteor_scores(captions, references)
-        order = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
-        return ((name, results[name]) for name in order if name in results)
+            results["METEOR"] = _meteor(references, captions)
+        return results
 
 
 def score_captions(
@@ -171,30 +181,44 @@ def score_captions(
     return CaptionScorer(references, metrics).score(hypotheses)
 
 
-def _bleu(counts: list[Any], captions: list[str]) -> dict[str, _Result]:
+def _bleu(counts: list[Any], captions: list[str]) -> _Results:
     scorer = bleu_scorer.BleuScorer(n=4)
     scorer.crefs = counts
     # COCO's choice of the reference length; left to itself the scorer takes another for one image.
     corpus, segments = scorer.retest(captions).compute_score(option="closest")
-    return {
+    scores = {
         f"BLEU-{n}": (float(score), list(map(float, images)))
         for n, (score, images) in enumerate(zip(corpus, segments, strict=True), start=1)
     }
+    return scores, np.array([_bleu_statistics(image) for image in scorer.ctest], dtype=np.float64)
 
 
-def _rouge_l(references: list[list[str]], captions: list[str]) -> _Result:
+def _bleu_statistics(image: dict[str, Any]) -> list[int]:
+    length: int = image["testlen"]
+    # As the scorer chooses: the shorter of two that are equally close.
+    closest = min(image["reflen"], key=lambda reference: (abs(reference - length), reference))
+    return [*image["correct"], *image["guess"], length, closest]
+
+
+def _meteor(references: list[list[str]], captions: list[str]) -> _Results:
+    corpus, segments, statistics = meteor_scores(captions, references)
+    return {"METEOR": (corpus, segments)}, np.array(statistics)
+
+
+def _rouge_l(references: list[list[str]], captions: list[str]) -> _Results:
     corpus, segments = Rouge().compute_score(
         dict(enumerate(references)), {i: [caption] for i, caption in enumerate(captions)}
     )
-    return float(corpus), segments.tolist()
+    return {"ROUGE-L": (float(corpus), segments.tolist())}, segments[:, None]
 
 
-def _cider(counts: list[Any], captions: list[str]) -> _Result:
-    if not any(ngrams for image in counts for ngrams in image):
+def _cider(counts: list[Any], captions: list[str]) -> _Results:
+    if any(ngrams for image in counts for ngrams in image):
+        scorer = cider_scorer.CiderScorer()
+        scorer.crefs = counts
+        scorer.ctest = [cider_scorer.cook_test(caption) for caption in captions]
+        corpus, segments = scorer.compute_score()
+    else:
         # No reference has a word, where the scorer fails: nothing can agree with nothing.
-        return 0.0, [0.0] * len(captions)
-    scorer = cider_scorer.CiderScorer()
-    scorer.crefs = counts
-    scorer.ctest = [cider_scorer.cook_test(caption) for caption in captions]
-    corpus, segments = scorer.compute_score()
-    return float(corpus), segments.tolist()
+        corpus, segments = 0.0, np.zeros(len(captions))
+    return {"CIDEr": (float(corpus), segments.tolist())}, segments[:, None]

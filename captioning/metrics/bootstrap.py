@@ -1,0 +1,324 @@
+"""How sure a corpus score is: bootstrap intervals over the images, and paired comparisons.
+
+Every corpus score is a formula on sums over the images, or a mean of them: the clipped matches and
+lengths of BLEU, the counts of METEOR's alignments, each image's ROUGE-L and CIDEr. With these
+statistics kept for each image, the scores of a thousand resamples are one product of matrices.
+
+CIDEr's document frequencies stay those of the whole corpus. They are weights that the references
+fix beforehand, alike for every system, and no outcome of one. Counted anew in each resample they
+would bias it: an image drawn k times would count as k documents with the same n-grams, so that its
+rarest ones would lose log k of their weight, while those of images that were not drawn would look
+as if no reference had ever had them. The resampled scores would then not lie around the score they
+are to judge. So the interval says how CIDEr varies over images under the weights of this corpus.
+
+What the intervals leave out: other seeds of training, and other references of the same images.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from captioning.errors import CaptioningError
+
+_Sums = Float[np.ndarray, "resamples statistics"]
+_Samples = dict[str, Float[np.ndarray, " resamples"]]
+
+# Of a block of resamples: 8 MiB as float64 and as the indices it is counted from.
+_BLOCK_VALUES = 1 << 20
+
+# Scores closer than this differ by the rounding of their sums alone.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What each image adds to the corpus scores, enough to score any multiset of the images.
+
+    Attributes:
+        images: their ids.
+        tables: by metric, a row of numbers for each image:
+
+            - ``BLEU``, 10: clipped matches of n-grams for n = 1 to 4, n-grams of the hypothesis for
+              n = 1 to 4, its length, and the length of the reference closest to it.
+            - ``METEOR``, 23: METEOR 1.5's own statistics, in the order in which it prints them; but
+              no chunk where a caption is its reference, as it leaves that one out of its sums.
+            - ``ROUGE-L`` and ``CIDEr``, 1: the image's score.
+    """
+
+    images: tuple[str, ...] = ()
+    tables: Mapping[str, Float[np.ndarray, "images _"]] = field(default_factory=dict)
+
+    def corpus(self, counts: Float[np.ndarray, "resamples images"]) -> _Samples:
+        """The corpus scores of many samples of the images at once.
+
+        A row of ones gives the scores of the corpus itself, to 1e-12. METEOR's program prints as
+        many digits as its doubles have, so that this holds for METEOR too.
+
+        Args:
+            counts: how often each image is in each sample; at least one is, in each.
+
+        Returns:
+            ``BLEU-1`` to ``BLEU-4``, ``METEOR``, ``ROUGE-L`` and ``CIDEr``, as far as they were
+            asked for, in the scales of `Scores`.
+        """
+        sizes = counts.sum(axis=1)
+        samples: _Samples = {}
+        for metric, table in self.tables.items():
+            sums = counts @ table
+            if metric in _FORMULAS:
+                samples.update(_FORMULAS[metric](sums))
+            else:
+                samples[metric] = sums[:, 0] / sizes
+        return samples
+
+    def select(self, images: Sequence[str]) -> "Statistics":
+        """The statistics of some of the images, in the order given.
+
+        Raises:
+            KeyError: one of them is not there.
+        """
+        places = {image: place for place, image in enumerate(self.images)}
+        rows = np.array([places[image] for image in images], dtype=np.intp)
+        return Statistics(
+            tuple(images), {metric: table[rows] for metric, table in self.tables.items()}
+        )
+
+    def to_json(self) -> dict[str, dict[str, list[int | float]]]:
+        """Plain lists, ``{image: {metric: [number, ...]}}``, whole numbers as integers."""
+        rows = {metric: table.tolist() for metric, table in self.tables.items()}
+        return {
+            image: {metric: [_plain(x) for x in rows[metric][place]] for metric in rows}
+            for place, image in enumerate(self.images)
+        }
+
+    @classmethod
+    def from_json(cls, statistics: Mapping[str, Mapping[str, Any]]) -> "Statistics":
+        """Statistics from what `to_json` gave.
+
+        Raises:
+            CaptioningError: a metric is unknown or not there for every image, or has other than its
+                number of finite numbers.
+        """
+        metrics = list(next(iter(statistics.values()), {}))
+        for image, rows in statistics.items():
+            if set(rows) != set(metrics):
+                raise CaptioningError(
+                    f"image {image!r} has statistics of {', '.join(rows) or 'nothing'}, but other "
+                    f"images of {', '.join(metrics) or 'nothing'}: score the captions again"
+                )
+            for metric in metrics:
+                if metric not in _WIDTHS or not _is_row(rows[metric], _WIDTHS[metric]):
+                    raise CaptioningError(
+                        f"image {image!r}: its statistics of {metric!r} must be "
+                        f"{_WIDTHS.get(metric, 'no')} finite numbers: score the captions again"
+                    )
+        return cls(
+            tuple(statistics),
+            {
+                metric: np.array([rows[metric] for rows in statistics.values()], dtype=np.float64)
+                for metric in _WIDTHS
+                if metric in metrics
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How much better one system scores than another on the same images.
+
+    Attributes:
+        difference: of the corpus scores, first minus second.
+        low: lower end of the difference's bootstrap interval.
+        high: upper end.
+        p_value: see `paired`.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def intervals(
+    statistics: Statistics, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap interval of each corpus score (Efron and Tibshirani 1993, ch. 13).
+
+    As many images as there are get drawn with replacement, again and again; the interval reaches
+    from one quantile of the scores of these resamples to the other. It depends on the ids of the
+    images, not on their order.
+
+    Args:
+        statistics: of one system.
+        resamples: how many to draw. A thousand fix the ends to within some 4 % of its width.
+        seed: equal seeds give equal intervals.
+        level: share of the resamples inside.
+
+    Returns:
+        ``{score: (low, high)}``. Empty for fewer than two images, which show no variation: an
+        interval of no width would claim certainty.
+
+    Raises:
+        CaptioningError: ``resamples`` is below 1, or ``level`` is not between 0 and 1.
+    """
+    _check(resamples, level)
+    if len(statistics.images) < 2:
+        return {}
+    (samples,) = _resampled([statistics.select(sorted(statistics.images))], resamples, seed)
+    return {score: _percentiles(values, level) for score, values in samples.items()}
+
+
+def paired(
+    first: Statistics,
+    second: Statistics,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Paired]:
+    """Paired bootstrap comparison of two systems: both are scored on the same resamples.
+
+    The p-value is two-sided and agrees with the interval, being below 0.05 where the 95 % interval
+    leaves out 0 (up to a resample): it is twice the share of the resamples in which the system that
+    is ahead is not. That is the test of Koehn ("Statistical Significance Tests for Machine
+    Translation Evaluation", EMNLP 2004), doubled, or the level at which the percentile interval
+    begins to hold 0 (Efron and Tibshirani 1993, sec. 15.4). Ties speak against a difference; and
+    the corpus itself counts as one more resample on either side (Davison and Hinkley 1997,
+    sec. 4.2), so that p is never 0: with 1,000 resamples it is at least 2 / 1001. It is not
+    corrected for the number of comparisons made.
+
+    Args:
+        first: statistics of one system.
+        second: of the other; of the same images against the same references, in any order.
+        resamples: how many to draw.
+        seed: equal seeds give equal results, and the same resamples for all systems.
+        level: of the interval of the difference.
+
+    Returns:
+        A comparison of each corpus score that both have. Empty for fewer than two images, as in
+        `intervals`.
+
+    Raises:
+        CaptioningError: the images differ, ``resamples`` is below 1, or ``level`` is not between 0
+            and 1.
+    """
+    _check(resamples, level)
+    if apart := set(first.images) ^ set(second.images):
+        raise CaptioningError(
+            f"the two systems captioned different images ({len(apart)} have a caption of only one "
+            f"of them, such as {min(apart)!r}): compare systems on the same images"
+        )
+    images = sorted(first.images)
+    if len(images) < 2:
+        return {}
+    systems = [first.select(images), second.select(images)]
+    whole = [system.corpus(np.ones((1, len(images)))) for system in systems]
+    samples = _resampled(systems, resamples, seed)
+    return {
+        score: _compared(
+            float(whole[0][score][0] - whole[1][score][0]),
+            samples[0][score] - samples[1][score],
+            level,
+        )
+        for score in samples[0]
+        if score in samples[1]
+    }
+
+
+def _check(resamples: int, level: float) -> None:
+    if resamples < 1 or not 0 < level < 1:
+        raise CaptioningError(
+            f"resamples={resamples} must be at least 1, and level={level} between 0 and 1"
+        )
+
+
+def _compared(difference: float, samples: Float[np.ndarray, " resamples"], level: float) -> Paired:
+    behind = min(np.sum(samples <= _ROUNDING), np.sum(samples >= -_ROUNDING))
+    p_value = min(1.0, 2 * (1 + int(behind)) / (1 + len(samples)))
+    return Paired(difference, *_percentiles(samples, level), p_value)
+
+
+def _percentiles(samples: Float[np.ndarray, " resamples"], level: float) -> tuple[float, float]:
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _resampled(systems: Sequence[Statistics], resamples: int, seed: int) -> list[_Samples]:
+    """The scores of each system, all of the same images, on the same resamples."""
+    blocks = [
+        [system.corpus(counts) for system in systems]
+        for counts in _draws(len(systems[0].images), resamples, seed)
+    ]
+    return [
+        {score: np.concatenate([block[place][score] for block in blocks]) for score in samples}
+        for place, samples in enumerate(blocks[0])
+    ]
+
+
+def _draws(
+    images: int, resamples: int, seed: int
+) -> Iterator[Float[np.ndarray, "resamples images"]]:
+    """Resamples as counts of the images, in blocks of bounded size; the same for any size."""
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK_VALUES // images)
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        drawn = rng.integers(images, size=(rows, images))
+        drawn += images * np.arange(rows)[:, None]  # each row counts in a range of its own
+        counts = np.bincount(drawn.ravel(), minlength=rows * images)
+        yield counts.reshape(rows, images).astype(np.float64)
+
+
+def _bleu(sums: _Sums) -> _Samples:
+    """BLEU-1 to BLEU-4 (Papineni et al. 2002), with pycocoevalcap's guards against 0 / 0."""
+    small, tiny = 1e-9, 1e-15
+    correct, guessed, lengths, reference_lengths = np.split(sums, [4, 8, 9], axis=1)
+    precisions = (correct + tiny) / (guessed + small)
+    means = np.cumprod(precisions, axis=1) ** (1 / np.arange(1, 5))
+    ratios = (lengths + tiny) / (reference_lengths + small)
+    scores = means * np.exp(np.minimum(0, 1 - 1 / ratios))
+    return {f"BLEU-{n}": scores[:, n - 1] for n in range(1, 5)}
+
+
+# METEOR 1.5's parameters for English, as its program has them by itself (task "rank").
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_MATCHERS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
+_WORDS = np.array([_DELTA, 1 - _DELTA])  # content, function
+
+
+def _meteor(sums: _Sums) -> _Samples:
+    """METEOR 1.5 (Denkowski and Lavie 2014, sec. 2) of summed statistics."""
+    # The last axis of each: hypothesis, reference.
+    lengths, function_words, matched = sums[:, 0:2], sums[:, 2:4], sums[:, 21:23]
+    matches = sums[:, 4:20].reshape(-1, len(_MATCHERS), len(_WORDS), 2)
+    chunks = sums[:, 20]
+
+    weighted_lengths = _DELTA * (lengths - function_words) + (1 - _DELTA) * function_words
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.einsum("rmwh,m,w->rh", matches, _MATCHERS, _WORDS) / weighted_lengths
+        precision, recall = shares.T
+        mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
+        fragmentation = chunks / matched.mean(axis=1)
+    penalty = _GAMMA * fragmentation**_BETA
+    # Where nothing matches, 0 / 0 stands for a score of 0.
+    return {"METEOR": np.nan_to_num((mean * (1 - penalty)).clip(min=0), nan=0.0)}
+
+
+# The scores of a metric from its summed statistics; those of the others are means over the images.
+_FORMULAS: dict[str, Callable[[_Sums], _Samples]] = {"BLEU": _bleu, "METEOR": _meteor}
+
+_WIDTHS = {"BLEU": 10, "METEOR": 23, "ROUGE-L": 1, "CIDEr": 1}
+
+
+def _plain(number: float) -> int | float:
+    return int(number) if number.is_integer() else number
+
+
+def _is_row(row: Any, width: int) -> bool:
+    return (
+        isinstance(row, list)
+        and len(row) == width
+        and all(type(number) in (int, float) and np.isfinite(number) for number in row)
+    )
