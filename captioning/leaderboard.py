@@ -17,6 +17,7 @@ from captioning.reporting.leaderboard import (
     to_markdown,
     unscored_sentence,
 )
+from captioning.reporting.report import write_leaderboard_page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,6 +74,8 @@ def _report(folders: Sequence[Path], split: str, out: Path) -> int:
         for name, text in files.items():
             atomic_write_text(out / name, text)
             console.print(f"Wrote {out / name}", markup=False)
+        page = write_leaderboard_page(out / "leaderboard.html", board)
+        console.print(f"Wrote {page}", markup=False)
     except OSError as error:
         raise CaptioningError(f"{out}: cannot be written: {error.strerror}") from None
     return status

@@ -23,8 +23,18 @@ from captioning.reporting.results import METRICS, Results, read_results
 
 RANKED_BY = "CIDEr"
 
-_TEXT_COLUMNS = ("run", "model", "decoding")
-_LAST_COLUMN = "when (UTC)"
+TEXT_COLUMNS = ("run", "model", "decoding")
+LAST_COLUMN = "when (UTC)"
+
+_DEV_COLUMN = f"dev {RANKED_BY}"
+# Of `Results.objects`, for data with boxes; a large box is nobody's merit, so none is the best.
+_BOX_SHARE = "box share"
+_OBJECT_COLUMNS = {
+    "captions right": "right",
+    "peak in box": "peak_inside",
+    "attention in box": "attention_inside",
+    _BOX_SHARE: "box_share",
+}
 _MISSING = "-"
 
 
@@ -60,6 +70,45 @@ class Ranking:
 
     ground: Ground
     entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number or a text of a table.
+
+    Attributes:
+        text: what it shows, on one line.
+        value: the number behind it, on its own scale.
+        interval: that of the number, as text.
+        best: whether no other run of the ranking has a higher one.
+    """
+
+    text: str
+    value: float | None = None
+    interval: str | None = None
+    best: bool = False
+
+    @classmethod
+    def of_score(
+        cls,
+        score: float | None,
+        interval: tuple[float, float] | None = None,
+        *,
+        best: bool = False,
+    ) -> "Cell":
+        """A score times 100, or a dash."""
+        between = None
+        if interval is not None:
+            between = "–".join(f"{100 * end:.1f}" for end in interval)
+        return cls(_hundredfold(score), score, between, best)
+
+
+@dataclass(frozen=True)
+class RankingTable:
+    """A ranking as people read it: a row a run, best first."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -140,7 +189,7 @@ def terminal_tables(board: Leaderboard) -> list[Table]:
     """The rankings for a terminal; the best score of each column is bold."""
     tables = []
     for ranking in board.rankings:
-        header, rows = _cells(ranking)
+        content = ranking_table(ranking)
         table = Table(
             title=Text(str(ranking.ground)),
             title_justify="left",
@@ -148,16 +197,16 @@ def terminal_tables(board: Leaderboard) -> list[Table]:
             padding=(0, 0),
             pad_edge=False,
         )
-        for column in header:
+        for column in content.header:
             # A narrow terminal folds names and cuts the date, never the numbers.
-            if column in _TEXT_COLUMNS:
+            if column in TEXT_COLUMNS:
                 table.add_column(column, overflow="fold")
-            elif column == _LAST_COLUMN:
+            elif column == LAST_COLUMN:
                 table.add_column(column, no_wrap=True)
             else:
                 widest_word = max(len(word) for word in column.split())
                 table.add_column(column, justify="right", min_width=widest_word)
-        for row in rows:
+        for row in content.rows:
             # Text, not str: rich would read the brackets of a run's name as its markup.
             table.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
         tables.append(table)
@@ -170,10 +219,10 @@ def to_markdown(board: Leaderboard) -> str:
     if board.reason_for_tables:
         lines += ["", board.reason_for_tables]
     for ranking in board.rankings:
-        header, rows = _cells(ranking)
+        table = ranking_table(ranking)
         lines += ["", f"## {_markdown(str(ranking.ground))}", ""]
-        lines += [_markdown_row(header), "|" + " --- |" * len(header)]
-        for row in rows:
+        lines += [_markdown_row(table.header), "|" + " --- |" * len(table.header)]
+        for row in table.rows:
             lines.append(
                 _markdown_row(
                     f"**{_markdown(cell.text)}**" if cell.best else _markdown(cell.text)
@@ -192,19 +241,19 @@ def to_csv(board: Leaderboard) -> str:
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    scored = (*METRICS, f"dev {RANKED_BY}")
-    writer.writerow((*_TEXT_COLUMNS, *Ground._fields, *scored, "created", "commit", "path"))
+    entries = [entry for ranking in board.rankings for entry in ranking.entries]
+    scored = (*METRICS, _DEV_COLUMN, *_object_columns(entries, board.split))
+    writer.writerow((*TEXT_COLUMNS, *Ground._fields, *scored, "created", "commit", "path"))
     for ranking in board.rankings:
         for entry in ranking.entries:
             results = entry.results
-            scores = results.scores[board.split]
+            scores = _scores(results, board.split)
             row = (
                 results.name,
                 results.model.name,
                 results.decoding.label,
                 *ranking.ground,
-                *(scores.get(metric, "") for metric in METRICS),
-                results.scores.get("dev", {}).get(RANKED_BY, ""),
+                *("" if scores[column] is None else scores[column] for column in scored),
                 results.created.isoformat(),
                 results.commit or "",
                 str(entry.path),
@@ -235,42 +284,42 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-class _Cell(NamedTuple):
-    text: str
-    best: bool = False
-
-
-def _cells(ranking: Ranking) -> tuple[list[str], list[list[_Cell]]]:
+def ranking_table(ranking: Ranking) -> RankingTable:
     """Header and rows of a ranking, shared by all forms in which people read it."""
     split = ranking.ground.split
-    columns = [(metric, split, metric) for metric in METRICS]
-    if split != "dev":
-        columns.append((f"dev {RANKED_BY}", "dev", RANKED_BY))
-    scores = [
-        [entry.results.scores.get(of, {}).get(metric) for _, of, metric in columns]
-        for entry in ranking.entries
-    ]
-    best = [
-        max((score for score in column if score is not None), default=None)
-        for column in zip(*scores, strict=True)
-    ]
-    # The only run is the best of none.
-    contested = len(ranking.entries) > 1
+    dev = () if split == "dev" else (_DEV_COLUMN,)
+    columns = (*METRICS, *dev, *_object_columns(ranking.entries, split))
+    scores = [_scores(entry.results, split) for entry in ranking.entries]
+    highest = {
+        column: max((score for row in scores if (score := row[column]) is not None), default=None)
+        for column in columns
+        # The only run is the best of none.
+        if len(scores) > 1 and column != _BOX_SHARE
+    }
     rows = []
-    for entry, name, row in zip(ranking.entries, _names(ranking.entries), scores, strict=True):
+    for entry, name, row in zip(ranking.entries, run_names(ranking.entries), scores, strict=True):
         results = entry.results
-        texts = (name, results.model.name, results.decoding.label)
-        cells = [_Cell(_one_line(text)) for text in texts]
-        for score, highest in zip(row, best, strict=True):
-            is_best = contested and score is not None and score == highest
-            cells.append(_Cell(_hundredfold(score), is_best))
-        cells.append(_Cell(results.created.astimezone(UTC).strftime("%Y-%m-%d %H:%M")))
-        rows.append(cells)
-    header = [*_TEXT_COLUMNS, *(name for name, _, _ in columns), _LAST_COLUMN]
-    return header, rows
+        intervals = results.intervals.get(split, {}) | {
+            _DEV_COLUMN: results.intervals.get("dev", {}).get(RANKED_BY)
+        }
+        rows.append(
+            (
+                *(Cell(_one_line(t)) for t in (name, results.model.name, results.decoding.label)),
+                *(
+                    Cell.of_score(
+                        row[column],
+                        intervals.get(column),
+                        best=row[column] is not None and row[column] == highest.get(column),
+                    )
+                    for column in columns
+                ),
+                Cell(results.created.astimezone(UTC).strftime("%Y-%m-%d %H:%M")),
+            )
+        )
+    return RankingTable((*TEXT_COLUMNS, *columns, LAST_COLUMN), tuple(rows))
 
 
-def _names(entries: Sequence[Entry]) -> list[str]:
+def run_names(entries: Sequence[Entry]) -> list[str]:
     """The runs' names, with their folder where several have the same one."""
     count = Counter(entry.results.name for entry in entries)
     return [
@@ -279,6 +328,23 @@ def _names(entries: Sequence[Entry]) -> list[str]:
         else f"{entry.results.name} ({entry.path.parent})"
         for entry in entries
     ]
+
+
+def _scores(results: Results, split: str) -> dict[str, float | None]:
+    """Whatever a run has a number for, by the name of its column."""
+    scores = results.scores.get(split, {})
+    objects = results.objects.get(split)
+    return (
+        {metric: scores.get(metric) for metric in METRICS}
+        | {_DEV_COLUMN: results.scores.get("dev", {}).get(RANKED_BY)}
+        | {column: getattr(objects, field, None) for column, field in _OBJECT_COLUMNS.items()}
+    )
+
+
+def _object_columns(entries: Iterable[Entry], split: str) -> tuple[str, ...]:
+    """The columns about objects in which at least one run has a number."""
+    rows = [_scores(entry.results, split) for entry in entries]
+    return tuple(c for c in _OBJECT_COLUMNS if any(row[c] is not None for row in rows))
 
 
 def _hundredfold(score: float | None) -> str:

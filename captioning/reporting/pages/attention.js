@@ -17,14 +17,23 @@ const showAttention = (() => {
 
   const PIXELS = 160; // a side of the canvas, which is then stretched over the photograph
 
-  // From where the model did not look to its peak: red, green, blue, opacity.
-  const COLOURS = [
+  // From where the model did not look to where it looked most: red, green, blue, opacity.
+  const STOPS = [
     [6, 8, 22, 0.8],
     [60, 14, 40, 0.66],
     [214, 74, 22, 0.42],
     [255, 176, 50, 0.3],
     [255, 232, 140, 0.24],
   ];
+
+  const COLOURS = Array.from({ length: 256 }, (_, level) => {
+    const place = (level / 255) * (STOPS.length - 1);
+    const below = Math.min(Math.floor(place), STOPS.length - 2);
+    const [red, green, blue, opacity] = STOPS[below].map(
+      (part, index) => part + (place - below) * (STOPS[below + 1][index] - part),
+    );
+    return Uint8ClampedArray.of(red, green, blue, 255 * opacity);
+  });
 
   const overlays = new WeakMap(); // of an image: its canvas, and the maps under mouse and focus
 
@@ -67,7 +76,9 @@ const showAttention = (() => {
       }
     const context = canvas.getContext("2d");
     const picture = context.createImageData(PIXELS, PIXELS);
-    smooth.forEach((value, index) => picture.data.set(colour(value / peak), 4 * index));
+    smooth.forEach((value, index) => {
+      picture.data.set(COLOURS[Math.round((255 * value) / peak)], 4 * index);
+    });
     context.putImageData(picture, 0, 0);
   }
 
@@ -88,15 +99,6 @@ const showAttention = (() => {
         return [Math.min(Math.max(cell, 0), cells - 1), weight / 6];
       });
     });
-  }
-
-  function colour(value) {
-    const place = Math.min(value, 1) * (COLOURS.length - 1);
-    const below = Math.min(Math.floor(place), COLOURS.length - 2);
-    const [low, high] = [COLOURS[below], COLOURS[below + 1]];
-    const mixed = low.map((part, index) => part + (place - below) * (high[index] - part));
-    mixed[3] *= 255;
-    return mixed;
   }
 
   function showAttention(figure, options) {

@@ -1,0 +1,161 @@
+"""Learning curves: what a run's ``logs/metrics.csv`` holds, and charts of it as plain geometry."""
+
+import csv
+import math
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Final, NamedTuple
+
+from captioning.errors import CaptioningError
+
+Curve = Mapping[int, float]
+"""Values by epoch; the first epoch is 1."""
+
+WIDTH: Final = 360
+HEIGHT: Final = 220
+LEFT, RIGHT, TOP, BOTTOM = 38, WIDTH - 14, 18, HEIGHT - 34
+"""The edges of a chart's plot, in units of its width and height; the origin is at the top left."""
+
+
+def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
+    """Read what Lightning's CSVLogger wrote: the mean of each quantity over each epoch.
+
+    Cells that hold no finite number, and rows without an epoch, count for nothing.
+
+    Returns:
+        ``{quantity: curve}``, such as ``train/loss`` and ``dev/CIDEr``.
+
+    Raises:
+        CaptioningError: the file cannot be read.
+    """
+    values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                epoch = _number(row.pop("epoch", None))
+                if epoch is None:
+                    continue
+                for name, cell in row.items():
+                    if (value := _number(cell)) is not None:
+                        values[name][int(epoch) + 1].append(value)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CaptioningError(f"{path}: cannot be read as CSV: {error}") from None
+    return {
+        name: {epoch: fmean(numbers) for epoch, numbers in sorted(by_epoch.items())}
+        for name, by_epoch in values.items()
+    }
+
+
+def best_epoch(curve: Curve) -> int:
+    """The epoch of the highest value, the first where several have it."""
+    return max(curve, key=lambda epoch: curve[epoch])
+
+
+class Point(NamedTuple):
+    """A point of a line, in the chart's units, and what it stands for."""
+
+    x: float
+    y: float
+    title: str
+
+
+class Tick(NamedTuple):
+    """A mark of an axis: its place along it, in the chart's units, and its label."""
+
+    place: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve of a chart."""
+
+    name: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves over epochs, laid out in WIDTH x HEIGHT.
+
+    Attributes:
+        title: what is drawn.
+        lines: the curves that have values.
+        epochs: the marks of the horizontal axis.
+        values: the marks of the vertical axis.
+        best: place of the marked epoch on the horizontal axis.
+    """
+
+    title: str
+    lines: tuple[Line, ...]
+    epochs: tuple[Tick, ...]
+    values: tuple[Tick, ...]
+    best: Tick | None = None
+
+
+def chart(title: str, curves: Mapping[str, Curve], best: int | None = None) -> Chart | None:
+    """Lay curves out in one chart, or None where there is not a single value.
+
+    Args:
+        title: what is drawn.
+        curves: by name, in the order of the legend.
+        best: the epoch to mark.
+    """
+    curves = {name: curve for name, curve in curves.items() if curve}
+    if not curves:
+        return None
+    epochs = [epoch for curve in curves.values() for epoch in curve]
+    numbers = [value for curve in curves.values() for value in curve.values()]
+    marks = _marks(min(numbers), max(numbers))
+    first, last = min(epochs), max(epochs)
+
+    def across(epoch: float) -> float:
+        share = (epoch - first) / (last - first) if last > first else 0.5
+        return round(LEFT + share * (RIGHT - LEFT), 1)
+
+    def down(value: float) -> float:
+        return round(BOTTOM - (value - marks[0]) / (marks[-1] - marks[0]) * (BOTTOM - TOP), 1)
+
+    digits = max(0, -math.floor(math.log10(marks[1] - marks[0])))
+
+    def line(name: str, curve: Curve) -> Line:
+        points = [
+            Point(across(epoch), down(value), f"{name}, epoch {epoch}: {value:.{digits + 1}f}")
+            for epoch, value in curve.items()
+        ]
+        return Line(name, tuple(points))
+
+    return Chart(
+        title,
+        tuple(line(name, curve) for name, curve in curves.items()),
+        tuple(
+            Tick(across(epoch), f"{epoch:.0f}")
+            for epoch in _marks(first, last, least=1)
+            if first <= epoch <= last
+        ),
+        tuple(Tick(down(value), f"{value:.{digits}f}") for value in marks),
+        None if best is None else Tick(across(best), "best"),
+    )
+
+
+def _marks(low: float, high: float, least: float = 0.0) -> list[float]:
+    """Round numbers, evenly spaced and at most eight, from at most ``low`` to at least ``high``."""
+    if high - low < 1e-9:
+        low, high = low - 0.5, high + 0.5
+    rough = max((high - low) / 6, least)
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(round_ * power for round_ in (1, 2, 5, 10) if round_ * power >= rough * (1 - 1e-9))
+    return [step * n for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
+
+
+def _number(cell: object) -> float | None:
+    # Not always a string: in a row that is too short or too long, it is None or a list.
+    try:
+        value = float(cell) if isinstance(cell, str) else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,268 @@
+"""The galleries of pages: photographs, captions and attention, in the form that a page embeds."""
+
+import base64
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Final, Literal, TypedDict, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+from markupsafe import Markup
+
+from captioning.data.images import load_rgb
+from captioning.errors import CaptioningError
+from captioning.progress import track_progress
+from captioning.reporting.leaderboard import RANKED_BY
+from captioning.reporting.results import METRICS
+
+log = logging.getLogger(__name__)
+
+THUMBNAIL: Final = 256
+"""Pixels of an embedded photograph's longer side."""
+
+_QUALITY = 70
+_DATA = re.compile(r'<script type="application/json" class="gallery-data">(.*?)</script>', re.S)
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """An image that a model captioned.
+
+    Attributes:
+        id: of the image, such as its file's name.
+        path: the photograph.
+        references: what people wrote.
+        caption: what the model wrote.
+        scores: of this image, by metric, on the metrics' own scale.
+        attention: where each word of the caption looked; None without attention.
+
+    Raises:
+        CaptioningError: the attention does not belong to the caption, or is none.
+    """
+
+    id: str
+    path: Path
+    references: Sequence[str]
+    caption: str
+    scores: Mapping[str, float]
+    attention: Float[np.ndarray, "words rows columns"] | None
+
+    def __post_init__(self) -> None:
+        if self.attention is None:
+            return
+        words, maps = len(self.caption.split()), len(self.attention)
+        if words != maps:
+            raise CaptioningError(
+                f"{self.id}: the caption has {words} words, but its attention {maps} maps: give "
+                "one for each word"
+            )
+        if not (np.isfinite(self.attention).all() and (self.attention >= 0).all()):
+            raise CaptioningError(
+                f"{self.id}: attention is made of finite weights of at least 0, but this has others"
+            )
+
+
+class AttentionData(TypedDict):
+    """The maps of a caption's words: base64 of words x rows x columns bytes, 255 at each peak.
+
+    ``region`` is the part of the photograph that they cover, as shares x0, y0, x1, y1.
+    """
+
+    maps: str
+    rows: int
+    columns: int
+    region: list[float]
+
+
+class CaptionData(TypedDict):
+    """One run's caption of an image; its scores are on the metrics' own scale."""
+
+    caption: str
+    scores: dict[str, float]
+    attention: AttentionData | None
+
+
+class ImageData(TypedDict):
+    """An image with one caption a run; ``photo`` is a data URL, None where no file could be read.
+
+    ``size`` is the photograph's width and height, as embedded.
+    """
+
+    id: str
+    photo: str | None
+    size: list[int]
+    references: list[str]
+    captions: list[CaptionData]
+
+
+class GalleryData(TypedDict):
+    """A gallery; ``metrics`` are those that its images are sorted by."""
+
+    split: str
+    runs: list[str]
+    metrics: list[str]
+    images: list[ImageData]
+
+
+def make_gallery(
+    split: str,
+    run: str,
+    images: Sequence[GalleryImage],
+    *,
+    resize: Literal["squash", "crop"] = "squash",
+    progress: bool = True,
+) -> GalleryData:
+    """One run's gallery. A photograph that cannot be read is named in the log and left out.
+
+    Args:
+        split: of the images.
+        run: its name.
+        images: in the order of the gallery.
+        resize: how the encoder saw them; see its ``Preprocessing``.
+        progress: whether to show how far it has come.
+    """
+    entries = []
+    # Pillow decodes and encodes without holding the interpreter's lock.
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        track_progress("Photographs", len(images), visible=progress) as advance,
+    ):
+        for image, (photo, size) in zip(images, threads.map(_thumbnail, images), strict=True):
+            # Four digits are more than anybody looks at, and keep the page small.
+            scores = {name: round(float(score), 4) for name, score in image.scores.items()}
+            caption = CaptionData(
+                caption=" ".join(image.caption.split()),
+                scores={name: scores[name] for name in metrics_of([scores])},
+                attention=_attention(image.attention, _region(resize, size)),
+            )
+            entries.append(
+                ImageData(
+                    id=image.id,
+                    photo=photo,
+                    size=list(size),
+                    references=list(image.references),
+                    captions=[caption],
+                )
+            )
+            advance(1)
+    metrics = metrics_of(image.scores for image in images)
+    return GalleryData(split=split, runs=[run], metrics=metrics, images=entries)
+
+
+def compare(galleries: Sequence[GalleryData], runs: Sequence[str]) -> GalleryData:
+    """The images that several runs have in common, each with the captions of all of them.
+
+    Args:
+        galleries: one for each run, at least one, of the same split.
+        runs: their names.
+    """
+    by_id = [{image["id"]: image for image in gallery["images"]} for gallery in galleries]
+    images = []
+    for id in by_id[0]:
+        if all(id in gallery for gallery in by_id):
+            found = [gallery[id] for gallery in by_id]
+            # Any run's photograph will do; one of them may have been without.
+            best = next((image for image in found if image["photo"]), found[0])
+            captions = [caption for image in found for caption in image["captions"]]
+            images.append(ImageData({**best, "captions": captions}))
+    metrics = metrics_of(c["scores"] for image in images for c in image["captions"])
+    return GalleryData(split=galleries[0]["split"], runs=list(runs), metrics=metrics, images=images)
+
+
+def metrics_of(scores: Iterable[Mapping[str, float]]) -> list[str]:
+    """The metrics that are among them, the one that ranks runs first."""
+    known = {metric for of_image in scores for metric in of_image}
+    return [metric for metric in reversed(METRICS) if metric in known]
+
+
+def spread(items: Sequence[Item], most: int, key: Callable[[Item], float]) -> list[Item]:
+    """At most so many of them, evenly spread from the highest key to the lowest, in their order."""
+    if len(items) <= most:
+        return list(items)
+    ranked = sorted(range(len(items)), key=lambda index: -key(items[index]))
+    places = np.linspace(0, len(items) - 1, most).round().astype(int)
+    return [items[index] for index in sorted(ranked[place] for place in places)]
+
+
+def score_of(image: GalleryImage) -> float:
+    """The score that runs are ranked by, of one image."""
+    return image.scores.get(RANKED_BY, 0.0)
+
+
+def difference_of(image: ImageData) -> float:
+    """How far the runs are apart on an image, in the score that runs are ranked by."""
+    scores = [caption["scores"].get(RANKED_BY, 0.0) for caption in image["captions"]]
+    return max(scores) - min(scores)
+
+
+def data_block(gallery: GalleryData) -> Markup:
+    """JSON in ASCII that cannot end the ``<script>`` around it, whatever its strings hold."""
+    text = json.dumps(gallery, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def read_report_data(path: str | os.PathLike[str]) -> GalleryData:
+    """Read the gallery out of a ``report.html``.
+
+    Raises:
+        CaptioningError: the file cannot be read, or has no gallery of this version in it.
+    """
+    try:
+        found = _DATA.search(Path(path).read_text(encoding="utf-8"))
+        if found is None:
+            raise ValueError("there is no gallery in it")
+        data: GalleryData = json.loads(found[1])
+        if not isinstance(data, dict) or GalleryData.__required_keys__ != data.keys():
+            raise ValueError("its gallery is another version's")
+        return data
+    except (OSError, ValueError) as error:
+        raise CaptioningError(
+            f"{path}: not a report that this version wrote ({error}); evaluate again"
+        ) from None
+
+
+def _thumbnail(image: GalleryImage) -> tuple[str | None, tuple[int, int]]:
+    """A small WebP as a data URL, and its width and height."""
+    try:
+        picture = load_rgb(image.path)
+    except CaptioningError as error:
+        log.warning("No photograph of %s: %s", image.id, error)
+        return None, (0, 0)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = BytesIO()
+    picture.save(file, "WEBP", quality=_QUALITY)
+    return f"data:image/webp;base64,{_base64(file.getvalue())}", picture.size
+
+
+def _attention(
+    attention: Float[np.ndarray, "words rows columns"] | None, region: list[float]
+) -> AttentionData | None:
+    if attention is None:
+        return None
+    peaks = attention.max(axis=(1, 2), keepdims=True, initial=0)
+    maps = np.round(255 * attention / np.where(peaks > 0, peaks, 1)).astype(np.uint8)
+    rows, columns = attention.shape[1:]
+    return AttentionData(maps=_base64(maps.tobytes()), rows=rows, columns=columns, region=region)
+
+
+def _region(resize: str, size: tuple[int, int]) -> list[float]:
+    if resize == "squash" or not all(size):
+        return [0, 0, 1, 1]
+    side = min(size) * 224 / 256
+    left, top = (round((1 - side / length) / 2, 4) for length in size)
+    return [left, top, 1 - left, 1 - top]
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,282 @@
+"""Pages to look at: ``report.html`` beside an evaluation, and one for a whole leaderboard.
+
+A page is one file that needs nothing else: photographs are embedded small, attention maps as
+bytes, and its policy forbids the browser every connection. Whatever comes from data is escaped.
+"""
+
+import base64
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from captioning.errors import CaptioningError
+from captioning.files import atomic_write_text
+from captioning.reporting import curves
+from captioning.reporting.curves import Chart, Curve, best_epoch, chart, read_curves
+from captioning.reporting.gallery import (
+    GalleryData,
+    GalleryImage,
+    compare,
+    data_block,
+    difference_of,
+    make_gallery,
+    read_report_data,
+    score_of,
+    spread,
+)
+from captioning.reporting.leaderboard import (
+    RANKED_BY,
+    TEXT_COLUMNS,
+    Cell,
+    Leaderboard,
+    Ranking,
+    RankingTable,
+    ranking_table,
+    run_names,
+    unscored_sentence,
+)
+from captioning.reporting.results import METRICS, Results, read_results
+
+log = logging.getLogger(__name__)
+
+REPORT: Final = "report.html"
+MOST_IMAGES: Final = 1500
+"""Images in the gallery of a report; where there are more, so many are chosen."""
+MOST_COMPARED: Final = 200
+"""Images in a gallery of a leaderboard."""
+GALLERY_BYTES: Final = 20_000_000
+"""What the galleries of a leaderboard take up together, at most."""
+
+_PAGES = Path(__file__).parent / "pages"
+_OBJECT_MEASURES = {
+    "captions right": "right",
+    "captions complete": "complete",
+    "peak in box": "peak_inside",
+    "attention in box": "attention_inside",
+    "box share": "box_share",
+}
+
+
+def write_report(
+    folder: Path, split: str, gallery: Sequence[GalleryImage], *, progress: bool = True
+) -> Path:
+    """Write ``report.html`` from a run's ``results.json``, its learning curves and a gallery.
+
+    A photograph that cannot be read is named in the log and has a placeholder in the page.
+
+    Args:
+        folder: the run's own, with ``results.json`` and, after training, ``logs/metrics.csv``.
+        split: which one the gallery shows.
+        gallery: the images, in the order of the data set. Of more than MOST_IMAGES, so many are
+            shown, evenly spread from the best CIDEr to the worst.
+        progress: whether to show how far the photographs have come.
+
+    Returns:
+        The file written.
+
+    Raises:
+        CaptioningError: ``results.json`` or ``logs/metrics.csv`` cannot be read.
+        OSError: the page cannot be written.
+    """
+    results = read_results(folder / "results.json")
+    metrics_file = folder / "logs" / "metrics.csv"
+    quantities = read_curves(metrics_file) if metrics_file.is_file() else {}
+    chosen = spread(gallery, MOST_IMAGES, score_of)
+    data = make_gallery(split, results.name, chosen, resize=_resize(results), progress=progress)
+    note = f"{len(chosen):,} images of the {split} split"
+    if len(chosen) < len(gallery):
+        note = f"{len(chosen):,} of the {len(gallery):,} images of the {split} split, "
+        note += f"evenly spread from the best {RANKED_BY} to the worst"
+    path = folder / REPORT
+    page = _render(
+        "report.html.jinja",
+        ("attention.js", "gallery.js"),
+        results=results,
+        split=split,
+        tables=_score_tables(results, split),
+        charts=_charts(quantities),
+        settings=list(_flat(results.config)),
+        gallery=data,
+        note=f"{note}.",
+    )
+    atomic_write_text(path, page)
+    return path
+
+
+def write_leaderboard_page(path: Path, board: Leaderboard) -> Path:
+    """Write a whole leaderboard as a page: tables to sort, learning curves, runs side by side.
+
+    The photographs and the attention come out of the runs' ``report.html`` files, where these
+    exist and show the leaderboard's split; there the runs' names lead, too.
+
+    Raises:
+        OSError: the page cannot be written.
+    """
+    most_bytes = GALLERY_BYTES // max(1, len(board.rankings))
+    page = _render(
+        "leaderboard.html.jinja",
+        ("attention.js", "gallery.js", "table.js"),
+        board=board,
+        ranked_by=RANKED_BY,
+        text_columns=TEXT_COLUMNS,
+        rankings=[_ranking_part(ranking, path.parent, most_bytes) for ranking in board.rankings],
+        unscored=unscored_sentence(board) if board.unscored else None,
+    )
+    atomic_write_text(path, page)
+    return path
+
+
+class _ScoreTable(NamedTuple):
+    """Measures down the side and splits across, so that it fits on a phone."""
+
+    title: str
+    splits: list[str]
+    rows: list[tuple[str, list[Cell]]]
+
+
+def _score_tables(results: Results, split: str) -> list[_ScoreTable]:
+    """The scores, and what was measured of objects: first those of the gallery's split."""
+    splits = sorted(results.scores, key=lambda name: name != split)
+    rows = [
+        (
+            metric,
+            [
+                Cell.of_score(
+                    results.scores[name].get(metric), results.intervals.get(name, {}).get(metric)
+                )
+                for name in splits
+            ],
+        )
+        for metric in METRICS
+    ]
+    tables = [_ScoreTable("Captions", splits, rows)]
+    splits = sorted(results.objects, key=lambda name: name != split)
+    if splits:
+        rows = [
+            (label, [Cell.of_score(getattr(results.objects[name], field)) for name in splits])
+            for label, field in _OBJECT_MEASURES.items()
+        ]
+        tables.append(_ScoreTable("Objects", splits, rows))
+    return tables
+
+
+def _charts(quantities: Mapping[str, Curve]) -> list[Chart]:
+    dev = {
+        metric: _hundredfold(quantities[f"dev/{metric}"])
+        for metric in reversed(METRICS)
+        if f"dev/{metric}" in quantities
+    }
+    best = best_epoch(dev[RANKED_BY]) if RANKED_BY in dev else None
+    drawn = (
+        chart("Training loss", {"loss": quantities.get("train/loss", {})}, best),
+        chart("Scores on dev", dev, best),
+    )
+    return [each for each in drawn if each]
+
+
+def _hundredfold(curve: Curve) -> Curve:
+    return {epoch: 100 * value for epoch, value in curve.items()}
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Settings as the command line has them: ``model.dropout`` and ``0.5``."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
+
+
+def _resize(results: Results) -> Literal["squash", "crop"]:
+    encoder = results.config.get("encoder")
+    return "crop" if isinstance(encoder, dict) and encoder.get("resize") == "crop" else "squash"
+
+
+class _RankingPart(NamedTuple):
+    """What a leaderboard's page has of one ranking; ``links`` are the reports of its rows."""
+
+    title: str
+    table: RankingTable
+    links: list[str | None]
+    chart: Chart | None
+    gallery: GalleryData | None
+    note: str
+
+
+def _ranking_part(ranking: Ranking, folder: Path, most_bytes: int) -> _RankingPart:
+    reports = [entry.path.parent / REPORT for entry in ranking.entries]
+    learning: dict[str, Curve] = {}
+    galleries: dict[str, GalleryData] = {}
+    for name, report in zip(run_names(ranking.entries), reports, strict=True):
+        # One run's damaged file is no reason to have no page of the others.
+        try:
+            if (metrics_file := report.parent / "logs" / "metrics.csv").is_file():
+                learning[name] = _hundredfold(read_curves(metrics_file).get(f"dev/{RANKED_BY}", {}))
+            if report.is_file():
+                data = read_report_data(report)
+                if data["split"] == ranking.ground.split:
+                    galleries[name] = data
+        except CaptioningError as error:
+            log.warning("Left out of the leaderboard's page: %s", error)
+    gallery, note = _comparison(galleries, most_bytes)
+    return _RankingPart(
+        str(ranking.ground),
+        ranking_table(ranking),
+        [_relative(report, folder) if report.is_file() else None for report in reports],
+        chart(f"Learning curves: {RANKED_BY} on dev", learning),
+        gallery,
+        note,
+    )
+
+
+def _comparison(
+    galleries: Mapping[str, GalleryData], most_bytes: int
+) -> tuple[GalleryData | None, str]:
+    """The gallery of several runs, within a number of bytes, and what it says of itself."""
+    if not galleries:
+        return None, ""
+    gallery = compare(list(galleries.values()), list(galleries))
+    images = gallery["images"]
+    if not images:
+        return None, ""
+    each = len(data_block(gallery)) / len(images)
+    gallery["images"] = spread(images, min(MOST_COMPARED, int(most_bytes / each)), difference_of)
+    note = f"{len(gallery['images']):,} of the {len(images):,} images that the reports of these "
+    return gallery, note + f"runs share, evenly spread by how far apart their {RANKED_BY} is."
+
+
+def _relative(path: Path, folder: Path) -> str:
+    # The dot keeps a colon in a folder's name from being read as a protocol's.
+    return "./" + quote(Path(os.path.relpath(path, folder)).as_posix())
+
+
+def _render(template: str, scripts: Sequence[str], **content: object) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_PAGES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"digest": _digest, "data_block": data_block}
+    return environment.get_template(template).render(
+        style=_files("page.css", "attention.css"), script=_files(*scripts), plot=curves, **content
+    )
+
+
+def _files(*names: str) -> Markup:
+    return Markup("\n".join((_PAGES / name).read_text(encoding="utf-8") for name in names))
+
+
+def _digest(text: str) -> str:
+    """What a page's policy calls an inline block that it allows."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
