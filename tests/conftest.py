@@ -45,6 +45,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     chrome = Chrome(options, Service(driver))
     try:
+        chrome.get("about:blank")  # instead of Chromium's own first page
         yield chrome
     finally:
         chrome.quit()

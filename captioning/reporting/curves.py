@@ -103,7 +103,7 @@ def chart(title: str, curves: Mapping[str, Curve], best: int | None = None) -> C
     Args:
         title: what is drawn.
         curves: by name, in the order of the legend.
-        best: the epoch to mark.
+        best: the epoch to mark, where it is among them.
     """
     curves = {name: curve for name, curve in curves.items() if curve}
     if not curves:
@@ -113,7 +113,7 @@ def chart(title: str, curves: Mapping[str, Curve], best: int | None = None) -> C
     marks = _marks(min(numbers), max(numbers))
     first, last = min(epochs), max(epochs)
 
-    def across(epoch: float) -> float:
+    def across(epoch: int) -> float:
         share = (epoch - first) / (last - first) if last > first else 0.5
         return round(LEFT + share * (RIGHT - LEFT), 1)
 
@@ -133,12 +133,12 @@ def chart(title: str, curves: Mapping[str, Curve], best: int | None = None) -> C
         title,
         tuple(line(name, curve) for name, curve in curves.items()),
         tuple(
-            Tick(across(epoch), f"{epoch:.0f}")
-            for epoch in _marks(first, last, least=1)
+            Tick(across(round(epoch)), f"{epoch:.0f}")
+            for epoch in _marks(float(first), float(last), least=1.0)
             if first <= epoch <= last
         ),
         tuple(Tick(down(value), f"{value:.{digits}f}") for value in marks),
-        None if best is None else Tick(across(best), "best"),
+        Tick(across(best), "best") if best in epochs else None,
     )
 
 
@@ -147,7 +147,7 @@ def _marks(low: float, high: float, least: float = 0.0) -> list[float]:
     if high - low < 1e-9:
         low, high = low - 0.5, high + 0.5
     rough = max((high - low) / 6, least)
-    power = 10 ** math.floor(math.log10(rough))
+    power = 10.0 ** math.floor(math.log10(rough))
     step = next(round_ * power for round_ in (1, 2, 5, 10) if round_ * power >= rough * (1 - 1e-9))
     return [step * n for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
 

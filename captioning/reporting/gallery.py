@@ -258,7 +258,7 @@ def _attention(
 
 def _region(resize: str, size: tuple[int, int]) -> list[float]:
     if resize == "squash" or not all(size):
-        return [0, 0, 1, 1]
+        return [0.0, 0.0, 1.0, 1.0]
     side = min(size) * 224 / 256
     left, top = (round((1 - side / length) / 2, 4) for length in size)
     return [left, top, 1 - left, 1 - top]
