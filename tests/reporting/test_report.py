@@ -166,8 +166,9 @@ class Page:
         down, across = np.nonzero(inside >= inside.max() - 2)
         return (down.mean() + margin) / image.height, (across.mean() + margin) / image.width
 
-    def overflow(self) -> int:
-        return self.run("return document.documentElement.scrollWidth - window.innerWidth")
+    def widest(self) -> int:
+        """Pixels that the page takes up from side to side."""
+        return self.run("return document.documentElement.scrollWidth")
 
     def choose(self, name: str, label: str) -> None:
         Select(self.one(f".tools [name={name}]")).select_by_visible_text(label)
@@ -219,7 +220,7 @@ def test_a_word_lights_up_the_place_it_looked_at(tmp_path: Path, page: Page) -> 
 @browser
 def test_attention_by_keyboard(tmp_path: Path, page: Page) -> None:
     image = one_image(tmp_path, caption="a dog", attention=looks_at((0, 0), (2, 4)))
-    page.open(write_report(write_run(tmp_path), "test", [image, image]))
+    page.open(write_report(write_run(tmp_path), "test", [image, image, image]))
     page.run("document.querySelector('[name=metric]').focus()")
     page.press(Keys.TAB)  # the direction is disabled in the original order
     assert page.chrome.switch_to.active_element.text == "a"
@@ -229,10 +230,16 @@ def test_attention_by_keyboard(tmp_path: Path, page: Page) -> None:
     assert page.attention_shown()
     page.press(Keys.ESCAPE)
     assert not page.attention_shown()
-    # A caption is one stop: the next one is the next image's.
-    page.run("document.querySelector('.card .word').focus()")
+    # A caption is one stop: the next one is the next image's, and so is the one before.
+    cards = page.all(".card")
+    focused = "return arguments[0].contains(document.activeElement)"
+    page.run("arguments[0].querySelector('.word').focus()", cards[0])
     page.press(Keys.TAB)
-    assert page.run("return document.querySelectorAll('.card')[1].contains(document.activeElement)")
+    assert page.run(focused, cards[1])
+    page.run("arguments[0].querySelector('.word').focus()", cards[2])
+    ActionChains(page.chrome).key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(Keys.SHIFT).perform()
+    assert page.run(focused, cards[1])
+    assert page.chrome.switch_to.active_element.text == "a"
 
 
 @browser
@@ -370,12 +377,12 @@ def test_a_phone_needs_no_sideways_scrolling(tmp_path: Path, page: Page) -> None
             tmp_path, "i" * 100, "w" * 90, references=["r" * 200], attention=looks_at((0, 0))
         )
         page.open(write_report(folder, "test", [image]), 360, phone=True)
-        assert page.overflow() == 0
+        assert page.widest() == 360
         page.run("document.querySelectorAll('details').forEach(each => each.open = true)")
-        assert page.overflow() == 0
+        assert page.widest() == 360
     assert main([str(tmp_path)]) == 0
     page.open(tmp_path / "leaderboard.html", 360, phone=True)
-    assert page.overflow() == 0
+    assert page.widest() == 360
 
 
 @browser
@@ -465,12 +472,14 @@ def test_attention_that_is_not_the_captions(
 
 
 def test_each_map_is_kept_up_to_its_own_peak(tmp_path: Path) -> None:
-    attention = np.array([[[0.1, 0.2], [0.0, 0.05]], [[0.0, 0.0], [0.0, 0.0]]])
-    image = one_image(tmp_path, caption="a dog", attention=attention)
+    attention = np.array(
+        [[[0.1, 0.2], [0.0, 0.05]], [[0.0, 0.4], [0.8, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    )
+    image = one_image(tmp_path, caption="a dog runs", attention=attention)
     data = read_report_data(write_report(write_run(tmp_path), "test", [image]))
     kept = data["images"][0]["captions"][0]["attention"]
     assert kept is not None
-    assert list(base64.b64decode(kept["maps"])) == [128, 255, 0, 64, 0, 0, 0, 0]
+    assert list(base64.b64decode(kept["maps"])) == [128, 255, 0, 64, 0, 128, 255, 0, 0, 0, 0, 0]
 
 
 def test_of_too_many_images_the_best_the_worst_and_some_between(
