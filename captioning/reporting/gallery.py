@@ -178,6 +178,11 @@ def compare(galleries: Sequence[GalleryData], runs: Sequence[str]) -> GalleryDat
     return GalleryData(split=galleries[0]["split"], runs=list(runs), metrics=metrics, images=images)
 
 
+def has_attention(gallery: GalleryData) -> bool:
+    """Whether any of its captions has maps."""
+    return any(c["attention"] for image in gallery["images"] for c in image["captions"])
+
+
 def metrics_of(scores: Iterable[Mapping[str, float]]) -> list[str]:
     """The metrics that are among them, the one that ranks runs first."""
     known = {metric for of_image in scores for metric in of_image}

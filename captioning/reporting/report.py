@@ -27,6 +27,7 @@ from captioning.reporting.gallery import (
     compare,
     data_block,
     difference_of,
+    has_attention,
     make_gallery,
     read_report_data,
     score_of,
@@ -163,6 +164,7 @@ def _score_tables(results: Results, split: str) -> list[_ScoreTable]:
         rows = [
             (label, [Cell.of_score(getattr(results.objects[name], field)) for name in splits])
             for label, field in _OBJECT_MEASURES.items()
+            if any(getattr(objects, field) is not None for objects in results.objects.values())
         ]
         tables.append(_ScoreTable("Objects", splits, rows))
     return tables
@@ -266,7 +268,11 @@ def _render(template: str, scripts: Sequence[str], **content: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"digest": _digest, "data_block": data_block}
+    environment.filters |= {
+        "digest": _digest,
+        "data_block": data_block,
+        "has_attention": has_attention,
+    }
     return environment.get_template(template).render(
         style=_files("page.css", "attention.css"), script=_files(*scripts), plot=curves, **content
     )
