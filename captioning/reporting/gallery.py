@@ -19,6 +19,7 @@ from markupsafe import Markup
 from captioning.data.images import load_rgb
 from captioning.errors import CaptioningError
 from captioning.progress import track_progress
+from captioning.reporting.figures import Region, check_maps, region_of
 from captioning.reporting.leaderboard import RANKED_BY
 from captioning.reporting.results import METRICS
 
@@ -59,16 +60,10 @@ class GalleryImage:
     def __post_init__(self) -> None:
         if self.attention is None:
             return
-        words, maps = len(self.caption.split()), len(self.attention)
-        if words != maps:
-            raise CaptioningError(
-                f"{self.id}: the caption has {words} words, but its attention {maps} maps: give "
-                "one for each word"
-            )
-        if not (np.isfinite(self.attention).all() and (self.attention >= 0).all()):
-            raise CaptioningError(
-                f"{self.id}: attention is made of finite weights of at least 0, but this has others"
-            )
+        try:
+            check_maps(self.caption.split(), self.attention)
+        except CaptioningError as error:
+            raise CaptioningError(f"{self.id}: {error}") from None
 
 
 class AttentionData(TypedDict):
@@ -142,7 +137,7 @@ def make_gallery(
             caption = CaptionData(
                 caption=" ".join(image.caption.split()),
                 scores={name: scores[name] for name in metrics_of([scores])},
-                attention=_attention(image.attention, _region(resize, size)),
+                attention=_attention(image.attention, region_of(resize, size)),
             )
             entries.append(
                 ImageData(
@@ -251,22 +246,16 @@ def _thumbnail(image: GalleryImage) -> tuple[str | None, tuple[int, int]]:
 
 
 def _attention(
-    attention: Float[np.ndarray, "words rows columns"] | None, region: list[float]
+    attention: Float[np.ndarray, "words rows columns"] | None, region: Region
 ) -> AttentionData | None:
     if attention is None:
         return None
     peaks = attention.max(axis=(1, 2), keepdims=True, initial=0)
     maps = np.round(255 * attention / np.where(peaks > 0, peaks, 1)).astype(np.uint8)
     rows, columns = attention.shape[1:]
-    return AttentionData(maps=_base64(maps.tobytes()), rows=rows, columns=columns, region=region)
-
-
-def _region(resize: str, size: tuple[int, int]) -> list[float]:
-    if resize == "squash" or not all(size):
-        return [0.0, 0.0, 1.0, 1.0]
-    side = min(size) * 224 / 256
-    left, top = (round((1 - side / length) / 2, 4) for length in size)
-    return [left, top, 1 - left, 1 - top]
+    return AttentionData(
+        maps=_base64(maps.tobytes()), rows=rows, columns=columns, region=list(region)
+    )
 
 
 def _base64(data: bytes) -> str:
