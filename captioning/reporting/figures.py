@@ -27,17 +27,17 @@ WHOLE: Final[Region] = (0.0, 0.0, 1.0, 1.0)
 SIGMA: Final = 0.8
 """Standard deviation of the smoothing, in cells of the map: enough that no cell's edge shows."""
 
-_STEEPEST = 12  # ratio of a panel's sides; a photograph with a steeper one is squeezed
+_DPI = 128  # a power of two: lengths in inches are then whole pixels, exactly
+# In pixels:
+_AREA = 55_000  # of a panel,
+_LONGEST = 640  # unless a side would then be longer than this
+_NARROWEST = 190  # space for a word
+_ACROSS = 1820  # most of a row
+_GAP = 12
+_TITLE = 40
 _COLUMNS = 6
-_DPI = 120
-# In inches, except for the font's points:
-_AREA = 4.2  # of a panel
-_NARROWEST = 1.6  # panel, for its word's sake
-_ACROSS = 14.5  # most of a row
-_GAP = 0.1
-_TITLE = 0.34
 _FONT = "DejaVu Sans"  # comes with matplotlib: the same picture on every machine
-_FONT_SIZES = (14, 12, 10, 8.5)
+_FONT_SIZES = (13, 11, 9.5, 8)  # points; a word has the largest that it fits in
 
 # How far the grey photograph fades towards white: where the model looked most, where it did not
 # look, and where the encoder saw nothing.
@@ -139,30 +139,29 @@ def attention_figure(
     from matplotlib.figure import Figure
 
     check_maps(words, maps)
-    aspect = min(max(picture.width / picture.height, 1 / _STEEPEST), _STEEPEST)
-    width, height = math.sqrt(_AREA * aspect), math.sqrt(_AREA / aspect)
+    scale = math.sqrt(_AREA / (picture.width * picture.height))
+    scale = min(scale, _LONGEST / max(picture.size))
+    width, height = (max(1, round(scale * length)) for length in picture.size)
     cell = max(width, _NARROWEST)
-    most = max(1, min(_COLUMNS, int((_ACROSS - _GAP) / (cell + _GAP))))
+    most = min(_COLUMNS, (_ACROSS - _GAP) // (cell + _GAP))
     rows = math.ceil((1 + len(words)) / most)
     columns = math.ceil((1 + len(words)) / rows)
-    size = (_GAP + columns * (cell + _GAP), _GAP + rows * (_TITLE + height + _GAP))
-    figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
+    across = _GAP + columns * (cell + _GAP)
+    down = _GAP + rows * (_TITLE + height + _GAP)
+    figure = Figure(figsize=(across / _DPI, down / _DPI), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
 
     # Twice the pixels that are drawn, so that a figure may be saved at twice the resolution.
-    pixels = (round(2 * _DPI * width), round(2 * _DPI * height))
-    image = picture.convert("RGB").resize(pixels, Image.Resampling.LANCZOS)
+    image = picture.convert("RGB").resize((2 * width, 2 * height), Image.Resampling.LANCZOS)
     panels = [np.asarray(image), *(overlay(image, weights, region) for weights in maps)]
     for number, (panel, word) in enumerate(zip(panels, ["", *words], strict=True)):
         row, column = divmod(number, columns)
-        left = _GAP + column * (cell + _GAP) + (cell - width) / 2
-        top = _GAP + row * (_TITLE + height + _GAP) + _TITLE
-        axes = figure.add_axes(
-            (left / size[0], 1 - (top + height) / size[1], width / size[0], height / size[1])
-        )
-        axes.imshow(panel, aspect="auto", interpolation="antialiased")
+        left = _GAP + column * (cell + _GAP) + (cell - width) // 2
+        bottom = down - (row + 1) * (_TITLE + height + _GAP)
+        axes = figure.add_axes((left / across, bottom / down, width / across, height / down))
+        axes.imshow(panel, aspect="auto", origin="upper", interpolation="antialiased")
         axes.set_axis_off()
-        _title(axes, word, cell * _DPI)
+        _title(axes, word, cell)
     return figure
 
 
@@ -193,7 +192,7 @@ def overlay(
     return np.round(255 * panel).astype(np.uint8)
 
 
-def _title(axes: "matplotlib.axes.Axes", word: str, room: float) -> None:
+def _title(axes: "matplotlib.axes.Axes", word: str, room: int) -> None:
     """Write a word above its panel, as large as it fits into so many pixels."""
     text = axes.set_title(
         _drawable(word), family=_FONT, color="black", pad=5, parse_math=False, usetex=False
@@ -204,11 +203,11 @@ def _title(axes: "matplotlib.axes.Axes", word: str, room: float) -> None:
             return
     whole = text.get_text()
 
-    def width(letters: int) -> float:
+    def cut(letters: int) -> int:
         text.set_text(whole[:letters] + "…")
-        return text.get_window_extent().width
+        return math.ceil(text.get_window_extent().width)
 
-    width(bisect(range(1, len(whole)), room, key=width))
+    cut(bisect(range(1, len(whole)), room, key=cut))  # the most letters that fit
 
 
 def _drawable(word: str) -> str:
