@@ -2,11 +2,11 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from captioning.data.images import decode_rgb, read_file
 from captioning.errors import CaptioningError
 from captioning.models.encoders.base import GridEncoder, Preprocessing
+
+Item = TypeVar("Item")
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -101,22 +103,14 @@ def extract_grids(
     def load(digest: str) -> Float[Tensor, "3 height width"]:
         return _load(files[digest], digest, encoder.preprocessing)
 
-    digests: list[str] = []
-    tensors: list[Tensor] = []
-    errors: dict[str, CaptioningError] = {}
-    with _on_device(encoder, device):
-        last = len(files) - 1
-        ahead = 2 * batch_size
-        for number, (digest, image) in enumerate(_read_ahead(load, list(files), workers, ahead)):
-            try:
-                tensors.append(image.result())
-                digests.append(digest)
-            except CaptioningError as error:
-                errors[digest] = error
-            if len(tensors) == batch_size or number == last:
-                grids = _encode(encoder, tensors, device, precision)
-                yield Extracted(digests, grids, errors)
-                digests, tensors, errors = [], [], {}
+    batches = load_in_batches(load, list(files), batch_size=batch_size, workers=workers)
+    with closing(batches), _on_device(encoder, device):
+        for images, errors in batches:
+            if images:
+                grids = encode(encoder, list(images.values()), device, precision).cpu().numpy()
+            else:
+                grids = np.empty((0, encoder.locations, encoder.channels), dtype=np.float16)
+            yield Extracted(list(images), np.ascontiguousarray(grids), errors)
 
 
 def _load(path: Path, digest: str, preprocessing: Preprocessing) -> Tensor:
@@ -128,15 +122,43 @@ def _load(path: Path, digest: str, preprocessing: Preprocessing) -> Tensor:
     return preprocessing(decode_rgb(data, path))
 
 
+def load_in_batches(
+    load: Callable[[Item], Tensor], items: Sequence[Item], *, batch_size: int, workers: int
+) -> Generator[tuple[dict[Item, Tensor], dict[Item, CaptioningError]], None, None]:
+    """Load images in their order, up to two batches ahead of whoever asks for them.
+
+    Args:
+        load: Makes an image's tensor; it is called in threads.
+        items: What stands for the images, such as their files, each once.
+        batch_size: Images in a batch.
+        workers: Threads.
+
+    Yields:
+        The images of a batch, and the errors of those that could not be loaded.
+    """
+    images: dict[Item, Tensor] = {}
+    errors: dict[Item, CaptioningError] = {}
+    with closing(_read_ahead(load, items, workers, ahead=2 * batch_size)) as loading:
+        for item, image in loading:
+            try:
+                images[item] = image.result()
+            except CaptioningError as error:
+                errors[item] = error
+            if len(images) + len(errors) == batch_size:
+                yield images, errors
+                images, errors = {}, {}
+    if images or errors:
+        yield images, errors
+
+
 def _read_ahead(
-    load: Callable[[str], Tensor], digests: list[str], workers: int, ahead: int
-) -> Iterator[tuple[str, "Future[Tensor]"]]:
-    """Load images in order, a bounded number of them before they are asked for."""
+    load: Callable[[Item], Tensor], items: Sequence[Item], workers: int, ahead: int
+) -> Generator[tuple[Item, "Future[Tensor]"], None, None]:
     with ThreadPoolExecutor(workers) as pool:
-        pending: deque[tuple[str, Future[Tensor]]] = deque()
+        pending: deque[tuple[Item, Future[Tensor]]] = deque()
         try:
-            for digest in digests:
-                pending.append((digest, pool.submit(load, digest)))
+            for item in items:
+                pending.append((item, pool.submit(load, item)))
                 if len(pending) > ahead:
                     yield pending.popleft()
             while pending:
@@ -155,22 +177,26 @@ def _on_device(encoder: GridEncoder, device: torch.device) -> Iterator[None]:
         encoder.to(home)
 
 
-def _encode(
-    encoder: GridEncoder, images: list[Tensor], device: torch.device, precision: str
-) -> Float16[np.ndarray, "batch locations channels"]:
-    if not images:
-        return np.empty((0, encoder.locations, encoder.channels), dtype=np.float16)
-    # Channels last is what the fast kernels of CPUs and of tensor cores want.
-    batch = torch.stack(images).to(device, memory_format=torch.channels_last)
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Compute in ``fp32`` or ``bf16`` within a ``with`` block."""
     dtype = PRECISIONS[precision]
-    with (
-        torch.inference_mode(),
-        torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32),
-    ):
-        grids = encoder(batch).half()
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def encode(
+    encoder: GridEncoder, images: Sequence[Tensor], device: torch.device, precision: str
+) -> Float16[Tensor, "batch locations channels"]:
+    """Return the grids of preprocessed images, on the device, as the feature store keeps them.
+
+    Raises:
+        CaptioningError: a grid is beyond the range of half precision.
+    """
+    # Channels last is what the fast kernels of CPUs and of tensor cores want.
+    batch = torch.stack(list(images)).to(device, memory_format=torch.channels_last)
+    with torch.inference_mode(), autocast(device, precision):
+        grids: Tensor = encoder(batch).half()
     if not grids.isfinite().all():
         raise CaptioningError(
             f"{encoder.name} gives numbers that half precision cannot hold: check encoder.weights."
         )
-    result: np.ndarray = grids.cpu().numpy()
-    return np.ascontiguousarray(result)
+    return grids
