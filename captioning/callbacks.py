@@ -96,8 +96,7 @@ class AttentionImages(pl.Callback):
         self, captioner: Captioner, dataset: CaptionData
     ) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
         """The figures, by image id; an image that cannot be drawn is named in the log."""
-        count = min(self.images, len(dataset))
-        indices = [number * len(dataset) // count for number in range(count)]
+        indices = sorted({i * len(dataset) // self.images for i in range(self.images)})
         inputs = dataset.__getitems__(indices).images.to(captioner.device)
         encoder, drawn = captioner.encoder, {}
         for index, (best, *_) in zip(indices, captioner(inputs), strict=True):
