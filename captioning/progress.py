@@ -1,6 +1,7 @@
 """How far long work has come: a bar in a terminal, a few lines in a log file."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,10 @@ def track_progress(
         yield lambda steps: None
     elif console.is_terminal:
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(TextColumn(what), *columns, console=console) as bar:
+        # In a terminal, what is printed meanwhile stands above the bar; a pipe gets it as it is.
+        terminal = sys.stdout.isatty()
+        title = TextColumn(what)
+        with Progress(title, *columns, console=console, redirect_stdout=terminal) as bar:
             task = bar.add_task(what, total=total)
             yield lambda steps: bar.advance(task, steps)
     else:

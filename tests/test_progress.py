@@ -41,3 +41,15 @@ def test_quick_or_invisible_work_logs_nothing(
     run(clock, seconds=0.01)
     run(clock, seconds=60, visible=False)
     assert caplog.messages == []
+
+
+def test_a_bar_in_the_terminal_leaves_what_is_printed_to_the_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # stderr is a terminal, and stdout is not
+    with track_progress("Counting", 2) as advance:
+        print("one", "a caption", sep="\t")
+        advance(2)
+    printed = capsys.readouterr()
+    assert printed.out == "one\ta caption\n"
+    assert "Counting" in printed.err
