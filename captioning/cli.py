@@ -1,7 +1,9 @@
 """What stands between Hydra and the package: the one module that knows Hydra."""
 
 import os
+import re
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Literal
@@ -13,9 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from captioning.errors import CaptioningError
 
+Task = Literal["train", "evaluate", "caption"]
 
-def run_job(task: Literal["train", "evaluate"], config: DictConfig) -> dict[str, dict[str, float]]:
-    """Run a task of :mod:`captioning.run` in the folder that Hydra made for it.
+
+def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
+    """Run a task with its configuration; returns ``{split: {metric: score}}`` of what it scored.
+
+    Training and evaluation write into the folder that Hydra made for them.
 
     A user's mistake ends a single run with one sentence and status 1. In a sweep it is raised, so
     that the launcher notes the failed job and goes on; so is anything under HYDRA_FULL_ERROR=1.
@@ -28,11 +34,16 @@ def run_job(task: Literal["train", "evaluate"], config: DictConfig) -> dict[str,
             key = error.full_key or "the configuration"
             raise CaptioningError(f"{key}: {str(error).partition(chr(10))[0]}") from error
         assert isinstance(plain, dict)
+        settings = {str(key): value for key, value in plain.items()}
         # Imported here, so that --help and wrong keys need not wait for torch.
+        if task == "caption":
+            from captioning.caption import caption
+
+            caption(settings)
+            return {}
         from captioning import run
 
         command = shlex.join(["python", Path(sys.argv[0]).name, *hydra.overrides.task])
-        settings = {str(key): value for key, value in plain.items()}
         job = run.train if task == "train" else run.evaluate
         return job(settings, Path(hydra.runtime.output_dir), command)
     except CaptioningError as error:
@@ -40,8 +51,34 @@ def run_job(task: Literal["train", "evaluate"], config: DictConfig) -> dict[str,
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:
+        if task != "caption":
+            raise
+        # A reader such as `head` has seen enough. Python flushes stdout once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         last = Path(hydra.runtime.output_dir) / "checkpoints" / "last.ckpt"
-        hint = f"; resume={last} goes on after its last whole epoch" if last.exists() else ""
+        resumable = task == "train" and last.exists()
+        hint = f"; resume={last} goes on after its last whole epoch" if resumable else ""
         print(f"interrupted{hint}", file=sys.stderr)
         sys.exit(130)
+
+
+def take_literally(*keys: str) -> None:
+    """Let Hydra read the values of these keys on the command line as the strings that they are.
+
+    Its grammar takes no name with a comma, a bracket, ``=`` or an umlaut, and makes a number of a
+    folder called 2024. ``~`` is the user's home, as shells do not always see to. A value in quotes,
+    as that grammar has them, is left alone, and so is null. To be called before Hydra reads
+    ``sys.argv``.
+    """
+    quoted = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1""", re.DOTALL)
+    for position, argument in enumerate(sys.argv):
+        key, _, value = argument.partition("=")
+        if key in keys and value != "null" and not quoted.fullmatch(value):
+            value = os.path.expanduser(value)  # noqa: PTH111  pathlib's fails at an unknown user
+            # Backslashes count before a quote alone; `${` would stand for the value of a key.
+            doubled = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value)
+            escaped = doubled.replace("'", r"\'").replace("${", r"\${")
+            sys.argv[position] = f"{key}='{escaped}'"

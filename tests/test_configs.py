@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 
 from captioning.build import locate, validated
+from captioning.caption import CaptionSettings
 from captioning.captioner import CrossEntropy, schedule_of
 from captioning.data.datamodule import CaptionDataModule
 from captioning.decoding import Decoding
@@ -29,6 +30,7 @@ CONF = Path(__file__).parent.parent / "conf"
 SETTINGS: dict[str, tuple[type, list[str]]] = {
     "train": (TrainSettings, ["name=x", "data.root=x"]),  # Hydra knows the name in a running app
     "eval": (EvalSettings, ["ckpt=x", "data.root=x"]),
+    "caption": (CaptionSettings, ["ckpt=x", "images=x"]),
 }
 """For each script, what its own settings are, and what the user has to give."""
 
@@ -52,7 +54,8 @@ REPLACED = {("trainer", "precision"): "auto", ("logger", "offline"): None}
 def groups(script: str) -> list[str]:
     """The groups that a script chooses from, as its list of defaults names them."""
     defaults = yaml.safe_load((CONF / f"{script}.yaml").read_text())["defaults"]
-    return [key for entry in defaults if entry != "_self_" for key in entry]
+    keys = [key for entry in defaults if entry != "_self_" for key in entry]
+    return [key for key in keys if not key.startswith("override ")]  # choices of Hydra's own
 
 
 def folder_of(group: str) -> Path:

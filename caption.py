@@ -1,0 +1,17 @@
+"""Caption photographs: ``python caption.py ckpt=PATH images=FILE|FOLDER|GLOB``."""
+
+import hydra
+from omegaconf import DictConfig
+
+from captioning.cli import run_job, take_literally
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="caption")
+def main(config: DictConfig) -> None:
+    """Caption."""
+    run_job("caption", config)
+
+
+if __name__ == "__main__":
+    take_literally("ckpt", "images", "out", "figures")
+    main()
