@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from captioning.caption import caption_files
 from captioning.captioner import Captioner
 from captioning.data.corpus import read_corpus
+from captioning.decoding import Beam
 from captioning.metrics import score_captions
 from captioning.reporting.results import read_captions, read_results
 
@@ -129,6 +131,26 @@ def test_eval_gives_the_same_scores_again(
     assert after.name == before.name
     captions = [f / "captions_test.json" for f in (trained, tmp_path)]
     assert read_captions(captions[0]) == read_captions(captions[1])
+
+
+def test_any_photographs_get_the_captions_that_an_evaluation_gives_them(
+    trained: Path, run: Run, flickr8k_mini: Path, tmp_path: Path
+) -> None:
+    ckpt = trained / "checkpoints" / "best.ckpt"
+    ended = run(
+        "eval", f"ckpt={ckpt}", f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}",
+        "trainer.precision=auto",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    expected = read_captions(tmp_path / "captions_test.json")
+    files = [flickr8k_mini / "Flicker8k_Dataset" / image for image in expected]
+    found = {}
+    for captioned, errors in caption_files(Captioner.load(ckpt), files, Beam(), device="cpu"):
+        assert not errors
+        found |= {each.path.name: each.caption for each in captioned}
+    assert found.keys() == expected.keys()
+    # Batches of another size are summed in another order, which may decide between like words.
+    assert sum(found[image] == expected[image] for image in expected) >= 0.9 * len(expected)
 
 
 def test_a_checkpoint_loads_from_its_file_alone(trained: Path, tmp_path: Path) -> None:
