@@ -14,6 +14,8 @@ FILES = (
     "sub/a.png", "sub/deep/c.WebP", ".thumbnails/a.jpg",
 )  # fmt: skip
 
+TOP = ["in/a.png", "in/a1.jpg", "in/a[1].jpg", "in/b.JPG"]
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -43,12 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("in/sub/*/../a.png", "in/sub", ["in/sub/a.png"]),
         ("in/sub/*/../../b.JPG", "in", ["in/b.JPG"]),
         ("in/sub", "in/sub", ["in/sub/a.png", "in/sub/deep/c.WebP"]),
-        (
-            "in",
-            "in",
-            ["in/a.png", "in/a1.jpg", "in/a[1].jpg", "in/b.JPG", "in/sub/a.png"]
-            + ["in/sub/deep/c.WebP"],
-        ),
+        ("in", "in", [*TOP, "in/sub/a.png", "in/sub/deep/c.WebP"]),
     ],
 )
 @pytest.mark.usefixtures("folder")
