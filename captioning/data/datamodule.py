@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from captioning.data.boxes import ImageBoxes, read_boxes
 from captioning.data.corpus import SPLITS, CaptionedImage, Corpus, read_corpus
 from captioning.data.download import download_flickr8k
 from captioning.data.images import load_rgb
+from captioning.data.scenes import make_scenes
 from captioning.data.store import FeatureStore, build_store
 from captioning.data.text import (
     Cleaner,
@@ -138,7 +140,7 @@ class CaptionDataModule(pl.LightningDataModule):
 
     Args:
         root: the folder of the data set. None: Flickr8k is looked for in the cache directory,
-            and downloaded there.
+            and downloaded there; ``scenes`` are looked for there, and drawn.
         name: of the data set.
         layout: ``official``, ``karpathy``, ``kaggle``, or ``auto``.
         skip_bad: leave out, by name, images that are missing, broken or without captions.
@@ -156,6 +158,7 @@ class CaptionDataModule(pl.LightningDataModule):
 
     corpus: Corpus
     vocabulary: Vocabulary
+    boxes: dict[str, ImageBoxes]  # of the objects, by image id, where the data set has them
 
     def __init__(
         self,
@@ -211,6 +214,7 @@ class CaptionDataModule(pl.LightningDataModule):
         )
         for note in self.corpus.notes:
             log.info("Data: %s", note)
+        self.boxes = read_boxes(root)
         captions = {image.id: image.captions for image in self.corpus.images}
         self.descriptions = clean_descriptions(captions, self.cleaner)
         self.vocabulary = self.given_vocabulary or build_vocabulary(
@@ -220,6 +224,8 @@ class CaptionDataModule(pl.LightningDataModule):
         )
 
     def _default_root(self) -> Path:
+        if self.data_name == "scenes":
+            return make_scenes(self.cache)
         if self.data_name != "flickr8k":
             raise CaptioningError(f"data.root is missing: give the folder of {self.data_name}.")
         return download_flickr8k(self.cache / "flickr8k")

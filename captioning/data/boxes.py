@@ -1,0 +1,79 @@
+"""The boxes of a data set's objects, where they are known: ``boxes.json`` beside its captions.
+
+The file maps an image's id to its size in pixels and its objects; each has the words that name it,
+the words for its colour, and its box (left, top, right, bottom, in pixels)::
+
+    {"1.png": {"size": [224, 224],
+               "objects": [{"names": ["circle", "disc"], "colours": ["red"],
+                            "box": [20, 31, 84, 95]}]}}
+
+Drawn scenes come with one; a file of the same form gives a data set of photographs the same
+measures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+
+from captioning.errors import CaptioningError
+
+Word = Annotated[str, Field(min_length=1)]
+
+
+class NamedObject(BaseModel):
+    """One object of an image.
+
+    Attributes:
+        names: the words that name it.
+        colours: the words that say its colour; none where nobody noted it.
+        box: left, top, right and bottom, in pixels.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    names: Annotated[tuple[Word, ...], Field(min_length=1)]
+    colours: tuple[Word, ...] = ()
+    box: tuple[float, float, float, float]
+
+
+class ImageBoxes(BaseModel):
+    """The objects of an image of ``size`` (width, height) pixels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: tuple[PositiveInt, PositiveInt]
+    objects: tuple[NamedObject, ...]
+
+
+def read_boxes(root: Path) -> dict[str, ImageBoxes]:
+    """The boxes of a data set by image id; none where it has no ``boxes.json``.
+
+    Raises:
+        CaptioningError: the file cannot be read, is malformed, or has a box outside its image.
+    """
+    path = root / "boxes.json"
+    if not path.exists():
+        return {}
+    try:
+        boxes = TypeAdapter(dict[str, ImageBoxes]).validate_json(path.read_bytes())
+    except OSError as error:
+        raise CaptioningError(f"{path} cannot be read ({error.strerror}).") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise CaptioningError(
+            f"{path}: {where or 'the file'}: {problem['msg']}; remove the file to go without boxes."
+        ) from error
+    for image, found in boxes.items():
+        width, height = found.size
+        for each in found.objects:
+            left, top, right, bottom = each.box
+            if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+                raise CaptioningError(
+                    f"{path}: {image}: the box {list(each.box)} of {each.names[0]!r} is empty or "
+                    f"not inside the image of {width} x {height} pixels."
+                )
+    return boxes
