@@ -25,9 +25,13 @@ from captioning.data.extraction import choose_device, choose_precision
 from captioning.decoding import Decoding
 from captioning.errors import CaptioningError
 from captioning.metrics import METRICS, CaptionScores
+from captioning.metrics.bootstrap import intervals
+from captioning.metrics.grounding import Grounding, ground
 from captioning.models.attention import compile_kernels
 from captioning.reporting import results
-from captioning.reporting.leaderboard import score_table
+from captioning.reporting.gallery import GalleryImage
+from captioning.reporting.leaderboard import object_table, score_table
+from captioning.reporting.report import REPORT, write_report
 
 log = logging.getLogger(__name__)
 
@@ -165,17 +169,18 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
 
     captioner = Captioner.load(best.best_model_path)
     images = {"train": len(data.images("train"))}
-    scores = {}
+    found: dict[str, Scored] = {}
     for split in ("dev", "test"):
         with clock(f"score {split}"):
-            scores[split], images[split] = score(
-                captioner, data, split, decoding, config["trainer"], folder
-            )
+            found[split] = score(captioner, data, split, decoding, config["trainer"], folder)
+        images[split] = len(found[split].gallery)
     identity = results.Data(name=data.data_name, fingerprint=data.corpus.fingerprint, images=images)
-    write(
-        folder, config, settings.name, command, captioner, identity, decoding, scores, clock.seconds
+    written = write(
+        folder, config, settings.name, command, captioner, identity, decoding, found, clock.seconds
     )
-    show(scores, folder)
+    write_report(folder, "test", found["test"].gallery)
+    show(written, folder)
+    scores = written.scores
     for logger in trainer.loggers:
         logger.log_metrics(
             {f"final/{split}/{name}": v for split, s in scores.items() for name, v in s.items()}
@@ -208,17 +213,20 @@ def evaluate(config: Config, folder: Path, command: str) -> dict[str, dict[str, 
     with clock("features"):
         data.open_images(captioner.encoder, [settings.split])
     with clock(f"score {settings.split}"):
-        found, count = score(captioner, data, settings.split, decoding, config["trainer"], folder)
-    scores: dict[str, dict[str, float]] = {settings.split: found}
+        found = score(captioner, data, settings.split, decoding, config["trainer"], folder)
     identity = results.Data(
         name=data.data_name,
         fingerprint=data.corpus.fingerprint,
-        images={settings.split: count},
+        images={settings.split: len(found.gallery)},
     )
     name = settings.name or str(captioner.run["name"])
-    write(folder, config, name, command, captioner, identity, decoding, scores, clock.seconds)
-    show(scores, folder)
-    return scores
+    all_found: dict[str, Scored] = {settings.split: found}
+    written = write(
+        folder, config, name, command, captioner, identity, decoding, all_found, clock.seconds
+    )
+    write_report(folder, settings.split, found.gallery)
+    show(written, folder)
+    return written.scores
 
 
 def own(config: Config) -> dict[str, Any]:
@@ -315,6 +323,16 @@ class EpochLog(pl.Callback):
         )
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What was found of one split: see :class:`captioning.reporting.results.Results`."""
+
+    corpus: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    objects: Grounding | None
+    gallery: list[GalleryImage]
+
+
 def score(
     captioner: Captioner,
     data: CaptionDataModule,
@@ -322,23 +340,34 @@ def score(
     decoding: Decoding,
     trainer: Config,
     folder: Path,
-) -> tuple[dict[str, float], int]:
-    """Decode a split and score it with all metrics; writes ``captions_<split>.json``.
-
-    Returns:
-        The corpus scores, and how many images they are of.
-    """
+) -> Scored:
+    """Decode a split and score it with all metrics; writes ``captions_<split>.json``."""
     captioner.expect(data.references(split), METRICS, decoding)
     shared = ("accelerator", "devices", "precision", "limit_test_batches")
     settings = {name: value for name, value in trainer.items() if name in shared}
     tester = make_trainer(settings, folder, [], [])
     tester.test(captioner, data.evaluation_loader(split), verbose=False)
     assert isinstance(captioner.scores, CaptionScores)
-    found = captioner.scores.scores()
-    results.write_captions(
-        folder / f"captions_{split}.json", captioner.scores.captions, found.per_image
-    )
-    return found.corpus, len(found.per_image)
+    found, captions = captioner.scores.scores(), captioner.scores.captions
+    results.write_captions(folder / f"captions_{split}.json", captions, found.per_image)
+    maps = {
+        image: weights.reshape(-1, *captioner.encoder.grid_size).numpy()
+        for image, weights in captioner.attention.items()
+    }
+    gallery = [
+        GalleryImage(
+            id=image.id,
+            path=image.path,
+            references=image.captions,
+            caption=captions[image.id],
+            scores=found.per_image[image.id],
+            attention=maps.get(image.id),
+        )
+        for image in data.images(split)
+        if image.id in captions
+    ]
+    objects = ground(captions, maps, data.boxes)
+    return Scored(found.corpus, intervals(found.statistics), objects, gallery)
 
 
 def parameters(captioner: Captioner) -> int:
@@ -354,39 +383,47 @@ def write(
     captioner: Captioner,
     data: results.Data,
     decoding: Decoding,
-    scores: dict[str, dict[str, float]],
+    found: Mapping[str, Scored],
     seconds: dict[str, float],
-) -> None:
+) -> results.Results:
     """Write ``results.json``."""
     hparams: Any = captioner.hparams
-    results.write_results(
-        folder / "results.json",
-        results.Results(
-            name=name,
-            command=command,
-            config={key: plain(value) for key, value in config.items()},
-            data=data,
-            vocabulary=results.Vocabulary(
-                size=len(captioner.vocabulary), fingerprint=captioner.vocabulary.fingerprint
-            ),
-            encoder=results.Encoder(
-                name=captioner.encoder.name,
-                fingerprint=captioner.encoder.fingerprint,
-                weights_source=captioner.encoder.weights_source,
-            ),
-            model=results.Model(
-                name=hparams["model"]["_target_"].split(".")[-2],
-                parameters=parameters(captioner),
-            ),
-            versions=results.versions(),
-            commit=results.commit(),
-            seconds=seconds,
-            scores=scores,
-            decoding=results.Decoding.model_validate(
-                {"name": type(decoding).__name__.lower()} | asdict(decoding)
-            ),
+    written = results.Results(
+        name=name,
+        command=command,
+        config={key: plain(value) for key, value in config.items()},
+        data=data,
+        vocabulary=results.Vocabulary(
+            size=len(captioner.vocabulary), fingerprint=captioner.vocabulary.fingerprint
+        ),
+        encoder=results.Encoder.model_validate(
+            {
+                "name": captioner.encoder.name,
+                "fingerprint": captioner.encoder.fingerprint,
+                "weights_source": captioner.encoder.weights_source,
+                "resize": captioner.encoder.preprocessing.resize,
+            }
+        ),
+        model=results.Model(
+            name=hparams["model"]["_target_"].split(".")[-2],
+            parameters=parameters(captioner),
+        ),
+        versions=results.versions(),
+        commit=results.commit(),
+        seconds=seconds,
+        scores={split: scored.corpus for split, scored in found.items()},
+        intervals={split: scored.intervals for split, scored in found.items()},
+        objects={
+            split: results.Objects(**asdict(scored.objects))
+            for split, scored in found.items()
+            if scored.objects
+        },
+        decoding=results.Decoding.model_validate(
+            {"name": type(decoding).__name__.lower()} | asdict(decoding)
         ),
     )
+    results.write_results(folder / "results.json", written)
+    return written
 
 
 def plain(value: Any) -> Any:
@@ -396,7 +433,10 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def show(scores: dict[str, dict[str, float]], folder: Path) -> None:
+def show(written: results.Results, folder: Path) -> None:
     """Print the scores, and where everything is."""
-    Console().print(score_table(scores))
-    log.info("Results, captions and checkpoints are in %s", folder)
+    console = Console()
+    console.print(score_table(written.scores))
+    if written.objects:
+        console.print(object_table(written.objects))
+    log.info("Results, captions and %s are in %s", REPORT, folder)

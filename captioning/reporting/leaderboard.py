@@ -19,7 +19,14 @@ from rich.table import Table
 from rich.text import Text
 
 from captioning.errors import CaptioningError
-from captioning.reporting.results import METRICS, Results, read_results
+from captioning.reporting.results import (
+    BOX_SHARE,
+    METRICS,
+    OBJECT_MEASURES,
+    Objects,
+    Results,
+    read_results,
+)
 
 RANKED_BY = "CIDEr"
 
@@ -27,14 +34,8 @@ TEXT_COLUMNS = ("run", "model", "decoding")
 LAST_COLUMN = "when (UTC)"
 
 _DEV_COLUMN = f"dev {RANKED_BY}"
-# Of `Results.objects`, for data with boxes; a large box is nobody's merit, so none is the best.
-_BOX_SHARE = "box share"
-_OBJECT_COLUMNS = {
-    "captions right": "right",
-    "peak in box": "peak_inside",
-    "attention in box": "attention_inside",
-    _BOX_SHARE: "box_share",
-}
+# The table is wide enough as it is.
+_OBJECT_COLUMNS = {label: field for label, field in OBJECT_MEASURES.items() if field != "complete"}
 _MISSING = "-"
 
 
@@ -284,6 +285,21 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
+def object_table(objects: Mapping[str, Objects]) -> Table:
+    """What a run says of objects and where it looks, for the terminal: percentages.
+
+    Args:
+        objects: by split.
+    """
+    table = Table("objects", box=box.SIMPLE_HEAD)
+    for label in OBJECT_MEASURES:
+        table.add_column(label, justify="right")
+    for split, found in objects.items():
+        values = (getattr(found, field) for field in OBJECT_MEASURES.values())
+        table.add_row(split, *(_hundredfold(value) for value in values))
+    return table
+
+
 def ranking_table(ranking: Ranking) -> RankingTable:
     """Header and rows of a ranking, shared by all forms in which people read it."""
     split = ranking.ground.split
@@ -294,7 +310,7 @@ def ranking_table(ranking: Ranking) -> RankingTable:
         column: max((score for row in scores if (score := row[column]) is not None), default=None)
         for column in columns
         # The only run is the best of none.
-        if len(scores) > 1 and column != _BOX_SHARE
+        if len(scores) > 1 and column != BOX_SHARE
     }
     rows = []
     for entry, name, row in zip(ranking.entries, run_names(ranking.entries), scores, strict=True):

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -44,7 +44,7 @@ from captioning.reporting.leaderboard import (
     run_names,
     unscored_sentence,
 )
-from captioning.reporting.results import METRICS, Results, read_results
+from captioning.reporting.results import METRICS, OBJECT_MEASURES, Results, read_results
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +57,6 @@ GALLERY_BYTES: Final = 20_000_000
 """What the galleries of a leaderboard take up together, at most."""
 
 _PAGES = Path(__file__).parent / "pages"
-_OBJECT_MEASURES = {
-    "captions right": "right",
-    "captions complete": "complete",
-    "peak in box": "peak_inside",
-    "attention in box": "attention_inside",
-    "box share": "box_share",
-}
 
 
 def write_report(
@@ -91,7 +84,9 @@ def write_report(
     metrics_file = folder / "logs" / "metrics.csv"
     quantities = read_curves(metrics_file) if metrics_file.is_file() else {}
     chosen = spread(gallery, MOST_IMAGES, score_of)
-    data = make_gallery(split, results.name, chosen, resize=_resize(results), progress=progress)
+    data = make_gallery(
+        split, results.name, chosen, resize=results.encoder.resize, progress=progress
+    )
     note = f"{len(chosen):,} images of the {split} split"
     if len(chosen) < len(gallery):
         note = f"{len(chosen):,} of the {len(gallery):,} images of the {split} split, "
@@ -163,7 +158,7 @@ def _score_tables(results: Results, split: str) -> list[_ScoreTable]:
     if splits:
         rows = [
             (label, [Cell.of_score(getattr(results.objects[name], field)) for name in splits])
-            for label, field in _OBJECT_MEASURES.items()
+            for label, field in OBJECT_MEASURES.items()
             if any(getattr(objects, field) is not None for objects in results.objects.values())
         ]
         tables.append(_ScoreTable("Objects", splits, rows))
@@ -195,11 +190,6 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value if isinstance(value, str) else json.dumps(value)
-
-
-def _resize(results: Results) -> Literal["squash", "crop"]:
-    encoder = results.config.get("encoder")
-    return "crop" if isinstance(encoder, dict) and encoder.get("resize") == "crop" else "squash"
 
 
 class _RankingPart(NamedTuple):

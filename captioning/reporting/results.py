@@ -34,6 +34,16 @@ from captioning.files import atomic_write_json
 METRICS: Final = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 """The metrics of the field, in the order in which its tables print them."""
 
+BOX_SHARE: Final = "box share"
+OBJECT_MEASURES: Final = {
+    "captions right": "right",
+    "captions complete": "complete",
+    "peak in box": "peak_inside",
+    "attention in box": "attention_inside",
+    BOX_SHARE: "box_share",
+}
+"""What tables call the shares of :class:`Objects`."""
+
 SCHEMA: Final = 1
 """Version of the format of ``results.json``."""
 
@@ -85,11 +95,15 @@ class Vocabulary(_Record):
 
 
 class Encoder(_Record):
-    """The image encoder; ``weights_source`` tells where its weights came from."""
+    """The image encoder; ``weights_source`` tells where its weights came from.
+
+    Its ``resize`` says which part of a photograph it saw; see the encoders' ``Preprocessing``.
+    """
 
     name: Name
     fingerprint: Name
     weights_source: str
+    resize: Literal["squash", "crop"] = "squash"
 
 
 class Model(_Record):

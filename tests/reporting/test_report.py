@@ -58,7 +58,7 @@ def write_run(
         "name": name,
         "created": datetime(2026, 11, 23, 7, 35, tzinfo=UTC),
         "command": "python train.py",
-        "config": {"encoder": {"resize": "squash"}, "model": {"dropout": 0.5}},
+        "config": {"model": {"dropout": 0.5}},
         "data": Data(name="flickr8k", fingerprint="abcdef", images={"test": 4}),
         "vocabulary": Vocabulary(size=2540, fingerprint="v"),
         "encoder": Encoder(name="vgg16", fingerprint="e", weights_source="random"),
@@ -262,7 +262,8 @@ def test_attention_by_touch(tmp_path: Path, page: Page) -> None:
 def test_maps_of_a_cropped_photograph_lie_on_what_the_encoder_saw(
     tmp_path: Path, page: Page
 ) -> None:
-    folder = write_run(tmp_path, config={"encoder": {"resize": "crop"}})
+    encoder = Encoder(name="vgg16", fingerprint="e", weights_source="random", resize="crop")
+    folder = write_run(tmp_path, encoder=encoder)
     maps = looks_at((1, 0), (1, 4), rows=3, columns=5)
     image = one_image(tmp_path, caption="left right", attention=maps, size=(400, 200))
     page.open(write_report(folder, "test", [image]))

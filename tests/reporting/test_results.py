@@ -34,7 +34,12 @@ EXAMPLE = {
         "images": {"train": 6000, "dev": 1000, "test": 1000},
     },
     "vocabulary": {"size": 2548, "fingerprint": "def456"},
-    "encoder": {"name": "vgg16", "fingerprint": "789abc", "weights_source": "torch hub cache"},
+    "encoder": {
+        "name": "vgg16",
+        "fingerprint": "789abc",
+        "weights_source": "torch hub cache",
+        "resize": "crop",
+    },
     "model": {"name": "attn_lstm", "parameters": 12345678},
     "versions": {"python": "3.11.7", "torch": "2.15.0"},
     "commit": None,
