@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-TARGETS = ("setup", "train", "test", "lint", "format", "types", "leaderboard", "clean")
+TARGETS = ("setup", "demo", "train", "test", "lint", "format", "types", "leaderboard", "clean")
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
