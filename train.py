@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from captioning.cli import run_job
+from captioning.cli import run_job, take_literally
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -13,4 +13,5 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    take_literally("data.root", "data.cache", "resume")
     main()

@@ -39,6 +39,11 @@ def build(spec: Mapping[str, Any], base: Callable[..., T], key: str, **given: An
         raise CaptioningError(f"{key}: {target.__name__} takes no such value ({error}).") from error
 
 
+def own(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a configuration that belong to none of its groups."""
+    return {name: value for name, value in config.items() if not isinstance(value, Mapping)}
+
+
 def locate(path: str, base: Callable[..., T], key: str) -> type[T]:
     """The class of a dotted path.
 

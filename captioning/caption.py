@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from captioning.build import build, validated
+from captioning.build import build, own, validated
 from captioning.captioner import Captioner
 from captioning.data.extraction import (
     autocast,
@@ -35,7 +35,6 @@ from captioning.errors import CaptioningError
 from captioning.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from captioning.progress import track_progress
 from captioning.reporting.figures import attention_figure, region_of
-from captioning.run import own
 
 log = logging.getLogger(__name__)
 

@@ -70,13 +70,18 @@ def take_literally(*keys: str) -> None:
 
     Its grammar takes no name with a comma, a bracket, ``=`` or an umlaut, and makes a number of a
     folder called 2024. ``~`` is the user's home, as shells do not always see to. A value in quotes,
-    as that grammar has them, is left alone, and so is null. To be called before Hydra reads
-    ``sys.argv``.
+    as that grammar has them, is left alone, and so is null. In a multirun the grammar holds, where
+    a comma stands between values to sweep over. To be called before Hydra reads ``sys.argv``.
     """
+    if {"-m", "--multirun"} & set(sys.argv):
+        return
+    understood = re.compile(r"[\w.-]*/[\w./-]*", re.ASCII)  # a path can be nothing else to Hydra
     quoted = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1""", re.DOTALL)
     for position, argument in enumerate(sys.argv):
         key, _, value = argument.partition("=")
-        if key in keys and value != "null" and not quoted.fullmatch(value):
+        if key not in keys or value == "null":
+            continue
+        if not (quoted.fullmatch(value) or understood.fullmatch(value)):
             value = os.path.expanduser(value)  # noqa: PTH111  pathlib's fails at an unknown user
             # Backslashes count before a quote alone; `${` would stand for the value of a key.
             doubled = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value)

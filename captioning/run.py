@@ -18,7 +18,8 @@ from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from rich.console import Console
 
-from captioning.build import build, validated
+from captioning.build import build, own, validated
+from captioning.callbacks import AttentionImages, EpochLog
 from captioning.captioner import Captioner, read_checkpoint
 from captioning.data.datamodule import CaptionDataModule
 from captioning.data.extraction import choose_device, choose_precision
@@ -123,6 +124,7 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
         last,
         EarlyStopping("dev/CIDEr", mode="max", patience=settings.patience),
         EpochLog(),
+        AttentionImages(),
     ]
     if settings.average_decay:
         callbacks.insert(0, EMAWeightAveraging(decay=settings.average_decay))
@@ -229,11 +231,6 @@ def evaluate(config: Config, folder: Path, command: str) -> dict[str, dict[str, 
     return written.scores
 
 
-def own(config: Config) -> dict[str, Any]:
-    """The settings of a configuration that belong to none of its groups."""
-    return {name: value for name, value in config.items() if not isinstance(value, Mapping)}
-
-
 def check_resumable(path: Path, captioner: Captioner) -> None:
     """Say at the start, and not in the midst of Lightning, why a checkpoint cannot go on here."""
     checkpoint = read_checkpoint(path)
@@ -302,25 +299,6 @@ def make_trainer(
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise CaptioningError(f"trainer: {' '.join(str(error).split())}") from error
-
-
-class EpochLog(pl.Callback):
-    """A line for every epoch, for the log file: losses, dev scores, and the time left."""
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start, self.first = time.monotonic(), trainer.current_epoch
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        done = trainer.current_epoch + 1
-        took = (time.monotonic() - self.start) / (done - self.first)
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        log.info(
-            "Epoch %d of %d: loss %.3f, dev BLEU-4 %.1f, CIDEr %.1f; %.0f s an epoch, at most "
-            "%.0f min left",
-            *(done, trainer.max_epochs or done, values.get("train/loss", float("nan"))),
-            *(100 * values.get(f"dev/{name}", float("nan")) for name in ("BLEU-4", "CIDEr")),
-            *(took, took * ((trainer.max_epochs or done) - done) / 60),
-        )
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,13 @@ def test_a_run_leaves_results_whose_scores_are_those_of_its_captions(
         assert again.corpus == results.scores[split]
         entries = json.loads((trained / f"captions_{split}.json").read_text())
         assert all(e["scores"] == again.per_image[e["image_id"]] for e in entries)
+    for split, scores in results.scores.items():
+        for name, (low, high) in results.intervals[split].items():
+            assert low <= scores[name] <= high
+            assert low < high
+    assert results.objects == {}  # photographs come without boxes
+    report = (trained / "report.html").read_text()
+    assert all(image in report for image in read_captions(trained / "captions_test.json"))
     assert (trained / "vocabulary.json").is_file()
     assert (trained / "descriptions.txt").is_file()
 
@@ -120,12 +127,16 @@ def test_a_run_leaves_results_whose_scores_are_those_of_its_captions(
 def test_eval_gives_the_same_scores_again(
     trained: Path, run: Run, flickr8k_mini: Path, tmp_path: Path
 ) -> None:
-    ckpt = trained / "checkpoints" / "best.ckpt"
+    # In a folder with such a name as a sweep gives its jobs.
+    ckpt = tmp_path / "model.dropout=0.3,seed=1" / "best.ckpt"
+    ckpt.parent.mkdir()
+    ckpt.symlink_to(trained / "checkpoints" / "best.ckpt")
     ended = run(
         "eval", f"ckpt={ckpt}", f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}",
         "split=test", "decoding=beam", "decoding.beam_size=5",
     )  # fmt: skip
     assert ended.status == 0, ended.err
+    assert (tmp_path / "report.html").is_file()
     before, after = (read_results(f / "results.json") for f in (trained, tmp_path))
     assert after.scores["test"] == before.scores["test"]
     assert after.name == before.name
@@ -210,6 +221,23 @@ def test_resuming_with_another_vocabulary_or_model_says_so(
     assert_one_sentence(ended, "last.ckpt", "another model", "model.")
 
 
+def test_scenes_are_drawn_and_their_objects_looked_for(run: Run, tmp_path: Path) -> None:
+    options = (
+        "experiment=scenes", f"data.cache={tmp_path}", "trainer.max_epochs=1",
+        "trainer.limit_train_batches=4", "decoding=greedy",
+    )  # fmt: skip
+    for model in ("attn_lstm", "lstm"):
+        ended = run("train", *options, f"model={model}", f"hydra.run.dir={tmp_path / model}")
+        assert ended.status == 0, ended.err
+        results = read_results(tmp_path / model / "results.json")
+        assert results.data.name == "scenes"
+        objects = results.objects["test"]
+        assert objects.right is not None
+        assert objects.right < 0.5  # after four steps
+        assert (objects.peak_inside is None) == (model == "lstm")
+        assert "captions right" in ended.out
+
+
 def test_a_trainable_encoder_learns_from_images_in_its_last_block_alone(
     run: Run, flickr8k_mini: Path, tmp_path: Path
 ) -> None:
@@ -253,7 +281,9 @@ def test_a_logger_needs_no_account_and_no_network(
         "decoding=greedy",
     )  # fmt: skip
     assert ended.status == 0, ended.err
-    assert sum(written.stat().st_size for written in tmp_path.glob(file)) > 500
+    written = b"".join(path.read_bytes() for path in tmp_path.glob(file))
+    assert len(written) > 500
+    assert b"attention/" in written
     assert len(losses(tmp_path)) > 0  # CSV is written beside it
 
 
