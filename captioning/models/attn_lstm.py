@@ -27,6 +27,8 @@ class AttentionLSTM(RecurrentDecoder):
             (``scalar``, the paper's section 4.2.1), one a channel (``channel``), or all (``none``).
         grid_dropout: share of the grid's numbers that are dropped in training, one pattern an
             image and step.
+        word_query: let the last word choose, too, where to look. The paper's query is h_{t-1}
+            alone, which has not read word t-1 when it chooses the locations for word t.
         deep_output: let the context take part in the output layer (L_z z); without it, the words
             are predicted from h_t and the last word alone.
     """
@@ -44,6 +46,7 @@ class AttentionLSTM(RecurrentDecoder):
         word_dropout: float = 0.0,
         grid_dropout: float = 0.0,
         gate: Literal["scalar", "channel", "none"] = "channel",
+        word_query: bool = False,
         deep_output: bool = True,
         tie_embeddings: bool = False,
         normalize_grid: bool = True,
@@ -58,8 +61,10 @@ class AttentionLSTM(RecurrentDecoder):
             word_dropout=word_dropout,
             tie_embeddings=tie_embeddings,
             normalize_grid=normalize_grid,
+            query_dim=attention_dim if word_query else 0,
         )
         check_settings({"attention_dim": attention_dim}, {"grid_dropout": grid_dropout})
+        self.word_query = word_query
         self.attention = AdditiveAttention(channels, attention_dim)
         gate_dim = {"scalar": 1, "channel": channels, "none": 0}[gate]
         # One product of the state serves the LSTM's gates, the attention's query and the gate beta.
@@ -78,6 +83,9 @@ class AttentionLSTM(RecurrentDecoder):
 
     def advance(self, gates: Tensor, state: State, memory: Memory) -> State:
         recurrent, query, beta = self.recurrent(state["hidden"]).split(self.shares, -1)
+        if self.word_query:
+            gates, of_word = torch.split(gates, self.shares[:2], -1)
+            query = query + of_word
         attention = self.attention(query, memory)
         context = attention.to(memory["grid"].dtype) @ memory["grid"]
         if self.shares[-1]:

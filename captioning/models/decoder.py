@@ -103,6 +103,8 @@ class RecurrentDecoder(Decoder):
         tie_embeddings: use the embedding matrix as the output matrix L_o, too.
         normalize_grid: standardise each location's channels (LayerNorm without parameters, which
             the products that follow would absorb).
+        query_dim: further numbers that a subclass wants of each word, beside its share of the
+            gates; :meth:`advance` gets both in one tensor.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class RecurrentDecoder(Decoder):
         word_dropout: float = 0.0,
         tie_embeddings: bool = False,
         normalize_grid: bool = True,
+        query_dim: int = 0,
     ) -> None:
         super().__init__()
         check_settings(
@@ -137,7 +140,7 @@ class RecurrentDecoder(Decoder):
         nn.init.normal_(self.embedding.weight, std=embed_dim**-0.5 if tie_embeddings else 0.1)
         self.initial_hidden = nn.Linear(channels, hidden_dim)
         self.initial_cell = nn.Linear(channels, hidden_dim)
-        self.input_gates = nn.Linear(embed_dim, 4 * hidden_dim)
+        self.input_gates = nn.Linear(embed_dim, 4 * hidden_dim + query_dim)
         self.output_hidden = nn.Linear(hidden_dim, embed_dim)
         self.output_words = nn.Linear(embed_dim, vocabulary_size)
         if tie_embeddings:
@@ -149,7 +152,7 @@ class RecurrentDecoder(Decoder):
 
     @abstractmethod
     def advance(self, gates: Tensor, state: State, memory: Memory) -> State:
-        """The state after a word whose share of the gates (B x K x 4H) is given.
+        """The state after a word, of which ``input_gates`` has made ``gates`` (B x K x 4H).
 
         The new state holds ``hidden`` and ``cell`` (B x K x H), and with attention ``context``
         (B x K x C) and ``attention`` (B x K x P) of this word.

@@ -87,8 +87,12 @@ def show_attend_and_tell(
     deep_output: bool = True,
     tie_embeddings: bool = False,
     normalize_grid: bool = True,
+    word_query: bool = False,
 ) -> Textbook:
-    """Xu et al. 2015: eq. 1-3 (LSTM), 4-6 and section 4.2.1 (attention), 7 (deep output)."""
+    """Xu et al. 2015: eq. 1-3 (LSTM), 4-6 and section 4.2.1 (attention), 7 (deep output).
+
+    With ``word_query`` the sum in eq. 4 has a third term, of the last word.
+    """
 
     def caption_of(weights: Weights, grid: Tensor, tokens: list[int]) -> Caption:
         a = standardised(grid) if normalize_grid else grid
@@ -99,10 +103,15 @@ def show_attend_and_tell(
         b_u, b_h, b_beta = weights["recurrent.bias"].split(rows)
         logits, maps = [], []
         for word in tokens[:-1]:
+            y = weights["embedding.weight"][word]
+            of_word = linear(weights, "input_gates", y)
+            query = w_h @ h + b_h
+            if word_query:
+                query = query + of_word[4 * HIDDEN :]
             e = torch.stack(
                 [
                     weights["attention.score"]
-                    @ (linear(weights, "attention.key", a_i) + w_h @ h + b_h).tanh()
+                    @ (linear(weights, "attention.key", a_i) + query).tanh()
                     for a_i in a
                 ]
             )
@@ -110,9 +119,8 @@ def show_attend_and_tell(
             z = torch.stack([alpha_i * a_i for alpha_i, a_i in zip(alpha, a, strict=True)]).sum(0)
             if gate != "none":
                 z = z / (1 + (-(f_beta @ h + b_beta)).exp())
-            y = weights["embedding.weight"][word]
             i, f, g, o = (
-                linear(weights, "input_gates", y)
+                of_word[: 4 * HIDDEN]
                 + (u @ h + b_u)
                 + linear(weights, "context_gates", z)
             ).split(HIDDEN)
@@ -227,6 +235,7 @@ def assert_equals_textbook(
 OPTIONS = {
     "gate": ["scalar", "channel", "none"],
     "deep_output": [True, False],
+    "word_query": [False, True],
     "tie_embeddings": [True, False],
     "normalize_grid": [True, False],
 }
