@@ -120,9 +120,7 @@ def show_attend_and_tell(
             if gate != "none":
                 z = z / (1 + (-(f_beta @ h + b_beta)).exp())
             i, f, g, o = (
-                of_word[: 4 * HIDDEN]
-                + (u @ h + b_u)
-                + linear(weights, "context_gates", z)
+                of_word[: 4 * HIDDEN] + (u @ h + b_u) + linear(weights, "context_gates", z)
             ).split(HIDDEN)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             h = o.sigmoid() * c.tanh()
