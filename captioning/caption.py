@@ -30,7 +30,7 @@ from captioning.data.extraction import (
 )
 from captioning.data.find import find_images
 from captioning.data.images import load_rgb
-from captioning.decoding import Decoding, Greedy
+from captioning.decoding import Decoding, Greedy, Hypothesis
 from captioning.errors import CaptioningError
 from captioning.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from captioning.progress import track_progress
@@ -90,9 +90,6 @@ def caption_files(
 ) -> Generator[tuple[list[Captioned], dict[Path, CaptioningError]], None, None]:
     """Caption image files in their order, a few at a time, reading ahead while it computes.
 
-    The arithmetic is that of an evaluation: grids are rounded to half precision, as in the feature
-    store.
-
     Args:
         captioner: the model; it stays on the device.
         files: the photographs, each once, of any format and size.
@@ -121,17 +118,51 @@ def caption_files(
         for images, errors in batches:
             found = []
             if images:
-                grids = encode(encoder, list(images.values()), chosen, arithmetic)
-                with autocast(chosen, arithmetic):
-                    hypotheses = captioner(grids, decoding)
+                hypotheses = hypothesize(captioner, list(images.values()), decoding, arithmetic)
                 for path, (best, *_) in zip(images, hypotheses, strict=True):
                     caption = captioner.vocabulary.decode(best.tokens)
-                    attention = None
-                    if best.attention is not None:
-                        maps = best.attention.float().cpu()
-                        attention = maps.reshape(-1, *encoder.grid_size).numpy()
+                    attention = maps_of(best, encoder.grid_size)
                     found.append(Captioned(path, caption, best.log_prob, attention))
             yield found, errors
+
+
+def hypothesize(
+    captioner: Captioner,
+    images: Sequence[Float[Tensor, "3 height width"]],
+    decoding: Decoding,
+    precision: str,
+) -> list[list[Hypothesis]]:
+    """Caption preprocessed photographs with the arithmetic of an evaluation.
+
+    Grids are rounded to half precision, as in the feature store.
+
+    Args:
+        captioner: the model, on the device that computes.
+        images: at least one.
+        decoding: how the captions are written.
+        precision: ``fp32`` or ``bf16``.
+
+    Returns:
+        The hypotheses for each photograph, best first.
+    """
+    grids = encode(captioner.encoder, images, captioner.device, precision)
+    with autocast(captioner.device, precision):
+        hypotheses: list[list[Hypothesis]] = captioner(grids, decoding)
+    return hypotheses
+
+
+def maps_of(
+    hypothesis: Hypothesis, grid_size: tuple[int, int]
+) -> Float[np.ndarray, "words rows columns"] | None:
+    """Where each word of a caption looked; None for a model without attention.
+
+    Args:
+        hypothesis: the caption.
+        grid_size: rows and columns of the encoder's grid.
+    """
+    if hypothesis.attention is None:
+        return None
+    return hypothesis.attention.float().cpu().reshape(len(hypothesis.tokens), *grid_size).numpy()
 
 
 def caption(config: Mapping[str, Any]) -> None:

@@ -137,7 +137,7 @@ def make_gallery(
             caption = CaptionData(
                 caption=" ".join(image.caption.split()),
                 scores={name: scores[name] for name in metrics_of([scores])},
-                attention=_attention(image.attention, region_of(resize, size)),
+                attention=attention_data(image.attention, region_of(resize, size)),
             )
             entries.append(
                 ImageData(
@@ -204,6 +204,25 @@ def difference_of(image: ImageData) -> float:
     return max(scores) - min(scores)
 
 
+def attention_data(
+    attention: Float[np.ndarray, "words rows columns"] | None, region: Region
+) -> AttentionData | None:
+    """The maps of a caption as pages embed them; None without attention.
+
+    Args:
+        attention: where each word looked.
+        region: the part of the photograph that the maps cover.
+    """
+    if attention is None:
+        return None
+    peaks = attention.max(axis=(1, 2), keepdims=True, initial=0)
+    maps = np.round(255 * attention / np.where(peaks > 0, peaks, 1)).astype(np.uint8)
+    rows, columns = attention.shape[1:]
+    return AttentionData(
+        maps=_base64(maps.tobytes()), rows=rows, columns=columns, region=list(region)
+    )
+
+
 def data_block(gallery: GalleryData) -> Markup:
     """JSON in ASCII that cannot end the ``<script>`` around it, whatever its strings hold."""
     text = json.dumps(gallery, separators=(",", ":"))
@@ -243,19 +262,6 @@ def _thumbnail(image: GalleryImage) -> tuple[str | None, tuple[int, int]]:
     file = BytesIO()
     picture.save(file, "WEBP", quality=_QUALITY)
     return f"data:image/webp;base64,{_base64(file.getvalue())}", picture.size
-
-
-def _attention(
-    attention: Float[np.ndarray, "words rows columns"] | None, region: Region
-) -> AttentionData | None:
-    if attention is None:
-        return None
-    peaks = attention.max(axis=(1, 2), keepdims=True, initial=0)
-    maps = np.round(255 * attention / np.where(peaks > 0, peaks, 1)).astype(np.uint8)
-    rows, columns = attention.shape[1:]
-    return AttentionData(
-        maps=_base64(maps.tobytes()), rows=rows, columns=columns, region=list(region)
-    )
 
 
 def _base64(data: bytes) -> str:

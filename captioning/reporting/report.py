@@ -4,8 +4,6 @@ A page is one file that needs nothing else: photographs are embedded small, atte
 bytes, and its policy forbids the browser every connection. Whatever comes from data is escaped.
 """
 
-import base64
-import hashlib
 import json
 import logging
 import os
@@ -13,9 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from captioning.errors import CaptioningError
 from captioning.files import atomic_write_text
@@ -44,6 +39,7 @@ from captioning.reporting.leaderboard import (
     run_names,
     unscored_sentence,
 )
+from captioning.reporting.rendering import render_page
 from captioning.reporting.results import METRICS, OBJECT_MEASURES, Results, read_results
 
 log = logging.getLogger(__name__)
@@ -55,8 +51,6 @@ MOST_COMPARED: Final = 200
 """Images in a gallery of a leaderboard."""
 GALLERY_BYTES: Final = 20_000_000
 """What the galleries of a leaderboard take up together, at most."""
-
-_PAGES = Path(__file__).parent / "pages"
 
 
 def write_report(
@@ -251,28 +245,6 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _render(template: str, scripts: Sequence[str], **content: object) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(_PAGES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "digest": _digest,
-        "data_block": data_block,
-        "has_attention": has_attention,
-    }
-    return environment.get_template(template).render(
-        style=_files("page.css", "attention.css"), script=_files(*scripts), plot=curves, **content
-    )
-
-
-def _files(*names: str) -> Markup:
-    return Markup("\n".join((_PAGES / name).read_text(encoding="utf-8") for name in names))
-
-
-def _digest(text: str) -> str:
-    """What a page's policy calls an inline block that it allows."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
+    filters = {"data_block": data_block, "has_attention": has_attention}
+    styles = ("page.css", "attention.css")
+    return render_page(template, styles, scripts, filters, plot=curves, **content)
