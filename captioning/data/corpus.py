@@ -116,11 +116,19 @@ class Corpus:
         It does not depend on the folder, on the order of the lists or on the images that are in no
         split (Karpathy's file does not have those), so Flickr8k has one fingerprint in all layouts.
         """
-        digest = hashlib.sha256()
-        for image in sorted(self.images, key=lambda image: image.id):
-            if image.split is not None:
-                digest.update(json.dumps([image.id, image.split, image.captions]).encode())
-        return digest.hexdigest()
+        return fingerprint(
+            (image.id, image.split, image.captions)
+            for image in self.images
+            if image.split is not None
+        )
+
+
+def fingerprint(images: Iterable[tuple[str, str, Sequence[str]]]) -> str:
+    """SHA-256 (hex) over the id, the split and the raw captions of each image, in any order."""
+    digest = hashlib.sha256()
+    for image, split, captions in sorted(images):
+        digest.update(json.dumps([image, split, captions]).encode())
+    return digest.hexdigest()
 
 
 def find_layouts(root: str | Path) -> tuple[Layout, ...]:
@@ -209,7 +217,7 @@ def _read_official(paths: Sequence[Path], root: Path, name: str) -> _Found:
             captions[image].append((number, caption))
         else:
             empty.append(f"{path}:{line}")
-    splits, source, ours = _split_lists([path.parent], name)
+    splits, source, ours = split_lists([path.parent], name)
     return _Found(
         captions={image: [text for _, text in sorted(texts)] for image, texts in captions.items()},
         splits=splits,
@@ -245,7 +253,7 @@ def _read_kaggle(paths: Sequence[Path], root: Path, name: str) -> _Found:
                 empty.append(f"{path}:{rows.line_num}")
     except csv.Error as error:
         raise CaptioningError(f"{path}:{rows.line_num}: malformed CSV ({error}).") from error
-    splits, source, ours = _split_lists([root, root / "Flickr8k_text"], name)
+    splits, source, ours = split_lists([root, root / "Flickr8k_text"], name)
     return _Found(
         captions=captions,
         splits=splits,
@@ -269,10 +277,54 @@ def _read_karpathy(paths: Sequence[Path], root: Path, name: str) -> _Found:
     except (json.JSONDecodeError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
         raise CaptioningError(f"{path}:{line}: not JSON ({error}).") from error
+    read = parse_karpathy(content, path)
+    found = _Found(
+        captions=read.captions,
+        splits=read.splits,
+        files=_image_files_in(root, read.folders) if read.folders else _image_files(root),
+        empty_captions=read.empty_captions,
+        splits_from=str(path),
+    )
+    if read.name is not None and read.name != name:
+        found.notes.append(f"{path.name} calls its data set {read.name!r}, not {name!r}.")
+    return found
 
+
+@dataclass(frozen=True)
+class KarpathyFile:
+    """What a ``dataset*.json`` of Karpathy's holds.
+
+    Attributes:
+        name: What it calls its data set.
+        captions: Raw captions by file name, only trailing white space stripped; none is empty.
+        splits: The file names of each split, in the order of the file.
+        folders: The image folders that it names.
+        empty_captions: Where captions are empty.
+        numbers: The file names by ``cocoid`` and by ``imgid``, as far as it has these.
+    """
+
+    name: str | None
+    captions: dict[str, list[str]]
+    splits: dict[Split, list[str]]
+    folders: tuple[str, ...]
+    empty_captions: list[str]
+    numbers: tuple[dict[str, str], ...]
+
+
+def parse_karpathy(content: object, path: Path) -> KarpathyFile:
+    """Make sense of a data set file of Karpathy's; no image is looked for.
+
+    Args:
+        content: The JSON in the file.
+        path: The file, for messages.
+
+    Raises:
+        CaptioningError: it is not such a file.
+    """
     captions: dict[str, list[str]] = {}
     splits: dict[Split, list[str]] = {split: [] for split in SPLITS}
     folders: dict[str, None] = {}
+    numbers: dict[str, dict[str, str]] = {"cocoid": {}, "imgid": {}}
     empty = []
     for index, entry in enumerate(_list(content, "images", str(path))):
         where = f"{path}: images[{index}]"
@@ -283,8 +335,12 @@ def _read_karpathy(paths: Sequence[Path], root: Path, name: str) -> _Found:
                 f"{where}: the split {split!r} is not one of {', '.join(_KARPATHY_SPLITS)}."
             )
         splits[_KARPATHY_SPLITS[split]].append(image)
-        if isinstance(entry, dict) and "filepath" in entry:
+        assert isinstance(entry, dict)  # it has a file name
+        if "filepath" in entry:
             folders[_string(entry, "filepath", where)] = None
+        for key, images in numbers.items():
+            if isinstance(entry.get(key), int):
+                images[str(entry[key])] = image
         texts = captions.setdefault(image, [])
         for number, sentence in enumerate(_list(entry, "sentences", where)):
             caption = _string(sentence, "raw", f"{where}.sentences[{number}]").rstrip()
@@ -292,17 +348,16 @@ def _read_karpathy(paths: Sequence[Path], root: Path, name: str) -> _Found:
                 texts.append(caption)
             else:
                 empty.append(f"{where}.sentences[{number}]")
-    found = _Found(
+    assert isinstance(content, dict)  # it has images
+    own_name = content.get("dataset")
+    return KarpathyFile(
+        name=None if own_name is None else str(own_name),
         captions=captions,
         splits=splits,
-        files=_image_files_in(root, folders) if folders else _image_files(root),
+        folders=tuple(folders),
         empty_captions=empty,
-        splits_from=str(path),
+        numbers=tuple(numbers.values()),
     )
-    own_name = content.get("dataset")
-    if own_name is not None and own_name != name:
-        found.notes.append(f"{path.name} calls its data set {own_name!r}, not {name!r}.")
-    return found
 
 
 def _string(entry: object, key: str, where: str) -> str:
@@ -323,7 +378,7 @@ def _list(entry: object, key: str, where: str) -> list[object]:
     return value
 
 
-def _split_lists(folders: Sequence[Path], name: str) -> tuple[dict[Split, list[str]], str, bool]:
+def split_lists(folders: Sequence[Path], name: str) -> tuple[dict[Split, list[str]], str, bool]:
     """The split lists of the first folder that has them, else those of this package.
 
     Returns:

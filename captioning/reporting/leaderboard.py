@@ -251,8 +251,8 @@ def to_csv(board: Leaderboard) -> str:
             scores = _scores(results, board.split)
             row = (
                 results.name,
-                results.model.name,
-                results.decoding.label,
+                results.model.name if results.model else "",
+                results.decoding.label if results.decoding else "",
                 *ranking.ground,
                 *("" if scores[column] is None else scores[column] for column in scored),
                 results.created.isoformat(),
@@ -320,7 +320,9 @@ def ranking_table(ranking: Ranking) -> RankingTable:
         }
         rows.append(
             (
-                *(Cell(_one_line(t)) for t in (name, results.model.name, results.decoding.label)),
+                Cell(_one_line(name)),
+                Cell(_one_line(results.model.name) if results.model else _MISSING),
+                Cell(_one_line(results.decoding.label) if results.decoding else _MISSING),
                 *(
                     Cell.of_score(
                         row[column],

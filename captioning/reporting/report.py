@@ -78,9 +78,8 @@ def write_report(
     metrics_file = folder / "logs" / "metrics.csv"
     quantities = read_curves(metrics_file) if metrics_file.is_file() else {}
     chosen = spread(gallery, MOST_IMAGES, score_of)
-    data = make_gallery(
-        split, results.name, chosen, resize=results.encoder.resize, progress=progress
-    )
+    resize = results.encoder.resize if results.encoder else "squash"
+    data = make_gallery(split, results.name, chosen, resize=resize, progress=progress)
     note = f"{len(chosen):,} images of the {split} split"
     if len(chosen) < len(gallery):
         note = f"{len(chosen):,} of the {len(gallery):,} images of the {split} split, "

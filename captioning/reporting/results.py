@@ -160,6 +160,8 @@ class Results(_Record):
         created: when the scores were taken.
         command: the command line that repeats the run.
         config: the resolved configuration.
+        vocabulary: this, the encoder, the model and the decoding are None where captions of another
+            system were scored, of which nothing is known.
         versions: of Python and the packages, see :func:`versions`.
         commit: of the code, see :func:`commit`.
         seconds: wall time of each part of the run.
@@ -174,16 +176,16 @@ class Results(_Record):
     command: str
     config: dict[str, JsonValue]
     data: Data
-    vocabulary: Vocabulary
-    encoder: Encoder
-    model: Model
+    vocabulary: Vocabulary | None = None
+    encoder: Encoder | None = None
+    model: Model | None = None
     versions: dict[str, str]
     commit: str | None
     seconds: dict[Name, NonNegativeFloat]
     scores: dict[Name, Scores]
     intervals: dict[Name, dict[Name, Interval]] = {}
     objects: dict[Name, Objects] = {}
-    decoding: Decoding
+    decoding: Decoding | None = None
 
     @field_validator("scores")
     @classmethod

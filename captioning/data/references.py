@@ -1,0 +1,216 @@
+"""What people wrote of images, from whichever file has it: to score captions of any system.
+
+A file is understood by its content:
+
+- COCO's annotations, ``{"images": [{"id": ...}], "annotations": [{"image_id": ..., "caption":
+  ...}]}`` (X. Chen et al., "Microsoft COCO Captions", 2015);
+- Karpathy's ``dataset*.json``, of which one split is taken;
+- a token file as Flickr8k's, ``image.jpg#0<TAB>caption``: of Flickr8k one split is taken, of other
+  data sets what the split lists beside the file name, or all of it where there are none;
+- JSON of the form ``{image: [caption, ...]}``.
+
+A folder is read as a data set (:mod:`captioning.data.corpus`), of which one split is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from captioning.data.corpus import SPLITS, fingerprint, parse_karpathy, read_corpus, split_lists
+from captioning.data.text import load_descriptions, load_document
+from captioning.errors import CaptioningError
+
+FORMATS_UNDERSTOOD = (
+    'COCO\'s annotations ({"images": [...], "annotations": [...]}), Karpathy\'s dataset*.json, '
+    'a token file (image.jpg#0<TAB>caption), or {"image": ["caption", ...]}'
+)
+
+_TOKEN_LINE = re.compile(r"[^\t\n]+#[0-9]+\t")
+
+
+@dataclass(frozen=True)
+class References:
+    """The raw captions of some images.
+
+    Attributes:
+        source: The file or folder they are from.
+        name: Of the data set, as far as the source tells it.
+        fingerprint: SHA-256 (hex). Where the source is a whole data set, that of its
+            `captioning.data.corpus.Corpus`, so that a run on it and other systems' captions can be
+            ranked together; else one over these captions.
+        captions: One or more for each image id, in the order of the source.
+        aliases: Other names of the images, such as COCO's numbers of what Karpathy names by file.
+        files: Image files by id: paths, or names that are to be looked for.
+    """
+
+    source: Path
+    name: str
+    fingerprint: str
+    captions: dict[str, list[str]]
+    aliases: tuple[dict[str, str], ...] = ()
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+def read_references(path: str | Path, split: str, name: str = "flickr8k") -> References:
+    """Read the references of one split.
+
+    Args:
+        path: A file in any of the formats above, or the folder of a data set.
+        split: ``train``, ``dev`` or ``test``. COCO's annotations and plain JSON have no splits: all
+            of them is taken.
+        name: Of the data set, where ``path`` is a folder.
+
+    Raises:
+        CaptioningError: There is no such file, it is of no known format, or an entry is wrong.
+    """
+    path = Path(path).expanduser()
+    if split not in SPLITS:
+        raise CaptioningError(f"split={split} is not known; choose {', '.join(SPLITS)}.")
+    if path.is_dir():
+        corpus = read_corpus(path, name=name)
+        files = {image.id: image.path for image in corpus.split(split)}
+        captions = corpus.references(split)
+        return References(path, name, corpus.fingerprint, captions, files=files)
+    text = load_document(path)
+    if _TOKEN_LINE.match(text.lstrip("\n")):
+        return _from_token_file(path, split)
+    try:
+        content = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CaptioningError(
+            f"{path}: neither JSON ({error}) nor a token file; references can be "
+            f"{FORMATS_UNDERSTOOD}."
+        ) from None
+    if isinstance(content, dict) and "annotations" in content:
+        return _from_coco(path, content, split)
+    if isinstance(content, dict) and _is_karpathy(content.get("images")):
+        return _from_karpathy(path, content, split)
+    if isinstance(content, dict) and content:
+        return _from_lists(path, content, split)
+    if isinstance(content, list) and content and _keys(content[0]) >= {"image_id", "caption"}:
+        raise CaptioningError(
+            f"{path}: this is COCO's result format, which has no references; is it what "
+            "captions= should name?"
+        )
+    raise CaptioningError(f"{path}: of no known format; references can be {FORMATS_UNDERSTOOD}.")
+
+
+def _keys(entry: object) -> set[str]:
+    return set(entry) if isinstance(entry, dict) else set()
+
+
+def _is_karpathy(images: object) -> bool:
+    return isinstance(images, list) and bool(images) and "sentences" in _keys(images[0])
+
+
+def _from_coco(path: Path, content: Mapping[str, Any], split: str) -> References:
+    images, annotations = content.get("images", []), content["annotations"]
+    for key, entries in (("images", images), ("annotations", annotations)):
+        if not isinstance(entries, list):
+            raise CaptioningError(f"{path}: {key!r} should be a list.")
+    captions: dict[str, list[str]] = {}
+    files: dict[str, Path] = {}
+    for number, image in enumerate(images):
+        where = f"{path}: images[{number}]"
+        key = _id(image, "id", where)
+        if key in captions:
+            raise CaptioningError(f"{where}: the image {key} is there twice; remove one.")
+        captions[key] = []
+        file = image.get("file_name")
+        if isinstance(file, str) and file:
+            files[key] = Path(file)
+    for number, annotation in enumerate(annotations):
+        where = f"{path}: annotations[{number}]"
+        key = _id(annotation, "image_id", where)
+        if images and key not in captions:
+            raise CaptioningError(f"{where}: its image {key} is not among 'images'.")
+        caption = annotation.get("caption")
+        if not isinstance(caption, str):
+            raise CaptioningError(f"{where}: 'caption' should be there and be a string.")
+        captions.setdefault(key, []).append(caption)
+    # COCO's own files have the same image ids and other images for other years.
+    captions = {image: texts for image, texts in captions.items() if texts}
+    if not captions:
+        raise CaptioningError(f"{path}: there is no caption in it to score against.")
+    aliases = {file.name: image for image, file in files.items()}
+    return References(
+        path,
+        path.stem,
+        fingerprint((image, split, texts) for image, texts in captions.items()),
+        captions,
+        (aliases,),
+        files,
+    )
+
+
+def _from_karpathy(path: Path, content: Mapping[str, Any], split: str) -> References:
+    read = parse_karpathy(content, path)
+    if read.empty_captions:
+        raise CaptioningError(
+            f"{read.empty_captions[0]}: the caption is empty; write one or remove it."
+        )
+    chosen: dict[str, list[str]] = {}
+    of_split: list[tuple[str, str, list[str]]] = []
+    for split_, images in read.splits.items():
+        for image in images:
+            if not read.captions[image]:
+                raise CaptioningError(f"{path}: the image {image} has no sentences; add or remove.")
+            of_split.append((image, split_, read.captions[image]))
+            if split_ == split:
+                chosen[image] = read.captions[image]
+    if not chosen:
+        raise CaptioningError(f"{path}: the {split} split has no image.")
+    name = read.name or path.stem.removeprefix("dataset_")
+    files = {image: Path(image) for image in chosen}
+    return References(path, name, fingerprint(of_split), chosen, read.numbers, files)
+
+
+def _from_token_file(path: Path, split: str) -> References:
+    captions = load_descriptions(path)
+    splits, _, ours = split_lists([path.parent], "flickr8k")
+    of_split: list[tuple[str, str, list[str]]] = [
+        (image, split_, captions[image])
+        for split_, images in splits.items()
+        for image in images
+        if image in captions
+    ]
+    is_flickr8k = bool(of_split) and (ours or path.name.startswith("Flickr8k"))
+    if not of_split and ours:  # of another data set, without lists of its own
+        of_split = [(image, split, texts) for image, texts in captions.items()]
+    chosen = {image: texts for image, split_, texts in of_split if split_ == split}
+    if not chosen:
+        raise CaptioningError(f"{path}: the {split} split has no image.")
+    return References(
+        path,
+        "flickr8k" if is_flickr8k else path.stem,
+        fingerprint(of_split),
+        chosen,
+        files={image: Path(image) for image in chosen},
+    )
+
+
+def _from_lists(path: Path, content: Mapping[str, Any], split: str) -> References:
+    for image, texts in content.items():
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise CaptioningError(
+                f"{path}: {image!r} should have a list of captions; references can be "
+                f"{FORMATS_UNDERSTOOD}."
+            )
+        if not texts:
+            raise CaptioningError(f"{path}: the image {image!r} has no caption; add or remove it.")
+    captions = dict(content)
+    files = {image: Path(image) for image in captions}
+    digest = fingerprint((image, split, texts) for image, texts in captions.items())
+    return References(path, path.stem, digest, captions, files=files)
+
+
+def _id(entry: object, key: str, where: str) -> str:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | str):  # a JSON true is an int
+        raise CaptioningError(f"{where}: {key!r} should be there and be an integer or a string.")
+    return str(value)
