@@ -17,7 +17,7 @@ from captioning.data.datamodule import Batch
 from captioning.data.text import Vocabulary
 from captioning.decoding import Decoding, Hypothesis
 from captioning.errors import CaptioningError
-from captioning.metrics import CaptionScores
+from captioning.metrics.caption_scores import CaptionScores
 from captioning.models.decoder import Decoder, TeacherForced
 from captioning.models.encoders.base import GridEncoder
 

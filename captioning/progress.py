@@ -1,4 +1,4 @@
-"""How far long work has come: a bar in a terminal, a few lines in a log file."""
+"""How far long work has come, a bar in a terminal or a few lines in a log, and how long it took."""
 
 import logging
 import sys
@@ -13,6 +13,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 log = logging.getLogger(__name__)
 
 _LINE_SECONDS = 5  # at least, between two lines of a log
+
+
+class Clock:
+    """Wall-clock seconds of each part of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Time a part."""
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = round(time.perf_counter() - start, 1)
 
 
 @contextmanager

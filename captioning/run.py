@@ -2,10 +2,8 @@
 
 import logging
 import os
-import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -25,10 +23,12 @@ from captioning.data.datamodule import CaptionDataModule
 from captioning.data.extraction import choose_device, choose_precision
 from captioning.decoding import Decoding
 from captioning.errors import CaptioningError
-from captioning.metrics import METRICS, CaptionScores
+from captioning.metrics import METRICS
 from captioning.metrics.bootstrap import intervals
+from captioning.metrics.caption_scores import CaptionScores
 from captioning.metrics.grounding import Grounding, ground
 from captioning.models.attention import compile_kernels
+from captioning.progress import Clock
 from captioning.reporting import results
 from captioning.reporting.gallery import GalleryImage
 from captioning.reporting.leaderboard import object_table, score_table
@@ -66,20 +66,6 @@ class EvalSettings:
     ckpt: str
     name: str | None = None
     split: Literal["train", "dev", "test"] = "test"
-
-
-class Clock:
-    """Wall-clock seconds of each part of a run."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        """Time a part."""
-        start = time.perf_counter()
-        yield
-        self.seconds[part] = round(time.perf_counter() - start, 1)
 
 
 def quieten() -> None:

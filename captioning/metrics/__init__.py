@@ -1,13 +1,15 @@
-"""BLEU, METEOR, ROUGE-L and CIDEr by the original COCO caption tools, made robust."""
+"""BLEU, METEOR, ROUGE-L and CIDEr by the original COCO caption tools, made robust.
+
+`captioning.metrics.caption_scores` has them as a torchmetrics Metric; it is not imported here, so
+that scoring captions need not wait for torch.
+"""
 
 from captioning.metrics.bootstrap import Paired, Statistics, intervals, paired
-from captioning.metrics.caption_scores import CaptionScores
 from captioning.metrics.scores import METRICS, CaptionScorer, Scores, score_captions
 
 __all__ = [
     "METRICS",
     "CaptionScorer",
-    "CaptionScores",
     "Paired",
     "Scores",
     "Statistics",

@@ -17,7 +17,6 @@ from pycocoevalcap.rouge.rouge import Rouge
 from captioning.errors import CaptioningError
 from captioning.metrics import (
     CaptionScorer,
-    CaptionScores,
     Paired,
     Scores,
     Statistics,
@@ -26,6 +25,7 @@ from captioning.metrics import (
     paired,
     score_captions,
 )
+from captioning.metrics.caption_scores import CaptionScores
 from captioning.metrics.meteor import meteor_scores
 from captioning.metrics.tokenizer import tokenize
 

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 
 from captioning.errors import CaptioningError
-from captioning.metrics import CaptionScores, score_captions
+from captioning.metrics import score_captions
+from captioning.metrics.caption_scores import CaptionScores
 
 METRICS = ["BLEU", "ROUGE-L", "CIDEr"]
 REFERENCES = {
@@ -92,7 +93,7 @@ def test_bad_input_is_refused() -> None:
 SECOND = """
 import json, sys, warnings
 import torch.distributed as dist
-from captioning.metrics import CaptionScores
+from captioning.metrics.caption_scores import CaptionScores
 store, references, metrics, rounds = json.loads(sys.argv[1])
 warnings.simplefilter("ignore")  # torchmetrics warns of a process without data
 dist.init_process_group("gloo", init_method=store, rank=1, world_size=2)
