@@ -6,7 +6,7 @@ sentences and may still score well; these figures show it.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def describe_language(
     """
     sentences = [caption.split() for caption in captions]
     words = list(chain.from_iterable(sentences))
-    pairs = [pair for sentence in sentences for pair in zip(sentence, sentence[1:], strict=False)]
+    pairs = [pair for sentence in sentences for pair in pairwise(sentence)]
     used = len(set(words) - {unknown})
     known = None if train is None else {tuple(caption.split()) for caption in train}
     return Language(

@@ -21,7 +21,7 @@ from captioning.errors import CaptioningError
 from captioning.progress import track_progress
 from captioning.reporting.figures import Region, check_maps, region_of
 from captioning.reporting.leaderboard import RANKED_BY
-from captioning.reporting.results import METRICS
+from captioning.reporting.results import METRICS, OPTIONAL_METRICS
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def has_attention(gallery: GalleryData) -> bool:
 def metrics_of(scores: Iterable[Mapping[str, float]]) -> list[str]:
     """The metrics that are among them, the one that ranks runs first."""
     known = {metric for of_image in scores for metric in of_image}
-    return [metric for metric in reversed(METRICS) if metric in known]
+    return [metric for metric in (*reversed(METRICS), *OPTIONAL_METRICS) if metric in known]
 
 
 def spread(items: Sequence[Item], most: int, key: Callable[[Item], float]) -> list[Item]:

@@ -23,8 +23,10 @@ from captioning.reporting.results import (
     BOX_SHARE,
     METRICS,
     OBJECT_MEASURES,
+    Language,
     Objects,
     Results,
+    present_metrics,
     read_results,
 )
 
@@ -278,10 +280,26 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
         scores: ``{split: {metric: score}}`` on the metrics' own scale.
     """
     table = Table("split", box=box.SIMPLE_HEAD)
-    for metric in METRICS:
+    metrics = present_metrics(scores.values())
+    for metric in metrics:
         table.add_column(metric, justify="right")
     for split, row in scores.items():
-        table.add_row(split, *(_hundredfold(row.get(metric)) for metric in METRICS))
+        table.add_row(split, *(_hundredfold(row.get(metric)) for metric in metrics))
+    return table
+
+
+def language_table(language: Mapping[str, Language]) -> Table:
+    """What a run's captions are like as language, for the terminal.
+
+    Args:
+        language: by split.
+    """
+    table = Table("language", box=box.SIMPLE_HEAD)
+    rows = {split: found.texts() for split, found in language.items()}
+    for label in next(iter(rows.values()), {}):
+        table.add_column(label, justify="right")
+    for split, texts in rows.items():
+        table.add_row(split, *texts.values())
     return table
 
 

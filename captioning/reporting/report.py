@@ -40,7 +40,13 @@ from captioning.reporting.leaderboard import (
     unscored_sentence,
 )
 from captioning.reporting.rendering import render_page
-from captioning.reporting.results import METRICS, OBJECT_MEASURES, Results, read_results
+from captioning.reporting.results import (
+    METRICS,
+    OBJECT_MEASURES,
+    Results,
+    present_metrics,
+    read_results,
+)
 
 log = logging.getLogger(__name__)
 
@@ -129,10 +135,11 @@ class _ScoreTable(NamedTuple):
     title: str
     splits: list[str]
     rows: list[tuple[str, list[Cell]]]
+    unit: str = "times 100"
 
 
 def _score_tables(results: Results, split: str) -> list[_ScoreTable]:
-    """The scores, and what was measured of objects: first those of the gallery's split."""
+    """The scores, and what is known of objects and language: first of the gallery's split."""
     splits = sorted(results.scores, key=lambda name: name != split)
     rows = [
         (
@@ -144,7 +151,7 @@ def _score_tables(results: Results, split: str) -> list[_ScoreTable]:
                 for name in splits
             ],
         )
-        for metric in METRICS
+        for metric in present_metrics(results.scores.values())
     ]
     tables = [_ScoreTable("Captions", splits, rows)]
     splits = sorted(results.objects, key=lambda name: name != split)
@@ -155,6 +162,11 @@ def _score_tables(results: Results, split: str) -> list[_ScoreTable]:
             if any(getattr(objects, field) is not None for objects in results.objects.values())
         ]
         tables.append(_ScoreTable("Objects", splits, rows))
+    splits = sorted(results.language, key=lambda name: name != split)
+    if splits:
+        texts = [results.language[name].texts() for name in splits]
+        rows = [(label, [Cell(column[label]) for column in texts]) for label in texts[0]]
+        tables.append(_ScoreTable("Language", splits, rows, unit=""))
     return tables
 
 

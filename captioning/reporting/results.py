@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -70,6 +70,12 @@ Name = Annotated[str, Field(min_length=1)]
 Scores = dict[Name, Annotated[FiniteFloat, Field(ge=0)]]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1 + 1e-6)]
 Interval = tuple[NonNegativeFloat, NonNegativeFloat]
+
+
+def present_metrics(rows: Iterable[Mapping[str, float]]) -> list[str]:
+    """METRICS, and those of OPTIONAL_METRICS that one of the rows of scores has."""
+    rows = list(rows)
+    return [*METRICS, *(name for name in OPTIONAL_METRICS if any(name in row for row in rows))]
 
 
 class _Record(BaseModel):
@@ -167,6 +173,22 @@ class Language(_Record):
     length: NonNegativeFloat
     novel: Share | None = None
     unknown: Share | None = None
+
+    def texts(self) -> dict[str, str]:
+        """What tables show of it."""
+
+        def percent(share: float | None) -> str:
+            return "-" if share is None else f"{100 * share:.1f} %"
+
+        return {
+            "words a caption": f"{self.length:.1f}",
+            "words used": f"{self.vocabulary:,}",
+            "of the vocabulary": percent(self.vocabulary_share),
+            "distinct-1": percent(self.distinct_1),
+            "distinct-2": percent(self.distinct_2),
+            "not in train": percent(self.novel),
+            "<unk>": percent(self.unknown),
+        }
 
 
 class Results(_Record):
