@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -277,9 +276,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CaptioningError(f"ckpt={path}: no such file; a run keeps its own in checkpoints/.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CaptioningError(f"ckpt={path}: not a checkpoint, or cut short ({reason}).") from error
+    except OSError as error:
+        raise CaptioningError(f"ckpt={path} cannot be read ({error.strerror}).") from error
+    except Exception as error:  # torch raises many kinds, some with the advice to unpickle anything
+        raise CaptioningError(f"ckpt={path}: not a checkpoint, or cut short.") from error
     if not isinstance(checkpoint, dict) or not {"hyper_parameters", "encoder"} <= set(checkpoint):
         raise CaptioningError(f"ckpt={path}: a checkpoint, but not one of this project's.")
     return checkpoint
