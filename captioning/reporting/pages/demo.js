@@ -1,0 +1,134 @@
+/* The demo: a photograph is chosen, dropped or pasted, sent, and shown with its captions. */
+(() => {
+  "use strict";
+
+  const form = document.querySelector(".ask");
+  const input = form.querySelector("input");
+  const drop = form.querySelector(".drop");
+  const status = form.querySelector("[role=status]");
+  const failure = form.querySelector("[role=alert]");
+  const described = document.querySelector(".described");
+  const figure = described.querySelector("figure");
+  const list = described.querySelector("ol");
+  const mostBytes = Number(form.dataset.mostBytes);
+
+  class Refusal extends Error {} // its message is for people
+
+  const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+
+  function pieceOf(className, text) {
+    const piece = document.createElement("span");
+    piece.className = className;
+    piece.textContent = text;
+    return piece;
+  }
+
+  async function answerTo(file, signal) {
+    if (file.size > mostBytes)
+      throw new Refusal(`${file.name} has more than ${mostBytes / 1e6} MB: choose a smaller file.`);
+    const body = new FormData();
+    body.append("photo", file);
+    const response = await fetch("caption", { method: "POST", body, signal });
+    const answer = await response.json();
+    if (!response.ok) throw new Refusal(answer.error);
+    return answer;
+  }
+
+  let asked = null; // what the latest question is aborted by
+
+  async function ask(files) {
+    asked?.abort();
+    asked = new AbortController();
+    const { signal } = asked;
+    failure.textContent = status.textContent = "";
+    form.removeAttribute("aria-busy");
+    const [file] = files;
+    if (files.length !== 1) {
+      failure.textContent = file
+        ? "Photographs are captioned one at a time: drop a single one."
+        : "That was no file: save a picture of another page first.";
+      return;
+    }
+    status.textContent = `Looking at ${file.name} …`;
+    form.setAttribute("aria-busy", "true");
+    const start = performance.now();
+    try {
+      const answer = await answerTo(file, signal);
+      show(file.name, answer);
+      const seconds = ((performance.now() - start) / 1000).toFixed(1);
+      status.textContent = `${file.name} was captioned in ${seconds} s.`;
+    } catch (error) {
+      if (signal.aborted) return; // there is a later question
+      status.textContent = "";
+      failure.textContent =
+        error instanceof Refusal
+          ? error.message
+          : `${file.name} could not be sent: is it a file, and does the demo still run?`;
+    }
+    form.removeAttribute("aria-busy");
+  }
+
+  function show(name, { photo, captions }) {
+    const image = document.createElement("img");
+    [image.width, image.height] = [photo.width, photo.height];
+    image.alt = name;
+    image.src = photo.url;
+    const frame = document.createElement("div");
+    frame.className = "photo";
+    frame.style.setProperty("--ratio", photo.width / photo.height);
+    frame.append(image);
+    figure.querySelector(".photo").replaceWith(frame);
+
+    const looked = captions[0].attention !== null;
+    const choices = captions.map(({ text, log_prob }, index) => {
+      const choice = document.createElement(looked ? "button" : "div");
+      choice.className = "choice";
+      choice.append(pieceOf("", text), pieceOf("log-prob", log_prob.toFixed(2).replace("-", "−")));
+      if (looked) {
+        choice.type = "button";
+        choice.addEventListener("click", () => choose(index));
+      }
+      return choice;
+    });
+
+    function choose(index) {
+      const { words, attention } = captions[index];
+      showAttention(figure, { words, ...attention, maps: attention && bytes(attention.maps) });
+      if (looked)
+        choices.forEach((choice, place) => choice.setAttribute("aria-pressed", place === index));
+    }
+
+    list.replaceChildren(
+      ...choices.map((choice) => {
+        const item = document.createElement("li");
+        item.append(choice);
+        return item;
+      }),
+    );
+    figure.querySelector(".hint").hidden = !looked;
+    figure.querySelector(".alternatives").hidden = captions.length < 2;
+    choose(0);
+    described.hidden = false;
+  }
+
+  input.addEventListener("change", () => {
+    if (input.files.length) ask([...input.files]);
+    input.value = ""; // so that choosing the same file again is a change
+  });
+  // Anywhere in the window: a photograph that misses the frame must not replace the page.
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) drop.classList.remove("over");
+  });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    ask([...event.dataTransfer.files]);
+  });
+  document.addEventListener("paste", (event) => {
+    if (event.clipboardData.files.length) ask([...event.clipboardData.files]);
+  });
+})();
