@@ -9,6 +9,7 @@ import base64
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import warnings
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 HOST: Final = "127.0.0.1"
 MOST_BYTES: Final = 20_000_000
 """Of an upload."""
-MOST_PIXELS: Final = 80_000_000
-"""Of a photograph: decoding it then takes less than a gigabyte."""
+MOST_PIXELS: Final = 64_000_000
+"""Of a photograph; what is transparent takes 20 bytes a pixel until it is RGB."""
 SHOWN: Final = 1024
 """Pixels of the longer side of the photograph that the page shows, at most."""
 
@@ -119,11 +120,12 @@ def create_app(
     @app.post("/caption")
     def caption() -> dict[str, Any]:
         name, data = _uploaded()
-        with one_at_a_time:  # also what takes memory
+        with one_at_a_time:  # decoding too, since it takes memory
             picture = _read(name, data)
             pixels = encoder.preprocessing(picture)
             (hypotheses,) = hypothesize(captioner, [pixels], decoding, precision)
-        region = region_of(encoder.preprocessing.resize, picture.size)
+            region = region_of(encoder.preprocessing.resize, picture.size)
+            photo = _photo(picture)
         captions = []
         for hypothesis in hypotheses:
             text = captioner.vocabulary.decode(hypothesis.tokens)
@@ -135,7 +137,7 @@ def create_app(
                     "attention": attention_data(maps_of(hypothesis, encoder.grid_size), region),
                 }
             )
-        return {"photo": _photo(picture), "captions": captions}
+        return {"photo": photo, "captions": captions}
 
     return app
 
@@ -195,7 +197,7 @@ def _read(name: str, data: bytes) -> Image.Image:
     """Decode a photograph, within the bounds of what is taken from a browser."""
     pixels = MOST_PIXELS + 1
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings():  # of the whole process: one photograph at a time
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(BytesIO(data), formats=sorted(FORMATS)) as image:
                 pixels = image.width * image.height
@@ -275,7 +277,10 @@ def _serve(settings: DemoSettings) -> None:
         logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line for each request
         server = make_server(HOST, port, app, threaded=True, fd=listener.fileno())
         print(f"Open http://{HOST}:{port}", flush=True)
-        server.serve_forever()  # until Ctrl-C
+        # Ctrl-C from now on ends the process at once, as there is nothing to clean up; Python's own
+        # end would abort where a thread is computing.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        server.serve_forever()
 
 
 def _listener(port: int) -> socket.socket:
