@@ -1,4 +1,4 @@
-"""Score a checkpoint: ``python eval.py ckpt=PATH data.root=DIR split=test decoding=beam``."""
+"""Score a checkpoint, ``python eval.py ckpt=PATH data.root=DIR split=test``, or any captions."""
 
 import hydra
 from omegaconf import DictConfig
@@ -13,5 +13,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    take_literally("ckpt", "data.root", "data.cache")
+    take_literally("ckpt", "captions", "references", "images", "data.root", "data.cache")
     main()

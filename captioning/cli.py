@@ -41,11 +41,18 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
 
             caption(settings)
             return {}
+        command = shlex.join(["python", Path(sys.argv[0]).name, *hydra.overrides.task])
+        folder = Path(hydra.runtime.output_dir)
+        if task == "evaluate":
+            # Without torch where no model is needed.
+            from captioning.score import EvalSettings, score_file
+
+            if EvalSettings.of(settings).captions:
+                return score_file(settings, folder, command)
         from captioning import run
 
-        command = shlex.join(["python", Path(sys.argv[0]).name, *hydra.overrides.task])
         job = run.train if task == "train" else run.evaluate
-        return job(settings, Path(hydra.runtime.output_dir), command)
+        return job(settings, folder, command)
     except CaptioningError as error:
         if hydra.mode is RunMode.MULTIRUN or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

@@ -21,18 +21,21 @@ from captioning.callbacks import AttentionImages, EpochLog
 from captioning.captioner import Captioner, read_checkpoint
 from captioning.data.datamodule import CaptionDataModule
 from captioning.data.extraction import choose_device, choose_precision
+from captioning.data.text import UNK
 from captioning.decoding import Decoding
 from captioning.errors import CaptioningError
 from captioning.metrics import METRICS
 from captioning.metrics.bootstrap import intervals
 from captioning.metrics.caption_scores import CaptionScores
 from captioning.metrics.grounding import Grounding, ground
+from captioning.metrics.language import Language, describe_language
 from captioning.models.attention import compile_kernels
 from captioning.progress import Clock
 from captioning.reporting import results
 from captioning.reporting.gallery import GalleryImage
-from captioning.reporting.leaderboard import object_table, score_table
-from captioning.reporting.report import REPORT, write_report
+from captioning.reporting.report import write_report
+from captioning.reporting.terminal import show_results
+from captioning.score import EvalSettings
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +60,6 @@ class TrainSettings:
                 f"patience={self.patience} must be at least 1, average_decay="
                 f"{self.average_decay} in [0, 1) and seed={self.seed} at least 0."
             )
-
-
-@dataclass(frozen=True)
-class EvalSettings:
-    """The settings of ``conf/eval.yaml`` itself."""
-
-    ckpt: str
-    name: str | None = None
-    split: Literal["train", "dev", "test"] = "test"
 
 
 def quieten() -> None:
@@ -167,7 +161,7 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
         folder, config, settings.name, command, captioner, identity, decoding, found, clock.seconds
     )
     write_report(folder, "test", found["test"].gallery)
-    show(written, folder)
+    show_results(written, folder)
     scores = written.scores
     for logger in trainer.loggers:
         logger.log_metrics(
@@ -191,8 +185,9 @@ def evaluate(config: Config, folder: Path, command: str) -> dict[str, dict[str, 
         ``{split: {metric: score}}``.
     """
     quieten()
-    settings = EvalSettings(**validated(EvalSettings, own(config), "eval.yaml", set()))
+    settings = EvalSettings.of(config)
     decoding = build(config["decoding"], Decoding, "decoding")
+    assert settings.ckpt is not None  # else score_file is called
     captioner = Captioner.load(settings.ckpt)
     data = build(config["data"], CaptionDataModule, "data", vocabulary=captioner.vocabulary)
     clock = Clock()
@@ -213,7 +208,7 @@ def evaluate(config: Config, folder: Path, command: str) -> dict[str, dict[str, 
         folder, config, name, command, captioner, identity, decoding, all_found, clock.seconds
     )
     write_report(folder, settings.split, found.gallery)
-    show(written, folder)
+    show_results(written, folder)
     return written.scores
 
 
@@ -293,6 +288,7 @@ class Scored:
 
     corpus: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    language: Language
     objects: Grounding | None
     gallery: list[GalleryImage]
 
@@ -331,7 +327,15 @@ def score(
         if image.id in captions
     ]
     objects = ground(captions, maps, data.boxes)
-    return Scored(found.corpus, intervals(found.statistics), objects, gallery)
+    language = describe_language(
+        list(captions.values()),
+        train=[
+            text for image in data.corpus.split("train") for text in data.descriptions[image.id]
+        ],
+        vocabulary_size=len(captioner.vocabulary.words),
+        unknown=UNK,
+    )
+    return Scored(found.corpus, intervals(found.statistics), language, objects, gallery)
 
 
 def parameters(captioner: Captioner) -> int:
@@ -377,6 +381,9 @@ def write(
         seconds=seconds,
         scores={split: scored.corpus for split, scored in found.items()},
         intervals={split: scored.intervals for split, scored in found.items()},
+        language={
+            split: results.Language(**asdict(scored.language)) for split, scored in found.items()
+        },
         objects={
             split: results.Objects(**asdict(scored.objects))
             for split, scored in found.items()
@@ -395,12 +402,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def show(written: results.Results, folder: Path) -> None:
-    """Print the scores, and where everything is."""
-    console = Console()
-    console.print(score_table(written.scores))
-    if written.objects:
-        console.print(object_table(written.objects))
-    log.info("Results, captions and %s are in %s", REPORT, folder)

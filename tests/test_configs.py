@@ -23,7 +23,8 @@ from captioning.decoding import Decoding
 from captioning.errors import CaptioningError
 from captioning.models.decoder import Decoder
 from captioning.models.encoders.base import GridEncoder
-from captioning.run import EvalSettings, TrainSettings, own
+from captioning.run import TrainSettings, own
+from captioning.score import EvalSettings
 
 CONF = Path(__file__).parent.parent / "conf"
 

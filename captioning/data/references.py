@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class References:
         captions: One or more for each image id, in the order of the source.
         aliases: Other names of the images, such as COCO's numbers of what Karpathy names by file.
         files: Image files by id: paths, or names that are to be looked for.
+        train: The captions of the train split, where the source has one.
     """
 
     source: Path
@@ -54,6 +55,7 @@ class References:
     captions: dict[str, list[str]]
     aliases: tuple[dict[str, str], ...] = ()
     files: dict[str, Path] = field(default_factory=dict)
+    train: tuple[str, ...] | None = None
 
 
 def read_references(path: str | Path, split: str, name: str = "flickr8k") -> References:
@@ -74,8 +76,14 @@ def read_references(path: str | Path, split: str, name: str = "flickr8k") -> Ref
     if path.is_dir():
         corpus = read_corpus(path, name=name)
         files = {image.id: image.path for image in corpus.split(split)}
-        captions = corpus.references(split)
-        return References(path, name, corpus.fingerprint, captions, files=files)
+        return References(
+            path,
+            name,
+            corpus.fingerprint,
+            corpus.references(split),
+            files=files,
+            train=tuple(text for image in corpus.split("train") for text in image.captions),
+        )
     text = load_document(path)
     if _TOKEN_LINE.match(text.lstrip("\n")):
         return _from_token_file(path, split)
@@ -167,7 +175,8 @@ def _from_karpathy(path: Path, content: Mapping[str, Any], split: str) -> Refere
         raise CaptioningError(f"{path}: the {split} split has no image.")
     name = read.name or path.stem.removeprefix("dataset_")
     files = {image: Path(image) for image in chosen}
-    return References(path, name, fingerprint(of_split), chosen, read.numbers, files)
+    train = _train(of_split)
+    return References(path, name, fingerprint(of_split), chosen, read.numbers, files, train)
 
 
 def _from_token_file(path: Path, split: str) -> References:
@@ -191,6 +200,7 @@ def _from_token_file(path: Path, split: str) -> References:
         fingerprint(of_split),
         chosen,
         files={image: Path(image) for image in chosen},
+        train=_train(of_split) if is_flickr8k else None,
     )
 
 
@@ -207,6 +217,10 @@ def _from_lists(path: Path, content: Mapping[str, Any], split: str) -> Reference
     files = {image: Path(image) for image in captions}
     digest = fingerprint((image, split, texts) for image, texts in captions.items())
     return References(path, path.stem, digest, captions, files=files)
+
+
+def _train(of_split: Iterable[tuple[str, str, Sequence[str]]]) -> tuple[str, ...] | None:
+    return tuple(text for _, split, texts in of_split if split == "train" for text in texts) or None
 
 
 def _id(entry: object, key: str, where: str) -> str:

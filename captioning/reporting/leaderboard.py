@@ -295,11 +295,11 @@ def language_table(language: Mapping[str, Language]) -> Table:
         language: by split.
     """
     table = Table("language", box=box.SIMPLE_HEAD)
-    rows = {split: found.texts() for split, found in language.items()}
-    for label in next(iter(rows.values()), {}):
-        table.add_column(label, justify="right")
-    for split, texts in rows.items():
-        table.add_row(split, *texts.values())
+    for split in language:
+        table.add_column(split, justify="right")
+    columns = [found.texts() for found in language.values()]
+    for label in columns[0] if columns else ():
+        table.add_row(label, *(texts[label] for texts in columns))
     return table
 
 
