@@ -113,6 +113,12 @@ def test_a_run_leaves_results_whose_scores_are_those_of_its_captions(
         assert again.corpus == results.scores[split]
         entries = json.loads((trained / f"captions_{split}.json").read_text())
         assert all(e["scores"] == again.per_image[e["image_id"]] for e in entries)
+        words = [word for caption in captions.values() for word in caption.split()]
+        language = results.language[split]
+        assert language.length == len(words) / len(captions)
+        assert language.vocabulary == len({*words} - {"<unk>"})
+        assert language.unknown == words.count("<unk>") / len(words)
+        assert language.novel is not None
     for split, scores in results.scores.items():
         for name, (low, high) in results.intervals[split].items():
             assert low <= scores[name] <= high

@@ -1,0 +1,41 @@
+"""Statistics of captions, counted by hand."""
+
+import pytest
+
+from captioning.metrics.language import Language, describe_language
+
+CAPTIONS = ["a dog runs", "a dog sits", "a <unk> runs", ""]
+
+
+def test_counted_by_hand() -> None:
+    # 9 words: a a a dog dog runs runs sits <unk>. 6 pairs: a-dog twice, dog-runs, dog-sits,
+    # a-<unk>, <unk>-runs.
+    found = describe_language(
+        CAPTIONS, train=["a dog runs", "a  dog barks"], vocabulary_size=40, unknown="<unk>"
+    )
+    assert found == Language(
+        distinct_1=5 / 9,
+        distinct_2=5 / 6,
+        vocabulary=4,
+        vocabulary_share=4 / 40,
+        length=9 / 4,
+        novel=3 / 4,
+        unknown=1 / 9,
+    )
+
+
+def test_what_is_not_known_is_not_claimed() -> None:
+    found = describe_language(CAPTIONS)
+    assert found.vocabulary == 5  # nobody said that <unk> is no word
+    assert (found.vocabulary_share, found.novel, found.unknown) == (None, None, None)
+
+
+def test_pairs_do_not_reach_over_the_end_of_a_caption() -> None:
+    assert describe_language(["a b", "b a", "a b"]).distinct_2 == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("captions", [[], ["", " "]])
+def test_nothing_said(captions: list[str]) -> None:
+    found = describe_language(captions, train=[], vocabulary_size=3, unknown="<unk>")
+    assert found.length == found.distinct_1 == found.distinct_2 == found.unknown == 0
+    assert found.novel == (1 if captions else 0)
