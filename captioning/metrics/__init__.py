@@ -4,7 +4,7 @@
 that scoring captions need not wait for torch.
 """
 
-from captioning.metrics.bootstrap import Paired, Statistics, intervals, paired
+from captioning.metrics.bootstrap import Paired, Statistics, compare, intervals, paired
 from captioning.metrics.scores import METRICS, CaptionScorer, Scores, score_captions
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Paired",
     "Scores",
     "Statistics",
+    "compare",
     "intervals",
     "paired",
     "score_captions",

@@ -14,8 +14,11 @@ are to judge. So the interval says how CIDEr varies over images under the weight
 What the intervals leave out: other seeds of training, and other references of the same images.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -46,10 +49,13 @@ class Statistics:
             - ``METEOR``, 23: METEOR 1.5's own statistics, in the order in which it prints them; but
               no chunk where a caption is its reference, as it leaves that one out of its sums.
             - ``ROUGE-L`` and ``CIDEr``, 1: the image's score.
+        references: what the captions were scored against, see `fingerprint_references`; empty where
+            that is not known.
     """
 
     images: tuple[str, ...] = ()
     tables: Mapping[str, Float[np.ndarray, "images _"]] = field(default_factory=dict)
+    references: str = ""
 
     def corpus(self, counts: Float[np.ndarray, "resamples images"]) -> _Samples:
         """The corpus scores of many samples of the images at once.
@@ -83,46 +89,70 @@ class Statistics:
         places = {image: place for place, image in enumerate(self.images)}
         rows = np.array([places[image] for image in images], dtype=np.intp)
         return Statistics(
-            tuple(images), {metric: table[rows] for metric, table in self.tables.items()}
+            tuple(images),
+            {metric: table[rows] for metric, table in self.tables.items()},
+            self.references,
         )
 
-    def to_json(self) -> dict[str, dict[str, list[int | float]]]:
-        """Plain lists, ``{image: {metric: [number, ...]}}``, whole numbers as integers."""
-        rows = {metric: table.tolist() for metric, table in self.tables.items()}
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: the fields by name, tables as lists of rows, whole numbers as integers."""
         return {
-            image: {metric: [_plain(x) for x in rows[metric][place]] for metric in rows}
-            for place, image in enumerate(self.images)
+            "references": self.references,
+            "images": list(self.images),
+            "tables": {
+                metric: [[_plain(number) for number in row] for row in table.tolist()]
+                for metric, table in self.tables.items()
+            },
         }
 
     @classmethod
-    def from_json(cls, statistics: Mapping[str, Mapping[str, Any]]) -> "Statistics":
+    def from_json(cls, written: Any, metrics: Sequence[str] | None = None) -> "Statistics":
         """Statistics from what `to_json` gave.
 
+        Args:
+            written: plain data, as JSON has it.
+            metrics: the tables to read, as far as they are there; None reads all.
+
         Raises:
-            CaptioningError: a metric is unknown or not there for every image, or has other than its
-                number of finite numbers.
+            CaptioningError: it is something else; a metric is unknown, or has other than its number
+                of finite numbers for each image.
         """
-        metrics = list(next(iter(statistics.values()), {}))
-        for image, rows in statistics.items():
-            if set(rows) != set(metrics):
-                raise CaptioningError(
-                    f"image {image!r} has statistics of {', '.join(rows) or 'nothing'}, but other "
-                    f"images of {', '.join(metrics) or 'nothing'}: score the captions again"
-                )
-            for metric in metrics:
-                if metric not in _WIDTHS or not _is_row(rows[metric], _WIDTHS[metric]):
+        if not (
+            isinstance(written, dict)
+            and set(written) == {"references", "images", "tables"}
+            and isinstance(written["references"], str)
+            and _are_names(written["images"])
+            and isinstance(written["tables"], dict)
+        ):
+            raise CaptioningError(
+                "no statistics, which are `references`, `images` (each once) and `tables`: score "
+                "the captions again"
+            )
+        images = tuple(written["images"])
+        tables = {}
+        for metric, rows in written["tables"].items():
+            if metrics is None or metric in metrics:
+                table = _table(rows)
+                if metric not in _WIDTHS or table.shape != (len(images), _WIDTHS[metric]):
                     raise CaptioningError(
-                        f"image {image!r}: its statistics of {metric!r} must be "
-                        f"{_WIDTHS.get(metric, 'no')} finite numbers: score the captions again"
+                        f"the statistics of {metric!r} must be {_WIDTHS.get(metric, 'no')} finite "
+                        f"numbers for each of {len(images)} images: score the captions again"
                     )
-        return cls(
-            tuple(statistics),
-            {
-                metric: np.array([rows[metric] for rows in statistics.values()], dtype=np.float64)
-                for metric in _WIDTHS
-                if metric in metrics
-            },
-        )
+                tables[metric] = table
+        return cls(images, tables, written["references"])
+
+
+def fingerprint_references(references: Mapping[str, Sequence[str]]) -> str:
+    """SHA-256 (hex) over what captions are scored against.
+
+    Args:
+        references: raw captions by image id. The order of the images, and of the captions of an
+            image, does not matter.
+    """
+    digest = hashlib.sha256()
+    for image in sorted(references):
+        digest.update(json.dumps([image, sorted(references[image])]).encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -191,7 +221,7 @@ def paired(
 
     Args:
         first: statistics of one system.
-        second: of the other; of the same images against the same references, in any order.
+        second: of the other; of the same images, in any order, against the same references.
         resamples: how many to draw.
         seed: equal seeds give equal results, and the same resamples for all systems.
         level: of the interval of the difference.
@@ -201,29 +231,80 @@ def paired(
         `intervals`.
 
     Raises:
-        CaptioningError: the images differ, ``resamples`` is below 1, or ``level`` is not between 0
-            and 1.
+        CaptioningError: the images or the references differ, ``resamples`` is below 1, or ``level``
+            is not between 0 and 1.
+    """
+    return compare([[first]], [second], resamples, seed, level)[0]
+
+
+def compare(
+    systems: Sequence[Sequence[Statistics]],
+    against: Sequence[Statistics],
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> list[dict[str, Paired]]:
+    """Compare many systems with one, as `paired` does two; the resamples are drawn once.
+
+    A system may have been trained several times: its score is then the mean over these runs, in the
+    corpus and in each resample. So the interval says how the mean of these very runs varies over
+    images, and nothing of further seeds.
+
+    Args:
+        systems: the runs of each, at least one.
+        against: those of the system to compare with.
+        resamples: how many to draw.
+        seed: equal seeds give equal results.
+        level: of the intervals of the differences.
+
+    Returns:
+        For each of ``systems``, a comparison of each corpus score that all runs have; see `paired`.
+
+    Raises:
+        CaptioningError: as `paired` does.
     """
     _check(resamples, level)
-    if apart := set(first.images) ^ set(second.images):
-        raise CaptioningError(
-            f"the two systems captioned different images ({len(apart)} have a caption of only one "
-            f"of them, such as {min(apart)!r}): compare systems on the same images"
-        )
+    first = against[0]
+    runs = [run for system in (against, *systems) for run in system]
+    for run in runs:
+        if apart := set(first.images) ^ set(run.images):
+            raise CaptioningError(
+                f"the two systems captioned different images ({len(apart)} have a caption of only "
+                f"one of them, such as {min(apart)!r}): compare systems on the same images"
+            )
+        if first.references != run.references:
+            raise CaptioningError(
+                "the two systems were scored against different references: score the captions of "
+                "both again, against the same"
+            )
     images = sorted(first.images)
     if len(images) < 2:
-        return {}
-    systems = [first.select(images), second.select(images)]
-    whole = [system.corpus(np.ones((1, len(images)))) for system in systems]
-    samples = _resampled(systems, resamples, seed)
+        return [{} for _ in systems]
+    selected = [run.select(images) for run in runs]
+    corpora = iter([run.corpus(np.ones((1, len(images)))) for run in selected])
+    samples = iter(_resampled(selected, resamples, seed))
+    base, *others = [
+        (_mean(list(islice(corpora, len(system)))), _mean(list(islice(samples, len(system)))))
+        for system in (against, *systems)
+    ]
+    return [
+        {
+            score: _compared(
+                float(corpus[score][0] - base[0][score][0]), drawn[score] - base[1][score], level
+            )
+            for score in drawn
+            if score in base[1]
+        }
+        for corpus, drawn in others
+    ]
+
+
+def _mean(runs: Sequence[_Samples]) -> _Samples:
+    """The mean over runs of each score that all of them have."""
     return {
-        score: _compared(
-            float(whole[0][score][0] - whole[1][score][0]),
-            samples[0][score] - samples[1][score],
-            level,
-        )
-        for score in samples[0]
-        if score in samples[1]
+        score: np.mean([run[score] for run in runs], axis=0)
+        for score in runs[0]
+        if all(score in run for run in runs)
     }
 
 
@@ -316,9 +397,17 @@ def _plain(number: float) -> int | float:
     return int(number) if number.is_integer() else number
 
 
-def _is_row(row: Any, width: int) -> bool:
-    return (
-        isinstance(row, list)
-        and len(row) == width
-        and all(type(number) in (int, float) and np.isfinite(number) for number in row)
-    )
+def _are_names(images: Any) -> bool:
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        return False
+    return len(set(images)) == len(images)
+
+
+def _table(rows: Any) -> Float[np.ndarray, "..."]:
+    """Rows of numbers; an array of no shape that a table has, where they are something else."""
+    try:
+        table = np.array(rows)
+    except ValueError:  # rows of different lengths
+        return np.empty(0)
+    good = table.dtype.kind in "if" and np.isfinite(table).all()
+    return table.astype(np.float64) if good else np.empty(0)

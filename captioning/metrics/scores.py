@@ -21,7 +21,7 @@ from pycocoevalcap.cider import cider_scorer
 from pycocoevalcap.rouge.rouge import Rouge
 
 from captioning.errors import CaptioningError
-from captioning.metrics.bootstrap import Statistics
+from captioning.metrics.bootstrap import Statistics, fingerprint_references
 from captioning.metrics.meteor import meteor_scores, start_meteor
 from captioning.metrics.tokenizer import tokenize
 
@@ -74,6 +74,7 @@ class CaptionScorer:
         if bare:
             raise CaptioningError(f"image {bare[0]!r} has no reference captions to score against")
         self.metrics = tuple(metric for metric in METRICS if metric in metrics)
+        self._raw_references = dict(references)
         captions = [caption for captions in references.values() for caption in captions]
         tokens = iter(tokenize(captions, remember=True))
         self._references = {
@@ -134,7 +135,10 @@ class CaptionScorer:
                 corpus[name] = score
                 for image, segment in zip(images, segments, strict=True):
                     per_image[image][name] = segment
-        return Scores(corpus, per_image, Statistics(tuple(images), tables))
+        scored_against = fingerprint_references(
+            {image: self._raw_references[image] for image in images}
+        )
+        return Scores(corpus, per_image, Statistics(tuple(images), tables, scored_against))
 
     def _results(self, images: list[str], captions: list[str]) -> dict[str, _Results]:
         references = [self._references[image] for image in images]

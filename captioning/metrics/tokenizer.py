@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 from pycocoevalcap.tokenizer import ptbtokenizer
 
@@ -24,8 +25,9 @@ from captioning.paths import cache_dir
 _JAR = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
 _PUNCTUATION = frozenset(ptbtokenizer.PUNCTUATIONS)
 
-# Part of the key of remembered captions: raise it when anything here changes their tokens.
-_VERSION = "stanford-corenlp-3.4.1/1"
+TOKENIZATION: Final = "stanford-corenlp-3.4.1/1"
+"""Names what scores depend on, and what is remembered: raise it when anything here changes tokens.
+"""
 
 # What the program takes for the end of a line (seen by feeding it all of Unicode), and surrogates
 # without their other half, which have no UTF-8 form. The original tool replaces only "\n".
@@ -90,7 +92,7 @@ def _tokenized(captions: tuple[str, ...]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=16)
 def _remembered(captions: tuple[str, ...]) -> tuple[str, ...]:
-    key = hashlib.sha256(json.dumps([_VERSION, captions]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([TOKENIZATION, captions]).encode()).hexdigest()
     path = cache_dir() / "tokens" / f"{key}.json"
     tokens = _read(path, len(captions))
     if tokens is None:

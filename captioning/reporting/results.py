@@ -1,14 +1,16 @@
-"""The files that a run writes about itself: ``results.json`` and ``captions_<split>.json``.
+"""The files that a run writes about itself.
 
-They are all that the leaderboard reads, so that runs of different machines can be put side by
-side. Scores in them are on the metrics' own scale: 0 to 1, and 0 to 10 for CIDEr.
+These are ``results.json``; ``captions_<split>.json``; and ``statistics_<split>.json``, from which
+two runs are compared image by image. They are all that the leaderboard reads, so that runs of
+different machines can be put side by side. Scores in them are on the metrics' own scale: 0 to 1,
+and 0 to 10 for CIDEr.
 """
 
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -26,10 +28,12 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from captioning.errors import CaptioningError
-from captioning.files import atomic_write_json
+from captioning.files import atomic_write_json, atomic_write_text
+from captioning.metrics.bootstrap import Statistics
 
 METRICS: Final = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 """The metrics of the field, in the order in which its tables print them."""
@@ -91,11 +95,17 @@ class Data(_Record):
         name: as in ``data=NAME``.
         fingerprint: changes with the images, the splits or the references.
         images: number of images of each split, after any limit.
+        references: of each split that was scored, the fingerprint of what its captions were scored
+            against; see `captioning.metrics.bootstrap.fingerprint_references`.
+        tokenization: names what captions and references were tokenised by. Files of before there
+            were these two fields lack them.
     """
 
     name: Name
     fingerprint: Name
     images: dict[Name, NonNegativeInt]
+    references: dict[Name, Name] = {}
+    tokenization: Name | None = None
 
 
 class Vocabulary(_Record):
@@ -204,6 +214,11 @@ class Results(_Record):
         versions: of Python and the packages, see :func:`versions`.
         commit: of the code, see :func:`commit`.
         seconds: wall time of each part of the run.
+        training: the configuration of the training, where a checkpoint was evaluated.
+        free_running: whether the captions were decoded freely, each word from the model's own words
+            before it. What teacher forcing gives is no such score, and is refused. None where
+            captions came from a file; and in files of this project from before there was the field,
+            as it never scored other captions.
         scores: ``{split: {metric: score}}``, of freely decoded captions.
         intervals: ``{split: {metric: (low, high)}}``, 95 % bootstrap intervals over the images.
         language: ``{split: Language}``.
@@ -227,6 +242,33 @@ class Results(_Record):
     language: dict[Name, Language] = {}
     objects: dict[Name, Objects] = {}
     decoding: Decoding | None = None
+    training: dict[str, JsonValue] | None = None
+    free_running: bool | None = None
+
+    @property
+    def settings(self) -> Mapping[str, JsonValue]:
+        """The configuration; of an evaluated checkpoint, that of its training is beneath it."""
+        return {**(self.training or {}), **self.config}
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the training, where it is known."""
+        seed = self.settings.get("seed")
+        return seed if isinstance(seed, int) else None
+
+    @model_validator(mode="after")
+    def _free_running(self) -> "Results":
+        if self.free_running is False:
+            raise ValueError(
+                "`free_running` is false: with teacher forcing the model is shown the true words, "
+                "so that its scores compare with no others; score captions that it decodes freely"
+            )
+        if self.free_running is None and "captioning" not in self.versions:
+            raise ValueError(
+                "nothing says that the captions were decoded freely: if so, write "
+                '"free_running": true; scores of teacher forcing compare with no others'
+            )
+        return self
 
     @field_validator("scores")
     @classmethod
@@ -271,8 +313,40 @@ def read_results(path: str | os.PathLike[str]) -> Results:
         reason = problem["msg"].removeprefix("Value error, ")
         if field == "schema":
             reason = f"this version reads schema {SCHEMA} alone; update captioning or run it again"
-        where = f"field `{field}`: " if field else "no results file: "
+        about_many = problem["type"] == "value_error"
+        where = f"field `{field}`: " if field else "" if about_many else "no results file: "
         raise CaptioningError(f"{path}: {where}{reason}") from None
+
+
+def write_statistics(path: str | os.PathLike[str], statistics: Statistics) -> None:
+    """Write what each image adds to the scores, ``statistics_<split>.json`` by custom.
+
+    Raises:
+        OSError: the file cannot be written; an existing one is then untouched.
+    """
+    # Not indented: with a number a line it would have forty thousand lines for a thousand images.
+    atomic_write_text(path, json.dumps(statistics.to_json(), separators=(",", ":")) + "\n")
+
+
+def read_statistics(
+    path: str | os.PathLike[str], metrics: Sequence[str] | None = None
+) -> Statistics:
+    """Read what `write_statistics` wrote.
+
+    Args:
+        path: the file.
+        metrics: the tables to read; None reads all.
+
+    Raises:
+        CaptioningError: the file cannot be read, is no JSON, or holds something else.
+    """
+    text = _read(path)
+    try:
+        return Statistics.from_json(json.loads(text), metrics)
+    except ValueError as error:
+        raise CaptioningError(_not_json(path, str(error))) from None
+    except CaptioningError as error:
+        raise CaptioningError(f"{path}: {error}") from None
 
 
 def write_captions(

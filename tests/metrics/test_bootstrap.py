@@ -21,6 +21,7 @@ from captioning.metrics import (
     Scores,
     Statistics,
     bootstrap,
+    compare,
     intervals,
     paired,
     score_captions,
@@ -256,7 +257,8 @@ def test_the_size_of_a_block_changes_nothing(
     made_up: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = made_up.scores.statistics
-    second = Statistics(first.images, {m: np.roll(t, 1, axis=0) for m, t in first.tables.items()})
+    rolled = {metric: np.roll(table, 1, axis=0) for metric, table in first.tables.items()}
+    second = Statistics(first.images, rolled, first.references)
     at_once = intervals(first), paired(first, second)
     monkeypatch.setattr(bootstrap, "_BLOCK_VALUES", 7 * 40 + 3)
     by_blocks = intervals(first), paired(first, second)
@@ -316,36 +318,78 @@ def test_statistics_survive_json_as_plain_numbers(case: Case) -> None:
     read = Statistics.from_json(json.loads(written))
     assert read.images == statistics.images
     assert intervals(read) == intervals(statistics)
-    first = json.loads(written)[read.images[0]]
-    assert {metric: len(row) for metric, row in first.items()} == {
+    tables = json.loads(written)["tables"]
+    assert {metric: len(rows[0]) for metric, rows in tables.items()} == {
         "BLEU": 10,
         "METEOR": 23,
         "ROUGE-L": 1,
         "CIDEr": 1,
     }
-    assert all(type(number) is int for number in first["BLEU"] + first["METEOR"])
-    assert Statistics.from_json({}).images == ()
-
-
-ROW = {"ROUGE-L": [0.5]}
+    assert all(type(number) is int for number in tables["BLEU"][0] + tables["METEOR"][0])
+    assert Statistics.from_json(json.loads(written), ["CIDEr", "SPICE"]).tables.keys() == {"CIDEr"}
+    assert paired(statistics, read)["BLEU-4"].difference == 0  # the references are the same
+    nothing = Statistics()
+    assert Statistics.from_json(nothing.to_json()).images == ()
 
 
 @pytest.mark.parametrize(
-    ("written", "message"),
+    ("tables", "message"),
     [
-        ({"1.jpg": ROW, "2.jpg": {}}, r"'2\.jpg' has statistics of nothing, but .* ROUGE-L"),
-        ({"1.jpg": {"SPICE": [0.5]}}, r"'1\.jpg'.*'SPICE' must be no"),
-        ({"1.jpg": ROW, "2.jpg": {"ROUGE-L": [0.5, 1]}}, r"'2\.jpg'.*'ROUGE-L' must be 1 finite"),
-        ({"1.jpg": {"BLEU": [1] * 9 + ["1"]}}, r"'1\.jpg'.*'BLEU' must be 10 finite"),
-        ({"1.jpg": {"CIDEr": [math.nan]}}, r"'1\.jpg'.*'CIDEr' must be 1 finite"),
-        ({"1.jpg": {"CIDEr": 3.0}}, r"'1\.jpg'.*'CIDEr' must be 1 finite"),
+        ({"ROUGE-L": [[0.5]]}, "'ROUGE-L' must be 1 finite numbers for each of 2 images"),
+        ({"ROUGE-L": [[0.5], [0.5, 1]]}, "'ROUGE-L' must be 1 finite"),
+        ({"SPICE": [[0.5], [0.5]]}, "'SPICE' must be no"),
+        ({"BLEU": [[1] * 10, [1] * 9 + ["1"]]}, "'BLEU' must be 10 finite"),
+        ({"CIDEr": [[1], [math.nan]]}, "'CIDEr' must be 1 finite"),
+        ({"CIDEr": [[1], [None]]}, "'CIDEr' must be 1 finite"),
+        ({"CIDEr": [[True], [False]]}, "'CIDEr' must be 1 finite"),
+        ({"CIDEr": [1, 2]}, "'CIDEr' must be 1 finite"),
+        ({"CIDEr": 3.0}, "'CIDEr' must be 1 finite"),
+        ([], "no statistics"),
     ],
 )
-def test_other_json_is_refused_by_image_and_metric(
-    written: dict[str, dict[str, Any]], message: str
-) -> None:
+def test_tables_of_anything_else_are_refused_by_name(tables: Any, message: str) -> None:
     with pytest.raises(CaptioningError, match=message):
+        Statistics.from_json({"references": "", "images": ["1.jpg", "2.jpg"], "tables": tables})
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        None,
+        {"1.jpg": {"CIDEr": [1.0]}},
+        {"references": "", "images": ["1.jpg", "1.jpg"], "tables": {}},
+        {"references": "", "images": [1], "tables": {}},
+        {"references": None, "images": [], "tables": {}},
+    ],
+)
+def test_what_is_no_statistics_at_all_is_refused(written: object) -> None:
+    with pytest.raises(CaptioningError, match="no statistics"):
         Statistics.from_json(written)
+
+
+def test_references_are_told_apart_by_their_words_not_by_their_order() -> None:
+    hypotheses, references = made_up_corpus(6)
+
+    def scored(references: dict[str, list[str]]) -> Statistics:
+        return CaptionScorer(references, ["ROUGE-L"]).score(hypotheses).statistics
+
+    turned = {image: captions[::-1] for image, captions in reversed(references.items())}
+    assert paired(scored(references), scored(turned))["ROUGE-L"].difference == 0
+    fewer = {**references, "4.jpg": references["4.jpg"][1:]}
+    with pytest.raises(CaptioningError, match="against different references"):
+        paired(scored(references), scored(fewer))
+
+
+def test_a_system_of_several_runs_is_compared_by_their_mean() -> None:
+    rng = np.random.default_rng(0)
+    one, two, other = (mean_of(list(rng.normal(size=30))) for _ in range(3))
+    (name,) = one.tables
+    mean = mean_of(list((one.tables[name] + two.tables[name])[:, 0] / 2))
+    found, alone, itself = compare([[one, two], [one], [other]], [other])
+    assert vars(found[name]) == pytest.approx(vars(paired(mean, other)[name]))
+    assert alone == paired(one, other)
+    assert itself[name].difference == itself[name].low == itself[name].high == 0
+    assert itself[name].p_value == 1
 
 
 def test_bad_input_is_refused() -> None:

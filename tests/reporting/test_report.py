@@ -64,6 +64,7 @@ def write_run(
         "encoder": Encoder(name="vgg16", fingerprint="e", weights_source="random"),
         "model": Model(name="attn_lstm", parameters=7_591_916),
         "versions": {"torch": "2.15.0"},
+        "free_running": True,
         "commit": None,
         "seconds": {"training": 1546.1},
         "scores": {split: dict(row) for split, row in scores.items()},

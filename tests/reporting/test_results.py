@@ -7,18 +7,22 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from captioning.errors import CaptioningError
+from captioning.metrics.bootstrap import Statistics
 from captioning.reporting.results import (
     Results,
     commit,
     read_captions,
     read_results,
+    read_statistics,
     versions,
     write_captions,
     write_results,
+    write_statistics,
 )
 
 # A results file as a reader of the documentation would write it by hand.
@@ -32,6 +36,8 @@ EXAMPLE = {
         "name": "flickr8k",
         "fingerprint": "abc123",
         "images": {"train": 6000, "dev": 1000, "test": 1000},
+        "references": {"test": "fed987"},
+        "tokenization": "stanford-corenlp-3.4.1/1",
     },
     "vocabulary": {"size": 2548, "fingerprint": "def456"},
     "encoder": {
@@ -42,6 +48,8 @@ EXAMPLE = {
     },
     "model": {"name": "attn_lstm", "parameters": 12345678},
     "versions": {"python": "3.11.7", "torch": "2.15.0"},
+    "free_running": True,
+    "training": None,
     "commit": None,
     "seconds": {"train": 1900, "test": 61.5},
     "scores": {"dev": {"CIDEr": 0.488}, "test": {"BLEU-1": 0.603, "CIDEr": 1.2}},
@@ -148,6 +156,48 @@ def test_wrong_field_is_named_in_one_sentence(
     assert message.startswith(f"{file}: ")
     assert named in message
     assert "\n" not in message
+
+
+def test_what_was_not_decoded_freely_cannot_be_read(tmp_path: Path) -> None:
+    for value, said in ((False, "with teacher forcing"), (..., "nothing says .*decoded freely")):
+        file = write(tmp_path, changed("free_running", value))
+        with pytest.raises(CaptioningError, match=rf"results\.json: .*{said}"):
+            read_results(file)
+
+
+def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """They lack these fields; the package that wrote them never scored but free decoding."""
+    old = changed("free_running", ...)
+    old["versions"]["captioning"] = "0.1.0"
+    for key in ("training", "intervals", "language", "objects"):
+        del old[key]
+    for key in ("references", "tokenization"):
+        del old["data"][key]
+    results = read_results(write(tmp_path, old))
+    assert results.seed == 0
+    assert results.data.references == {}
+
+
+def test_an_evaluation_knows_the_seed_and_the_settings_of_its_training() -> None:
+    results = results_of(
+        config={"ckpt": "best.ckpt", "decoding": {"beam_size": 3}},
+        training={"seed": 7, "model": {"dropout": 0.3}, "decoding": {"beam_size": 5}},
+    )
+    assert results.seed == 7
+    assert results.settings["model"] == {"dropout": 0.3}
+    assert results.settings["decoding"] == {"beam_size": 3}
+
+
+def test_statistics_come_back_and_other_files_are_told_by_name(tmp_path: Path) -> None:
+    table = np.array([[0.1 + 0.2], [3.0]])
+    write_statistics(tmp_path / "s.json", Statistics(("a", "b"), {"CIDEr": table}, "refs"))
+    found = read_statistics(tmp_path / "s.json")
+    assert (found.images, found.references) == (("a", "b"), "refs")
+    assert np.array_equal(found.tables["CIDEr"], table)
+    for content in ("", "{}", '{"references": "", "images": ["a"], "tables": {"CIDEr": []}}'):
+        (tmp_path / "s.json").write_text(content)
+        with pytest.raises(CaptioningError, match=r"s\.json: .*again$"):
+            read_statistics(tmp_path / "s.json")
 
 
 def test_results_on_the_scale_of_tables_cannot_be_made() -> None:
