@@ -24,7 +24,7 @@ setup: $(INSTALLED)  ## make .venv with exactly what requirements.lock names
 # Every demo has a folder of its own, so that its leaderboard is of its own runs.
 demo: $(INSTALLED)  ## train with and without attention on drawn scenes, and show what each one sees
 	@set -e; runs=runs/demo/$$(date +%Y-%m-%d_%H-%M-%S); set -x; \
-	$(PY) train.py experiment=scenes model=attn_lstm model.attention_dim=128 hydra.run.dir=$$runs/attn_lstm $(ARGS); \
+	$(PY) train.py experiment=scenes model=attn_lstm model.attention_dim=128 model.word_query=true hydra.run.dir=$$runs/attn_lstm $(ARGS); \
 	$(PY) train.py experiment=scenes model=lstm hydra.run.dir=$$runs/lstm $(ARGS); \
 	$(PY) -m captioning.leaderboard $$runs; { set +x; } 2>/dev/null; \
 	echo "Open $$runs/leaderboard.html in a browser."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,19 @@ def flickr8k_mini() -> Path:
     if not root.is_dir():
         pytest.skip("the 200 real images are not beside this checkout: ../shared/flickr8k/mini")
     return root
+
+
+@pytest.fixture(autouse=True)
+def _log_of_one_test() -> Iterator[None]:
+    """Take away the handlers that Hydra leaves on the root logger: their streams are closed."""
+    root = logging.getLogger()
+    before = [*root.handlers]
+    yield
+    for handler in [*root.handlers]:
+        # Not a subclass: pytest's own are, and pytest takes them away itself.
+        if handler not in before and type(handler) in (logging.StreamHandler, logging.FileHandler):
+            root.removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture(scope="session")

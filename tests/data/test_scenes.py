@@ -16,14 +16,13 @@ from captioning.errors import CaptioningError
 
 SHAPES = {
     "circle": "circle", "disc": "circle", "square": "square", "box": "square",
-    "triangle": "triangle", "star": "star", "heart": "heart",
+    "triangle": "triangle", "star": "star",
 }  # fmt: skip
 COLOURS = {
-    "red": (215, 30, 35), "yellow": (252, 222, 20),
-    "blue": (40, 70, 240), "black": (12, 12, 12), "white": (252, 252, 252),
+    "red": (215, 30, 35), "yellow": (252, 222, 20), "blue": (40, 70, 240), "black": (12, 12, 12),
 }  # fmt: skip
 
-DIGEST = "cc6d198518edfa4d88f82f50d4165cca328565f5fd595227fa36194f08e3bdaf"
+DIGEST = "c77a1255fda325b94573f84d766d460a279152307b0c7b5bff001025f08d64fb"
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,9 @@ def test_no_combination_of_kinds_is_in_two_splits(everything: dict[str, list[Sce
     # And yet every part of the test has been seen.
     parts = {split: frozenset().union(*found) for split, found in seen.items()}
     assert parts["test"] <= parts["train"]
-    assert len(parts["train"]) == 25
+    assert len(parts["train"]) == 16
+    for words in zip(*(next(iter(c)).split() for c in seen["train"] if len(c) == 1), strict=True):
+        assert set(Counter(words).values()) == {3}  # each colour and each shape alone as often
 
 
 def test_objects_are_inside_and_apart_and_of_different_sizes(
@@ -175,7 +176,7 @@ def test_captions_are_true(everything: dict[str, list[Scene]]) -> None:
 
 def test_captions_vary(everything: dict[str, list[Scene]]) -> None:
     captions = [caption for scene in everything["train"] for caption in scene.captions]
-    assert len(set(captions)) > 0.8 * len(captions)
+    assert len(set(captions)) > 0.75 * len(captions)
     distinct = [len(set(scene.captions)) for scene in everything["train"]]
     assert sum(distinct) / len(distinct) > 4.5
     opening = Counter(" ".join(caption.split()[:2]) for caption in captions)
