@@ -240,7 +240,8 @@ def test_scenes_are_drawn_and_their_objects_looked_for(
 ) -> None:
     monkeypatch.setattr(scenes, "IMAGES", {"train": 640, "dev": 10, "test": 40})
     options = (
-        "experiment=scenes", f"data.cache={tmp_path}",        "average_decay=0", "decoding=greedy", "optimizer.lr=0.01", "data.batch_size=8",
+        "experiment=scenes", f"data.cache={tmp_path}", "average_decay=0", "decoding=greedy",
+        "optimizer.lr=0.01", "data.batch_size=8",
     )  # fmt: skip
     for model, epochs in (("attn_lstm", 3), ("lstm", 1)):
         ended = run(
