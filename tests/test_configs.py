@@ -151,6 +151,18 @@ def test_a_wrong_key_or_value_would_be_seen(override: str, key: str) -> None:
         check("train", composed("train", override))
 
 
+@pytest.mark.parametrize("file", (CONF / "experiment").glob("*.yaml"), ids=lambda file: file.stem)
+def test_an_experiment_has_the_last_word(file: Path) -> None:
+    def within(part: Any, whole: Any) -> bool:
+        if isinstance(part, dict):
+            return all(within(value, whole[key]) for key, value in part.items())
+        return bool(part == whole)
+
+    said = yaml.safe_load(file.read_text())
+    said.pop("defaults", None)
+    assert within(said, composed("train", f"experiment={file.stem}"))
+
+
 @pytest.mark.parametrize("script", SETTINGS)
 def test_a_key_that_is_in_no_file_is_refused(script: str) -> None:
     with pytest.raises(HydraException):
