@@ -151,7 +151,7 @@ def test_a_wrong_key_or_value_would_be_seen(override: str, key: str) -> None:
         check("train", composed("train", override))
 
 
-@pytest.mark.parametrize("file", (CONF / "experiment").glob("*.yaml"), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(CONF.glob("experiment/*")), ids=lambda f: f.stem)
 def test_an_experiment_has_the_last_word(file: Path) -> None:
     def within(part: Any, whole: Any) -> bool:
         if isinstance(part, dict):
