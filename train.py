@@ -3,13 +3,16 @@
 import hydra
 from omegaconf import DictConfig
 
-from captioning.cli import run_job, take_literally
+from captioning.cli import in_sweep, run_job, take_literally, train_in_sweep
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(config: DictConfig) -> float:
-    """Train; the value of a sweep's job is the dev split's CIDEr."""
-    return run_job("train", config)["dev"]["CIDEr"]
+def main(config: DictConfig) -> float | None:
+    """Train; the value of a sweep's job is the dev split's CIDEr, or None where it failed."""
+    if in_sweep():
+        return train_in_sweep(config)
+    run_job("train", config)
+    return None
 
 
 if __name__ == "__main__":

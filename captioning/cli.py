@@ -1,16 +1,22 @@
 """What stands between Hydra and the package: the one module that knows Hydra."""
 
+import hashlib
+import json
 import os
 import re
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from captioning.errors import CaptioningError
@@ -28,21 +34,15 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
     """
     hydra = HydraConfig.get()
     try:
-        try:
-            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        except OmegaConfBaseException as error:
-            key = error.full_key or "the configuration"
-            raise CaptioningError(f"{key}: {str(error).partition(chr(10))[0]}") from error
-        assert isinstance(plain, dict)
-        settings = {str(key): value for key, value in plain.items()}
+        settings = resolved(config)
         # Imported here, so that --help and wrong keys need not wait for torch.
         if task == "caption":
             from captioning.caption import caption
 
             caption(settings)
             return {}
-        command = shlex.join(["python", Path(sys.argv[0]).name, *hydra.overrides.task])
         folder = Path(hydra.runtime.output_dir)
+        command = command_of(hydra)
         if task == "evaluate":
             # Without torch where no model is needed.
             from captioning.score import EvalSettings, score_file
@@ -72,6 +72,120 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
         sys.exit(130)
 
 
+def in_sweep() -> bool:
+    """Whether this is a job of a multirun."""
+    return HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def train_in_sweep(config: DictConfig) -> float | None:
+    """Run a job of a multirun of ``train.py`` in a process of its own.
+
+    Returns:
+        The score that is searched for; None if the job failed, which then costs nothing but itself.
+    """
+    from captioning.sweeps import jobs  # not for --help
+
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    hidden = set(hydra.job.config.override_dirname.exclude_keys)
+    overrides = [
+        str(each.input_line)
+        for each in OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+        if each.key_or_group not in hidden
+    ]
+    try:
+        settings = resolved(config)
+    except CaptioningError as error:
+        jobs.fail(folder, str(error), overrides)
+        return None
+    alone = hydra.runtime.choices["hydra/launcher"] == "basic"
+    logs = OmegaConf.to_container(hydra.job_logging, resolve=True)
+    assert isinstance(logs, dict)
+    return jobs.run_job(
+        folder,
+        settings,
+        overrides=overrides,
+        command=command_of(hydra),
+        logging={str(key): value for key, value in logs.items()},
+        cwd=Path(hydra.runtime.cwd),
+        output=None if alone else folder / "output.log",
+    )
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain data.
+
+    Raises:
+        CaptioningError: a value is missing, or one that others are made of.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = error.full_key or "the configuration"
+        raise CaptioningError(f"{key}: {str(error).partition(chr(10))[0]}") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def command_of(hydra: HydraConf) -> str:
+    """The command line that repeats a job alone."""
+    return shlex.join(["python", f"{hydra.job.name}.py", *hydra.overrides.task])
+
+
+class Sweep(Callback):
+    """What surrounds a multirun of ``train.py``, as a callback of Hydra's.
+
+    Before it, jobs get folders that are named by what varies, in a folder of the sweep's own, whose
+    name holds a digest of what its jobs have in common: the same command finds its folders again,
+    and no two sweeps share one. After it come the summary, and exit status 1 where a job failed.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        hydra = config.hydra
+        given = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+        fixed = {each.key_or_group for each in given if not each.is_sweep_override()}
+        swept = [each.key_or_group for each in given if each.is_sweep_override()]
+        swept += sorted(set(hydra.sweeper.get("params") or []) - {*fixed, *swept})
+        folder = Path(hydra.sweep.dir).absolute()  # Ray's workers are elsewhere
+        if not any(each.startswith("hydra.sweep.dir=") for each in hydra.overrides.hydra):
+            folder /= sweep_name(config, swept)
+        self.failures = failures(folder)
+        settings = {
+            "hydra.sweep.dir": quoted(str(folder)),
+            "hydra.job.config.override_dirname.exclude_keys": f"[{','.join(map(quoted, fixed))}]",
+            "hydra.output_subdir": "null",  # job.json has all of it
+        }
+        # What launchers compose the configuration of each job with.
+        with read_write(config), open_dict(config):
+            hydra.overrides.hydra += [f"{key}={value}" for key, value in settings.items()]
+            hydra.sweep.dir = str(folder)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from captioning.sweeps.summary import summarise
+
+        folder = Path(config.hydra.sweep.dir)
+        summarise(folder)
+        if failures(folder) - self.failures:
+            sys.exit(1)
+
+
+def failures(folder: Path) -> set[tuple[Path, int]]:
+    """The failures of the jobs below a folder, each with the time at which it was written."""
+    return {(path, path.stat().st_mtime_ns) for path in folder.rglob("failed.json")}
+
+
+def sweep_name(config: DictConfig, swept: Sequence[str]) -> str:
+    """What the folder of a sweep is called: by what is swept, and a digest of all the rest."""
+    from captioning.sweeps.jobs import essence
+
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    common = essence({str(key): value for key, value in plain.items() if key != "hydra"})
+    digest = hashlib.sha256(json.dumps([common, sorted(swept)]).encode()).hexdigest()[:6]
+    name = config.hydra.runtime.choices.get("sweep") or ",".join(swept)
+    return f"{name[:100]}-{digest}" if name else digest
+
+
 def take_literally(*keys: str) -> None:
     """Let Hydra read the values of these keys on the command line as the strings that they are.
 
@@ -83,14 +197,19 @@ def take_literally(*keys: str) -> None:
     if {"-m", "--multirun"} & set(sys.argv):
         return
     understood = re.compile(r"[\w.-]*/[\w./-]*", re.ASCII)  # a path can be nothing else to Hydra
-    quoted = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1""", re.DOTALL)
+    in_quotes = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1""", re.DOTALL)
     for position, argument in enumerate(sys.argv):
         key, _, value = argument.partition("=")
         if key not in keys or value == "null":
             continue
-        if not (quoted.fullmatch(value) or understood.fullmatch(value)):
+        if not (in_quotes.fullmatch(value) or understood.fullmatch(value)):
             value = os.path.expanduser(value)  # noqa: PTH111  pathlib's fails at an unknown user
-            # Backslashes count before a quote alone; `${` would stand for the value of a key.
-            doubled = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value)
-            escaped = doubled.replace("'", r"\'").replace("${", r"\${")
-            sys.argv[position] = f"{key}='{escaped}'"
+            sys.argv[position] = f"{key}={quoted(value)}"
+
+
+def quoted(value: str) -> str:
+    """A string as Hydra's grammar takes it literally."""
+    # Backslashes count before a quote alone; `${` would stand for the value of a key.
+    doubled = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value)
+    escaped = doubled.replace("'", r"\'").replace("${", r"\${")
+    return f"'{escaped}'"

@@ -12,9 +12,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from captioning.data.boxes import ImageBoxes, read_boxes
 from captioning.data.corpus import SPLITS, CaptionedImage, Corpus, read_corpus
-from captioning.data.download import download_flickr8k
+from captioning.data.folder import cache_folder, data_folder
 from captioning.data.images import load_rgb
-from captioning.data.scenes import make_scenes
 from captioning.data.store import FeatureStore, build_store
 from captioning.data.text import (
     Cleaner,
@@ -25,7 +24,6 @@ from captioning.data.text import (
 )
 from captioning.errors import CaptioningError
 from captioning.models.encoders.base import GridEncoder
-from captioning.paths import cache_dir
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +194,7 @@ class CaptionDataModule(pl.LightningDataModule):
         self.min_count = min_count
         self.max_size = max_size
         self.cleaner = cleaner or Cleaner()
-        self.cache = Path(cache).expanduser() if cache else cache_dir()
+        self.cache = cache_folder(cache)
         self.seed = seed
         self.given_vocabulary = vocabulary
         self.encoder: GridEncoder | None = None
@@ -208,7 +206,7 @@ class CaptionDataModule(pl.LightningDataModule):
         Raises:
             CaptioningError: the data set is not there, or not as its layout has it.
         """
-        root = Path(self.root).expanduser() if self.root else self._default_root()
+        root = data_folder(self.root, self.data_name, str(self.cache))
         self.corpus = read_corpus(
             root, name=self.data_name, layout=self.layout, skip_bad=self.skip_bad
         )
@@ -222,13 +220,6 @@ class CaptionDataModule(pl.LightningDataModule):
             min_count=self.min_count,
             max_size=self.max_size,
         )
-
-    def _default_root(self) -> Path:
-        if self.data_name == "scenes":
-            return make_scenes(self.cache)
-        if self.data_name != "flickr8k":
-            raise CaptioningError(f"data.root is missing: give the folder of {self.data_name}.")
-        return download_flickr8k(self.cache / "flickr8k")
 
     def open_images(self, encoder: GridEncoder, splits: Sequence[str] = SPLITS) -> None:
         """Open the grids of the images of some splits, computing those that are in no store yet.

@@ -1,0 +1,70 @@
+"""Multiruns of ``train.py`` as a user starts them, in which training takes no time."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+OPTIONS = ("data=scenes", "model.hidden_dim=8")
+
+
+class Multirun(NamedTuple):
+    """How a multirun ended."""
+
+    status: int
+    out: str
+    folder: Path
+
+    def ran(self) -> dict[str, list[dict[str, Any]]]:
+        """What the stub noted of each time that it ran to its end, by job folder."""
+        return {
+            path.parent.name: [json.loads(line) for line in path.read_text().splitlines()]
+            for path in self.folder.rglob("ran.jsonl")
+        }
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def environment(cache: Path) -> dict[str, str]:
+    paths = (Path(__file__).parent / "stub", ROOT)
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "CAPTIONING_CACHE": str(cache),
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start ``python train.py OVERRIDES`` in an empty folder."""
+    return lambda *overrides, **env: subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *overrides, *OPTIONS],
+        cwd=tmp_path, env=environment | env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def multirun(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> Callable[..., Multirun]:
+    """Run ``python train.py OVERRIDES`` to its end; its folder is the newest below ``runs``."""
+
+    def run(*overrides: str, **env: str) -> Multirun:
+        process = start(*overrides, **env)
+        out, _ = process.communicate(timeout=120)
+        sweeps = sorted((tmp_path / "runs" / "sweep").glob("*"), key=lambda f: f.stat().st_mtime)
+        return Multirun(process.returncode, out, sweeps[-1] if sweeps else tmp_path)
+
+    return run

@@ -1,0 +1,179 @@
+"""Sweeps one job after the other: what is skipped, continued, run again, refused and told."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captioning.sweeps.jobs import ending, essence
+
+Run = Callable[..., Any]
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def wait_for(path: Path) -> str:
+    """The content of a file that another process is about to write."""
+    for _ in range(600):
+        if path.is_file() and (text := path.read_text()):
+            return text
+        time.sleep(0.05)
+    raise TimeoutError(path)
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, which is given a moment to go."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_the_same_command_runs_only_what_is_missing(multirun: Run) -> None:
+    command = ("-m", "model.dropout=0.3,2,3", "seed=1")
+    first = multirun(*command)
+    assert first.status == 1, first.out
+    assert first.folder.name.startswith("model.dropout-")
+    done = first.ran()
+    assert done.keys() == {"model.dropout=0.3"}
+    failed = {path.parent.name: json.loads(path.read_text()) for path in failures(first)}
+    assert failed["model.dropout=2"] == {
+        "reason": "MemoryError: no more memory",
+        "overrides": ["model.dropout=2"],
+    }
+    assert "killed by SIGKILL" in failed["model.dropout=3"]["reason"]
+    assert len(failed) == 2
+    assert "1 finished, 2 failed" in first.out
+    assert first.out.count("failed: model.dropout=2: MemoryError: no more memory") == 1
+    for name in ("leaderboard.md", "leaderboard.html", "sweep.html", "sweep.png"):
+        assert (first.folder / name).stat().st_size > 200
+    page = (first.folder / "sweep.html").read_text()
+    assert "failed: MemoryError: no more memory" in page
+    assert "data:image/png;base64," in page
+
+    again = multirun(*command)
+    assert again.folder == first.folder
+    assert again.status == 1, again.out  # 2 fails every time
+    ran = again.ran()
+    assert ran["model.dropout=0.3"] == done["model.dropout=0.3"]
+    (continued,) = ran["model.dropout=3"]
+    assert continued["resume"].endswith("model.dropout=3/checkpoints/last.ckpt")
+    assert [path.parent.name for path in failures(first)] == ["model.dropout=2"]
+
+    more = multirun("-m", "model.dropout=0.3,0.4", "seed=1")
+    assert more.folder == first.folder  # a further value is one of the same sweep
+    assert more.status == 0, more.out  # what failed before was not asked for
+    assert len(more.ran()["model.dropout=0.3"]) == 1
+    # Each in a process of its own, and a group of wandb's.
+    runs = [run for of_job in more.ran().values() for run in of_job]
+    assert len({run["pid"] for run in runs}) == len(runs) == 3
+    assert {run["group"] for run in runs} == {first.folder.name}
+
+
+def failures(ended: Any) -> list[Path]:
+    """The files of failed jobs."""
+    return sorted(ended.folder.glob("*/failed.json"))
+
+
+def test_other_settings_or_data_are_another_sweep(multirun: Run, cache: Path) -> None:
+    first = multirun("-m", "model.dropout=0.3,0.4")
+    wider = multirun("-m", "model.dropout=0.3,0.4", "model.embed_dim=16")
+    assert first.folder != wider.folder
+    (scenes,) = cache.glob("scenes-*")
+    # Where things lie is no setting.
+    moved = multirun("-m", "model.dropout=0.3,0.4", f"data.root={scenes}")
+    assert moved.folder == first.folder
+    assert all(len(runs) == 1 for runs in moved.ran().values())
+    other = cache.parent / "other"
+    shutil.copytree(scenes, other)
+    captions = next(other.rglob("*.token.txt"))
+    captions.write_text(captions.read_text().replace("red", "pink"))
+    refused = multirun("-m", "model.dropout=0.3,0.4", f"data.root={other}")
+    assert refused.status == 1
+    assert "other data" in refused.out
+    assert refused.ran() == moved.ran()
+
+
+def test_a_command_killed_outright_leaves_no_job_behind_and_goes_on(
+    multirun: Run, start: Start, tmp_path: Path
+) -> None:
+    command = ("-m", "model.dropout=0.3,4,0.4")
+    process = start(*command)
+    pid = int(wait_for(next_pid(tmp_path)))
+    process.kill()
+    process.communicate()
+    assert ended(pid)
+    after = multirun(*command)
+    assert after.status == 0, after.out
+    ran = after.ran()
+    assert ran["model.dropout=4"][0]["resume"]
+    assert [len(runs) for runs in ran.values()] == [1, 1, 1]
+
+
+def next_pid(folder: Path) -> Path:
+    """The file in which a job that waits to be killed has its process id."""
+    for _ in range(1200):
+        if found := next(folder.rglob("pid"), None):
+            return found
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def test_ctrl_c_ends_the_multirun_and_its_job(start: Start, tmp_path: Path) -> None:
+    process = start("-m", "model.dropout=4,0.3")
+    pid = int(wait_for(next_pid(tmp_path)))
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert ended(pid)
+    assert not list(tmp_path.rglob("results.json")), out
+
+
+def test_nothing_starts_where_a_key_is_wrong(multirun: Run, tmp_path: Path) -> None:
+    ended = multirun("-m", "model.dropuot=0.3,0.4")
+    assert ended.status == 1
+    assert "model.dropuot" in ended.out
+    assert not list(tmp_path.rglob("job.json"))
+
+
+def test_a_folder_with_another_run_is_not_touched(multirun: Run, tmp_path: Path) -> None:
+    taken = tmp_path / "mine" / "model.dropout=0.3"
+    (taken / "checkpoints").mkdir(parents=True)
+    ended = multirun("-m", "model.dropout=0.3,0.4", "hydra.sweep.dir=mine")
+    assert ended.status == 1
+    assert "is not overwritten" in ended.out
+    assert not (taken / "results.json").exists()
+    assert (tmp_path / "mine" / "model.dropout=0.4" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(3, "exit status 3"), (-9, "SIGKILL, as"), (-15, "SIGTERM.")]
+)
+def test_how_a_process_ended_is_said(status: int, words: str) -> None:
+    assert words in ending(status)
+
+
+def test_only_what_changes_results_makes_another_run() -> None:
+    config = {"seed": 0, "resume": None, "logger": {}, "data": {"root": "a", "batch_size": 4}}
+    moved = config | {"resume": "x", "logger": {"a": 1}, "data": {"root": "b", "batch_size": 4}}
+    assert essence(config) == essence(moved)
+    assert essence(config) != essence(config | {"data": {"root": "a", "batch_size": 8}})
+    assert essence(config) != essence(config | {"seed": 1})
+
+
+def test_two_commands_at_once_share_the_jobs(multirun: Run, start: Start, tmp_path: Path) -> None:
+    other = start("-m", "model.dropout=0.3,0.4", STUB_SECONDS="1")
+    ended = multirun("-m", "model.dropout=0.3,0.4", STUB_SECONDS="1")
+    other.communicate(timeout=60)
+    assert (ended.status, other.returncode) == (0, 0)
+    assert all(len(runs) == 1 for runs in ended.ran().values())
