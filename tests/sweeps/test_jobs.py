@@ -89,7 +89,7 @@ def test_other_settings_or_data_are_another_sweep(multirun: Run, cache: Path) ->
     first = multirun("-m", "model.dropout=0.3,0.4")
     wider = multirun("-m", "model.dropout=0.3,0.4", "model.embed_dim=16")
     assert first.folder != wider.folder
-    (scenes,) = cache.glob("scenes-*")
+    (scenes,) = (path for path in cache.glob("scenes-*") if path.is_dir())
     # Where things lie is no setting.
     moved = multirun("-m", "model.dropout=0.3,0.4", f"data.root={scenes}")
     assert moved.folder == first.folder

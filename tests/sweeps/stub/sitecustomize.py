@@ -46,7 +46,7 @@ def train(config: dict[str, Any], folder: Path, command: str) -> None:
     ran = {
         "pid": os.getpid(), "start": start, "end": time.time(), "resume": config["resume"],
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "group": os.environ["WANDB_RUN_GROUP"],
-        "node": os.environ.get("RAY_NODE_NAME"),
+        "node": os.environ.get("STUB_NODE"),
     }  # fmt: skip
     with (folder / "ran.jsonl").open("a") as file:
         file.write(json.dumps(ran) + "\n")

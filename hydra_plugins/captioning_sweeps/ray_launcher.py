@@ -1,0 +1,96 @@
+"""Ray as a launcher: as many jobs at once as there are GPUs, each alone on its own."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, configure_log, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+log = logging.getLogger(__name__)
+
+
+class RayLauncher(Launcher):
+    """Runs jobs as Ray's tasks, and outlives any of them.
+
+    Args:
+        ray: ``init``, the arguments of ``ray.init``; ``remote``, what a job takes: ``num_gpus`` and
+            ``num_cpus``, where None is chosen by :func:`share`.
+    """
+
+    def __init__(self, ray: DictConfig) -> None:
+        self.ray = ray
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Take what :meth:`launch` needs."""
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the jobs, and wait for all of them."""
+        from hydra_plugins.captioning_sweeps._launching import died, require, tell
+
+        with require("ray"):
+            import ray.exceptions
+            from hydra_plugins.hydra_ray_launcher._launcher_util import launch_job_on_ray, start_ray
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        start_ray(self.ray.init)
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        machines = [node["Resources"] for node in nodes if node["Alive"]]
+        tasks, configs = {}, []
+        for number, overrides in enumerate(job_overrides):
+            config = self.hydra_context.config_loader.load_sweep_config(
+                self.config, list(overrides)
+            )
+            with open_dict(config):
+                config.hydra.job.num = initial_job_idx + number
+                config.hydra.job.id = str(config.hydra.job.num)
+            given = {key: value for key, value in self.ray.remote.items() if value is not None}
+            remote = share(machines, config.trainer.devices) | given
+            task = launch_job_on_ray(
+                self.hydra_context,
+                OmegaConf.create(remote),
+                config,
+                self.task_function,
+                Singleton.get_state(),
+            )
+            tasks[task] = number
+            configs.append(config)
+        log.info("%d jobs, each with %s", len(tasks), remote)
+        returns: dict[int, JobReturn] = {}
+        waiting = list(tasks)
+        while waiting:
+            (task, *_), waiting = ray.wait(waiting)
+            number = tasks[task]
+            try:
+                returns[number] = ray.get(task)
+            except ray.exceptions.RayError as error:
+                returns[number] = died(configs[number], f"Ray's worker died: {error}")
+            tell(configs[number], len(returns), len(tasks))
+        return [returns[number] for number in range(len(tasks))]
+
+
+def share(nodes: Sequence[Mapping[str, float]], devices: Any) -> dict[str, float]:
+    """What a job takes of a cluster: a GPU for each of its devices, or where there are none a CPU.
+
+    A GPU comes with its share of the CPUs of the machine where these are fewest.
+
+    Args:
+        nodes: the resources of each machine.
+        devices: ``trainer.devices``; what is no number counts as one.
+    """
+    devices = devices if isinstance(devices, int) and devices > 0 else 1
+    gpus = [node for node in nodes if node.get("GPU")]
+    if not gpus:
+        return {"num_gpus": 0, "num_cpus": devices, "max_retries": 0}
+    cpus = min(int(node.get("CPU", 0) // node["GPU"]) for node in gpus)
+    return {"num_gpus": devices, "num_cpus": devices * cpus, "max_retries": 0}

@@ -1,0 +1,249 @@
+"""Many jobs at once: on Ray here and on a cluster, through submitit, and as a search."""
+
+import inspect
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hydra_plugins.captioning_sweeps.ray_launcher import share
+
+Run = Callable[..., Any]
+Start = Callable[..., subprocess.Popen[str]]
+
+CONF = Path(__file__).parents[2] / "conf"
+RAY = Path(sys.executable).parent / "ray"
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray with nothing kept in the home folder and nothing sent anywhere."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def most_at_once(runs: list[dict[str, Any]]) -> int:
+    """How many ran at the same time at most."""
+    return max(sum(a["start"] <= b["start"] < a["end"] for a in runs) for b in runs)
+
+
+def test_each_job_has_a_gpu_to_itself_and_a_dead_one_costs_only_itself(multirun: Run) -> None:
+    """With GPUs that are only pretended."""
+    ended = multirun(
+        "-m", "model.dropout=0.1,0.2,0.3,0.4,3", "hydra/launcher=ray_local",
+        "hydra.launcher.ray.init.num_gpus=2", "hydra.launcher.ray.init.num_cpus=8",
+        STUB_SECONDS="1.5",
+    )  # fmt: skip
+    assert ended.status == 1, ended.out
+    assert "'num_gpus': 1, 'num_cpus': 4" in ended.out
+    runs = [run for of_job in ended.ran().values() for run in of_job]
+    assert len(runs) == 4
+    assert most_at_once(runs) == 2
+    for one in runs:
+        for other in runs:
+            if one is not other and one["start"] <= other["start"] < one["end"]:
+                assert {one["gpus"], other["gpus"]} == {"0", "1"}
+    assert len({run["pid"] for run in runs}) == 4
+    assert "5 of 5" in ended.out
+    assert "killed by SIGKILL" in ended.out
+    assert (ended.folder / "model.dropout=0.1" / "output.log").exists()
+
+
+@pytest.mark.slow
+def test_a_ray_worker_or_the_command_killed_outright_is_outlived(
+    start: Start, multirun: Run, tmp_path: Path
+) -> None:
+    command = (
+        "-m", "model.dropout=0.1,4", "hydra/launcher=ray_local",
+        "hydra.launcher.ray.init.num_cpus=2",
+    )  # fmt: skip
+    process = start(*command)
+    job = waiting_job(tmp_path)
+    worker = int(Path(f"/proc/{job}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(worker, signal.SIGKILL)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "model.dropout=4: Ray's worker died" in out
+    assert "1 finished, 1 failed" in out
+    assert is_gone(job)
+
+    (folder,) = (tmp_path / "runs" / "sweep").iterdir()
+    (folder / "model.dropout=4" / "checkpoints" / "last.ckpt").unlink()
+    (folder / "model.dropout=4" / "pid").unlink()
+    process = start(*command)
+    job = waiting_job(tmp_path)
+    process.kill()
+    process.communicate()
+    assert is_gone(job)
+    after = multirun(*command)
+    assert after.status == 0, after.out
+    assert [len(runs) for runs in after.ran().values()] == [1, 1]
+
+
+def waiting_job(folder: Path) -> int:
+    """The process of the job that waits to be killed."""
+    for _ in range(1200):
+        for path in folder.rglob("pid"):
+            if text := path.read_text():
+                return int(text)
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process ends within some seconds."""
+    for _ in range(200):
+        path = Path(f"/proc/{pid}/stat")
+        if not path.exists() or path.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@contextmanager
+def ray_node(environment: dict[str, str], *options: str) -> Iterator[str]:
+    """A machine of a cluster, as ``ray start`` makes it; gives what it printed."""
+    process = subprocess.Popen(
+        [RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1",
+         "--object-store-memory=78643200", *options],
+        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if "--block" in line or "Ray runtime started" in line:
+                break
+        yield "".join(lines)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def test_a_sweep_spreads_over_the_machines_of_a_cluster(
+    multirun: Run, environment: dict[str, str], tmp_path: Path
+) -> None:
+    head = environment | {"STUB_NODE": "head", "STUB_SECONDS": "2"}
+    second = environment | {"STUB_NODE": "second", "STUB_SECONDS": "2"}
+    address = "127.0.0.1:63790"
+    with (
+        ray_node(head, "--head", "--port=63790", "--include-dashboard=false"),
+        ray_node(second, f"--address={address}") as printed,
+    ):
+        assert "Ray runtime started" in printed
+        ended = multirun(
+            "-m", "model.dropout=0.1,0.2,0.3,0.4", "hydra/launcher=ray_cluster",
+            f"hydra.launcher.ray.init.address={address}",
+        )  # fmt: skip
+    assert ended.status == 0, ended.out
+    runs = [run for of_job in ended.ran().values() for run in of_job]
+    assert len(runs) == 4
+    assert {run["node"] for run in runs} == {"head", "second"}
+    assert most_at_once(runs) == 2
+
+
+def test_what_a_job_takes_of_a_cluster() -> None:
+    cpus, big = {"CPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}
+    assert share([cpus, cpus], 1) == {"num_gpus": 0, "num_cpus": 1, "max_retries": 0}
+    assert share([cpus, cpus], 2) == {"num_gpus": 0, "num_cpus": 2, "max_retries": 0}
+    assert share([cpus, big], "auto") == {"num_gpus": 1, "num_cpus": 8, "max_retries": 0}
+    small = {"CPU": 6.0, "GPU": 2.0}
+    assert share([big, small], 2) == {"num_gpus": 2, "num_cpus": 6, "max_retries": 0}
+
+
+def test_slurm_by_submitits_local_executor_outlives_what_slurm_kills(
+    start: Start, multirun: Run, tmp_path: Path
+) -> None:
+    command = (
+        "-m", "model.dropout=0.1,3,4", "hydra/launcher=slurm", "hydra.launcher.cluster=local",
+        "hydra.launcher.gpus_per_node=null", "hydra.launcher.partition=any",
+    )  # fmt: skip
+    process = start(*command)
+    job = waiting_job(tmp_path)
+    task = int(Path(f"/proc/{job}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(task, signal.SIGKILL)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(r"model.dropout=4: SLURM's job \S+ died", out), out
+    assert "model.dropout=3: The process was killed by SIGKILL" in out
+    assert "1 finished, 2 failed" in out
+    assert is_gone(job)
+    after = multirun(*command)
+    assert after.status == 0, after.out
+    assert [len(runs) for runs in after.ran().values()] == [1, 1, 1]
+
+
+def test_a_search_goes_on_after_failures_and_interruptions(
+    start: Start, multirun: Run, tmp_path: Path
+) -> None:
+    options = ("sweep=optuna", "hydra.sweeper.params=null", "seed=interval(1,1000)")
+    first = multirun(*options, "model.dropout=2,0.3,0.4", "hydra.sweeper.n_trials=6")
+    import optuna
+
+    def trials() -> list[Any]:
+        return optuna.load_study(
+            study_name=first.folder.name, storage=f"sqlite:///{first.folder / 'optuna.db'}"
+        ).trials
+
+    assert {trial.state.name for trial in trials()} == {"COMPLETE", "FAIL"}, first.out
+    assert len(trials()) == 6
+    assert first.status == 1
+    assert all(
+        (trial.state.name == "FAIL") == (trial.params["model.dropout"] == "2") for trial in trials()
+    )
+    assert "best_value: 0.04" in (first.folder / "optimization_results.yaml").read_text()
+    nothing = multirun(*options, "model.dropout=2,0.3,0.4", "hydra.sweeper.n_trials=6")
+    assert nothing.folder == first.folder
+    assert len(trials()) == 6
+    assert nothing.ran() == first.ran()
+
+
+def test_an_interrupted_trial_comes_first(start: Start, multirun: Run, tmp_path: Path) -> None:
+    options = ("sweep=optuna", "hydra.sweeper.params=null", "hydra.sweeper.n_trials=1")
+    command = (*options, "model.dropout=4", "optimizer.lr=tag(log,interval(1e-4,1e-2))")
+    process = start(*command)
+    job = waiting_job(tmp_path)
+    process.kill()
+    process.communicate()
+    assert is_gone(job)
+    (folder,) = {path.parent.name for path in tmp_path.rglob("pid")}
+    after = multirun(*command)
+    assert after.status == 0, after.out
+    ran = after.ran()
+    assert list(ran) == [folder]
+    assert ran[folder][0]["resume"]
+
+
+def test_a_named_sweep_needs_no_further_option(multirun: Run) -> None:
+    ended = multirun("sweep=attention_dropout", "model.attention_dim=3,4")
+    assert ended.status == 0, ended.out
+    assert ended.folder.name.startswith("attention_dropout-")
+    assert ended.ran().keys() == {
+        f"model.attention_dim={size},model.dropout={share}"
+        for size in (3, 4)
+        for share in (0.3, 0.5)
+    }
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "hydra").glob("*/*.yaml")), ids=lambda f: f.stem)
+def test_every_key_of_hydras_own_choices_is_an_argument(file: Path) -> None:
+    settings = yaml.safe_load(file.read_text())
+    module, _, name = settings.pop("_target_").rpartition(".")
+    parameters = inspect.signature(getattr(import_module(module), name)).parameters
+    known = set(parameters)
+    if "settings" in parameters:
+        from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
+        known |= set(SlurmQueueConf.__dataclass_fields__)
+    assert settings.keys() <= known
