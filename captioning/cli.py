@@ -127,7 +127,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def command_of(hydra: HydraConf) -> str:
+def command_of(hydra: HydraConf | DictConfig) -> str:  # the latter, posing as the former
     """The command line that repeats a job alone."""
     return shlex.join(["python", f"{hydra.job.name}.py", *hydra.overrides.task])
 
