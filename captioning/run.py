@@ -24,6 +24,7 @@ from captioning.data.extraction import choose_device, choose_precision
 from captioning.data.text import UNK
 from captioning.decoding import Decoding
 from captioning.errors import CaptioningError
+from captioning.extra import ExtraMetrics
 from captioning.metrics import METRICS
 from captioning.metrics.bootstrap import intervals
 from captioning.metrics.caption_scores import CaptionScores
@@ -44,7 +45,7 @@ Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(ExtraMetrics):
     """The settings of ``conf/train.yaml`` itself; those of its groups are their targets' own."""
 
     name: str
@@ -56,6 +57,7 @@ class TrainSettings:
     compile: Literal["auto"] | bool = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.patience < 1 or not 0 <= self.average_decay < 1 or self.seed < 0:
             raise CaptioningError(
                 f"patience={self.patience} must be at least 1, average_decay="
@@ -92,6 +94,7 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
     quieten()
     settings = TrainSettings(**validated(TrainSettings, own(config), "train.yaml", set()))
     decoding = build(config["decoding"], Decoding, "decoding")
+    settings.prepare()
     data = build(config["data"], CaptionDataModule, "data", seed=settings.seed)
     # A resumed run goes on with its own checkpoints, the best so far among them.
     kept = Path(settings.resume).parent if settings.resume else folder / "checkpoints"
@@ -155,7 +158,9 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
     found: dict[str, Scored] = {}
     for split in ("dev", "test"):
         with clock(f"score {split}"):
-            found[split] = score(captioner, data, split, decoding, config["trainer"], folder)
+            found[split] = score(
+                captioner, data, split, decoding, config["trainer"], folder, settings
+            )
         images[split] = len(found[split].gallery)
     identity = identify(data, images, found)
     written = write(
@@ -188,6 +193,7 @@ def evaluate(config: Config, folder: Path, command: str) -> dict[str, dict[str, 
     quieten()
     settings = EvalSettings.of(config)
     decoding = build(config["decoding"], Decoding, "decoding")
+    settings.prepare()
     assert settings.ckpt is not None  # else score_file is called
     captioner = Captioner.load(settings.ckpt)
     data = build(config["data"], CaptionDataModule, "data", vocabulary=captioner.vocabulary)
@@ -197,7 +203,9 @@ def evaluate(config: Config, folder: Path, command: str) -> dict[str, dict[str, 
     with clock("features"):
         data.open_images(captioner.encoder, [settings.split])
     with clock(f"score {settings.split}"):
-        found = score(captioner, data, settings.split, decoding, config["trainer"], folder)
+        found = score(
+            captioner, data, settings.split, decoding, config["trainer"], folder, settings
+        )
     name = settings.name or captioner.run["name"]
     all_found: dict[str, Scored] = {settings.split: found}
     identity = identify(data, {settings.split: len(found.gallery)}, all_found)
@@ -307,15 +315,19 @@ def score(
     decoding: Decoding,
     trainer: Config,
     folder: Path,
+    extra: ExtraMetrics,
 ) -> Scored:
     """Decode a split and score it with all metrics; writes its captions and statistics."""
-    captioner.expect(data.references(split), METRICS, decoding)
+    references = data.references(split)
+    captioner.expect(references, (*METRICS, *extra.by_scorer), decoding)
     shared = ("accelerator", "devices", "precision", "limit_test_batches")
     settings = {name: value for name, value in trainer.items() if name in shared}
     tester = make_trainer(settings, folder, [], [])
     tester.test(captioner, data.evaluation_loader(split), verbose=False)
     assert isinstance(captioner.scores, CaptionScores)
     found, captions = captioner.scores.scores(), captioner.scores.captions
+    photographs = {image.id: image.path for image in data.images(split)}
+    found = extra.add_to(found, captions, references, photographs)
     results.write_captions(folder / f"captions_{split}.json", captions, found.per_image)
     results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
     maps = {

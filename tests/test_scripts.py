@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,6 +20,7 @@ from captioning.data import scenes
 from captioning.data.corpus import read_corpus
 from captioning.decoding import Beam
 from captioning.metrics import intervals, paired, score_captions
+from captioning.metrics.clipscore import ClipScorer
 from captioning.reporting.results import read_captions, read_results, read_statistics
 
 ROOT = Path(__file__).parent.parent
@@ -156,6 +158,33 @@ def test_eval_gives_the_same_scores_again(
     assert paired(*statistics)["CIDEr"].difference == 0
     captions = [f / "captions_test.json" for f in (trained, tmp_path)]
     assert read_captions(captions[0]) == read_captions(captions[1])
+
+
+def test_metrics_that_are_asked_for_stand_beside_the_others(
+    trained: Path, run: Run, clip_weights: Path, flickr8k_mini: Path, tmp_path: Path
+) -> None:
+    ended = run(
+        "eval", f"ckpt={trained / 'checkpoints' / 'best.ckpt'}", f"data.root={flickr8k_mini}",
+        f"hydra.run.dir={tmp_path}", "split=test", "extra_metrics=[RefCLIPScore,CLIPScore]",
+        f"clip_weights={clip_weights}",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    captions = read_captions(tmp_path / "captions_test.json")
+    photographs = {image: flickr8k_mini / "Flicker8k_Dataset" / image for image in captions}
+    references = read_corpus(flickr8k_mini).references("test")
+    expected = ClipScorer(str(clip_weights), device="cpu").scores(captions, photographs, references)
+    results = read_results(tmp_path / "results.json")
+    before = read_results(trained / "results.json").scores["test"]
+    means = {name: pytest.approx(fmean(values)) for name, values in expected.items()}
+    assert results.scores["test"] == before | means
+    entries = json.loads((tmp_path / "captions_test.json").read_text())
+    for name, values in expected.items():
+        assert [entry["scores"][name] for entry in entries] == pytest.approx(values)
+        low, high = results.intervals["test"][name]
+        assert low < results.scores["test"][name] < high
+        assert name in ended.out
+        assert name in (tmp_path / "report.html").read_text()
+    read_statistics(tmp_path / "statistics_test.json")
 
 
 def test_any_photographs_get_the_captions_that_an_evaluation_gives_them(
@@ -334,6 +363,9 @@ def assert_one_sentence(ended: Ended, *parts: str) -> None:
         ("schedule.warmup=2", ["schedule.warmup=2", "0 and 1"]),
         ("decoding.beam_size=0", ["decoding.beam_size=0", "1 or more"]),
         ("resume=nothing.ckpt", ["nothing.ckpt", "no such file"]),
+        ("extra_metrics=[Spice]", ["extra_metrics=[Spice]", "CIDEr-D, SPICE, CLIPScore"]),
+        ("extra_metrics=SPICE", ["extra_metrics=SPICE", "list"]),
+        ("spice_memory=lots", ["spice_memory=lots", "8G"]),
         ("data.root=nowhere", ["nowhere", "official", "karpathy", "kaggle"]),
     ],
 )

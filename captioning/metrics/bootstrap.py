@@ -48,7 +48,8 @@ class Statistics:
               n = 1 to 4, its length, and the length of the reference closest to it.
             - ``METEOR``, 23: METEOR 1.5's own statistics, in the order in which it prints them; but
               no chunk where a caption is its reference, as it leaves that one out of its sums.
-            - ``ROUGE-L`` and ``CIDEr``, 1: the image's score.
+            - ``ROUGE-L``, ``CIDEr``, ``SPICE``, ``CLIPScore`` and ``RefCLIPScore``, 1: the image's
+              score.
         references: what the captions were scored against, see `fingerprint_references`; empty where
             that is not known.
     """
@@ -67,8 +68,8 @@ class Statistics:
             counts: how often each image is in each sample; at least one is, in each.
 
         Returns:
-            ``BLEU-1`` to ``BLEU-4``, ``METEOR``, ``ROUGE-L`` and ``CIDEr``, as far as they were
-            asked for, in the scales of `Scores`.
+            ``BLEU-1`` to ``BLEU-4`` and the scores of the other metrics by their names, as far as
+            they were asked for, in the scales of `Scores`.
         """
         sizes = counts.sum(axis=1)
         samples: _Samples = {}
@@ -390,7 +391,9 @@ def _meteor(sums: _Sums) -> _Samples:
 # The scores of a metric from its summed statistics; those of the others are means over the images.
 _FORMULAS: dict[str, Callable[[_Sums], _Samples]] = {"BLEU": _bleu, "METEOR": _meteor}
 
-_WIDTHS = {"BLEU": 10, "METEOR": 23, "ROUGE-L": 1, "CIDEr": 1}
+_MEANS = ("ROUGE-L", "CIDEr", "SPICE", "CLIPScore", "RefCLIPScore")
+
+_WIDTHS = {"BLEU": 10, "METEOR": 23, **dict.fromkeys(_MEANS, 1)}
 
 
 def _plain(number: float) -> int | float:

@@ -26,8 +26,6 @@ from captioning.data.images import load_rgb
 from captioning.errors import CaptioningError
 from captioning.progress import track_progress
 
-DEFAULT_WEIGHTS = "openai/clip-vit-base-patch32"
-
 _PROMPT = "A photo depicts"
 _WEIGHT = 2.5
 
@@ -51,7 +49,7 @@ class ClipScorer:
 
     def __init__(
         self,
-        weights: str = DEFAULT_WEIGHTS,
+        weights: str,
         *,
         batch_size: int = 64,
         device: str | None = None,
@@ -146,11 +144,13 @@ class ClipScorer:
 
 def _load(weights: str) -> tuple[Any, Any]:
     try:
-        from transformers import AutoTokenizer, CLIPModel
+        from transformers import AutoTokenizer, CLIPModel, logging
     except ImportError:
         raise CaptioningError(
             'CLIPScore needs the package transformers: pip install "transformers>=4.45"'
         ) from None
+    quiet: Any = logging.disable_progress_bar  # reading a file from the disk needs none
+    quiet()
     try:
         loaded: Any = CLIPModel.from_pretrained(weights, output_loading_info=True)
         model, found = loaded

@@ -81,7 +81,7 @@ def spice_scores(
         command = java_command(
             *(f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in _OPENED),
             *("--add-opens=java.sql/java.sql=ALL-UNNAMED", "--enable-native-access=ALL-UNNAMED"),
-            "-Djava.io.tmpdir=.",  # where it unpacks a native library, and leaves it
+            "-Djava.io.tmpdir=.",  # where it unpacks a native library
             *("-cp", os.pathsep.join(jar.name for jar in jars), "edu.anu.spice.SpiceScorer"),
             *("captions.json", "-out", "scores.json", "-silent", *_cache_arguments()),
             heap=memory,

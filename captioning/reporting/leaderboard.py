@@ -26,7 +26,6 @@ from captioning.reporting.results import (
     Language,
     Objects,
     Results,
-    present_metrics,
     read_results,
 )
 
@@ -273,14 +272,16 @@ def unscored_sentence(board: Leaderboard, escape: Callable[[str], str] = str) ->
     return f"Without scores on {board.split}: {names}."
 
 
-def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
+def score_table(
+    scores: Mapping[str, Mapping[str, float]], metrics: Sequence[str] = METRICS
+) -> Table:
     """A run's own scores for the terminal: a row a split, a column a metric, times 100.
 
     Args:
         scores: ``{split: {metric: score}}`` on the metrics' own scale.
+        metrics: the columns.
     """
     table = Table("split", box=box.SIMPLE_HEAD)
-    metrics = present_metrics(scores.values())
     for metric in metrics:
         table.add_column(metric, justify="right")
     for split, row in scores.items():

@@ -337,7 +337,7 @@ def test_statistics_survive_json_as_plain_numbers(case: Case) -> None:
     [
         ({"ROUGE-L": [[0.5]]}, "'ROUGE-L' must be 1 finite numbers for each of 2 images"),
         ({"ROUGE-L": [[0.5], [0.5, 1]]}, "'ROUGE-L' must be 1 finite"),
-        ({"SPICE": [[0.5], [0.5]]}, "'SPICE' must be no"),
+        ({"WMD": [[0.5], [0.5]]}, "'WMD' must be no"),
         ({"BLEU": [[1] * 10, [1] * 9 + ["1"]]}, "'BLEU' must be 10 finite"),
         ({"CIDEr": [[1], [math.nan]]}, "'CIDEr' must be 1 finite"),
         ({"CIDEr": [[1], [None]]}, "'CIDEr' must be 1 finite"),
