@@ -1,5 +1,6 @@
 """What ``train.py`` and ``eval.py`` do, from a resolved configuration of plain data."""
 
+import csv
 import logging
 import os
 import warnings
@@ -76,6 +77,8 @@ def quieten() -> None:
         ".*number of workers",
         ".*in eval mode",  # the encoder's, on purpose
         "Checkpoint directory .* is not empty",  # a resumed run goes on with its own
+        "Experiment logs directory .* is not empty",  # likewise
+        ".*sync_dist=True",  # the scores are of all processes' captions already
     ):
         warnings.filterwarnings("ignore", message)
 
@@ -89,9 +92,25 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
         command: the command line, for ``results.json``.
 
     Returns:
-        ``{split: {metric: score}}``.
+        ``{split: {metric: score}}``; nothing in a process that does not lead, where there are
+        several: with all of them trained, the first one scores alone, so that each image counts
+        once.
     """
     quieten()
+    loggers = make_loggers(config, folder)
+    try:
+        return _train(config, folder, command, loggers)
+    except BaseException:
+        if any(isinstance(logger, WandbLogger) for logger in loggers):
+            import wandb
+
+            wandb.finish(exit_code=1)
+        raise
+
+
+def _train(
+    config: Config, folder: Path, command: str, loggers: Sequence[Logger]
+) -> dict[str, dict[str, float]]:
     settings = TrainSettings(**validated(TrainSettings, own(config), "train.yaml", set()))
     decoding = build(config["decoding"], Decoding, "decoding")
     settings.prepare()
@@ -112,7 +131,10 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
     ]
     if settings.average_decay:
         callbacks.insert(0, EMAWeightAveraging(decay=settings.average_decay))
-    trainer = make_trainer(config["trainer"], folder, callbacks, make_loggers(config, folder))
+    trainer = make_trainer(config["trainer"], folder, callbacks, loggers)
+    leads = trainer.is_global_zero
+    if not leads:
+        logging.getLogger("captioning").setLevel(logging.WARNING)
     clock = Clock()
     pl.seed_everything(settings.seed, verbose=False)
     if settings.compile is True or (settings.compile == "auto" and not torch.cuda.is_available()):
@@ -135,12 +157,13 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
         check_resumable(Path(settings.resume), captioner)
     with clock("features"):
         data.open_images(captioner.encoder)
-    data.write_text(folder)
+    if leads:
+        data.write_text(folder)
     captioner.expect(data.references("dev"))
 
     for logger in trainer.loggers:
         if not isinstance(logger, CSVLogger):
-            logger.log_hyperparams(dict(config))
+            logger.log_hyperparams(flat(config))
     log.info(
         "Training %s on %d images of %s: %.1f M parameters, %d words, %s, in %s",
         type(captioner.decoder).__name__,
@@ -153,6 +176,11 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
         except SystemExit:  # which is what Lightning makes of Ctrl-C
             raise KeyboardInterrupt if trainer.interrupted else SystemExit from None
 
+    if trainer.world_size > 1:
+        trainer.strategy.barrier()
+        torch.distributed.destroy_process_group()  # or scoring would wait for the others
+        if not leads:
+            return {}
     captioner = Captioner.load(best.best_model_path)
     images = {"train": len(data.images("train"))}
     found: dict[str, Scored] = {}
@@ -254,7 +282,7 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
 
 def make_loggers(config: Config, folder: Path) -> list[Logger]:
     """CSV always, in ``logs/metrics.csv``; another one where the configuration has one."""
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="logs")]
+    loggers: list[Logger] = [make_csv_logger(folder, config["resume"])]
     spec = dict(config["logger"])
     if not spec:
         return loggers
@@ -262,6 +290,19 @@ def make_loggers(config: Config, folder: Path) -> list[Logger]:
         os.environ.setdefault("WANDB_MODE", "offline")
     loggers.append(build(spec, Logger, "logger", save_dir=folder))
     return loggers
+
+
+def make_csv_logger(folder: Path, resume: str | None) -> CSVLogger:
+    """The logger; a run that goes on in its own folder keeps what it had logged by then."""
+    logger = CSVLogger(folder, name="", version="logs")
+    path = folder / "logs" / "metrics.csv"
+    if resume and path.is_file() and os.environ.get("LOCAL_RANK", "0") == "0":
+        steps = read_checkpoint(resume)["global_step"]
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
+        logger.experiment.metrics += rows  # its first access deletes the file
+        logger.experiment.save()
+    return logger
 
 
 def wandb_account() -> bool:
@@ -320,8 +361,11 @@ def score(
     """Decode a split and score it with all metrics; writes its captions and statistics."""
     references = data.references(split)
     captioner.expect(references, (*METRICS, *extra.by_scorer), decoding)
-    shared = ("accelerator", "devices", "precision", "limit_test_batches")
+    shared = ("accelerator", "precision", "limit_test_batches")
     settings = {name: value for name, value in trainer.items() if name in shared}
+    # One device, which alone gives each image once; of those that were chosen by number, the first.
+    devices = trainer.get("devices")
+    settings["devices"] = devices[:1] if isinstance(devices, list) else 1
     tester = make_trainer(settings, folder, [], [])
     tester.test(captioner, data.evaluation_loader(split), verbose=False)
     assert isinstance(captioner.scores, CaptionScores)
@@ -438,6 +482,17 @@ def write(
     )
     results.write_results(folder / "results.json", written)
     return written
+
+
+def flat(config: Config, prefix: str = "") -> dict[str, Any]:
+    """A configuration with the keys of the command line, such as ``model.dropout``."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from captioning.errors import CaptioningError
 from captioning.sweeps.jobs import RANK, read_job, write_failure
@@ -26,15 +28,13 @@ def main(folder: Path) -> int:
     if {os.environ.get("LOCAL_RANK", "0"), os.environ.get(RANK, "0")} == {"0"}:
         logging.config.dictConfig(job.logging)
     last = folder / "checkpoints" / "last.ckpt"
-    # To wandb the jobs of a sweep are a group, and a job is one run, even where it is continued.
     os.environ.setdefault("WANDB_RUN_GROUP", folder.parent.name)
-    if last.is_file():
-        for earlier in sorted(folder.glob("wandb/*run-*-*")):  # [offline-]run-TIME-ID
-            os.environ["WANDB_RUN_ID"] = earlier.name.rpartition("-")[2]
     try:
         from captioning import run  # only now: torch takes its time
 
-        config = {**job.config, "resume": str(last) if last.is_file() else job.config["resume"]}
+        config = {**job.config, "logger": told_apart(job.config["logger"], folder)}
+        if last.is_file():
+            config["resume"] = str(last)
         run.train(config, folder, job.command)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -46,6 +46,15 @@ def main(folder: Path) -> int:
             write_failure(folder, reason.removeprefix("CaptioningError: "), job.overrides)
         return 1
     return 0
+
+
+def told_apart(logger: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """The configuration of a logger, for wandb with the job's name; continued, it is the same run."""
+    if "WandbLogger" not in logger.get("_target_", ""):
+        return logger
+    parts = sorted(folder.glob("wandb/*run-*-*"))  # [offline-]run-TIME-ID
+    continued = {"id": parts[-1].name.rpartition("-")[2]} if parts else {}
+    return {**logger, "name": f"{logger.get('name')} {folder.name}", **continued}
 
 
 def die_with_parent() -> None:

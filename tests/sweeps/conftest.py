@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 
-OPTIONS = ("data=scenes", "model.hidden_dim=8")
+COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "grey": (99, 99, 99)}
 
 
 class Multirun(NamedTuple):
@@ -35,6 +36,31 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of one colour an image, with a dev split that two processes cannot halve."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "images").mkdir()
+    images = []
+    for number, (split, name) in enumerate(
+        (split, name)
+        for split, count in (("train", 10), ("val", 3), ("test", 2))
+        for _ in range(count)
+        for name in COLOURS
+    ):
+        file = f"{split}_{number}.png"
+        if split == "val" and name == "grey":
+            continue
+        shade = number % 50
+        colour = tuple(value + shade for value in COLOURS[name])
+        Image.new("RGB", (40, 32), colour).save(root / "images" / file)
+        sentences = [{"raw": f"the picture is {name} ."}, {"raw": f"a {name} area"}]
+        images.append({"filename": file, "split": split, "sentences": sentences})
+    content = {"dataset": "flickr8k", "images": images}
+    (root / "dataset_flickr8k.json").write_text(json.dumps(content))
+    return root
+
+
 @pytest.fixture
 def environment(cache: Path) -> dict[str, str]:
     paths = (Path(__file__).parent / "stub", ROOT)
@@ -46,10 +72,13 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def start(environment: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+def start(
+    environment: dict[str, str], data: Path, tmp_path: Path
+) -> Callable[..., subprocess.Popen[str]]:
     """Start ``python train.py OVERRIDES`` in an empty folder."""
     return lambda *overrides, **env: subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *overrides, *OPTIONS],
+        [sys.executable, str(ROOT / "train.py"),
+         *overrides[:1], f"data.root={data}", *overrides[1:]],
         cwd=tmp_path, env=environment | env, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip

@@ -85,18 +85,18 @@ def failures(ended: Any) -> list[Path]:
     return sorted(ended.folder.glob("*/failed.json"))
 
 
-def test_other_settings_or_data_are_another_sweep(multirun: Run, cache: Path) -> None:
+def test_other_settings_or_data_are_another_sweep(
+    multirun: Run, data: Path, tmp_path: Path
+) -> None:
     first = multirun("-m", "model.dropout=0.3,0.4")
     wider = multirun("-m", "model.dropout=0.3,0.4", "model.embed_dim=16")
     assert first.folder != wider.folder
-    (scenes,) = (path for path in cache.glob("scenes-*") if path.is_dir())
-    # Where things lie is no setting.
-    moved = multirun("-m", "model.dropout=0.3,0.4", f"data.root={scenes}")
+    # Where things lie is no setting, but what they are is one.
+    other = shutil.copytree(data, tmp_path / "data")
+    moved = multirun("-m", "model.dropout=0.3,0.4", f"data.root={other}")
     assert moved.folder == first.folder
     assert all(len(runs) == 1 for runs in moved.ran().values())
-    other = cache.parent / "other"
-    shutil.copytree(scenes, other)
-    captions = next(other.rglob("*.token.txt"))
+    captions = other / "dataset_flickr8k.json"
     captions.write_text(captions.read_text().replace("red", "pink"))
     refused = multirun("-m", "model.dropout=0.3,0.4", f"data.root={other}")
     assert refused.status == 1

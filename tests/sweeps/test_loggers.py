@@ -1,0 +1,107 @@
+"""What a job of a sweep tells its loggers, also where it is continued or fails."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb
+import yaml
+from hydra import compose, initialize_config_dir
+from pytorch_lightning.loggers import WandbLogger
+
+from captioning import run
+from captioning.sweeps import child
+from captioning.sweeps.jobs import Job
+
+ROOT = Path(__file__).parents[2]
+
+CONFIG: dict[str, Any] = {
+    "name": "attn_lstm",
+    "resume": None,
+    "model": {"dropout": 0.5, "_target_": "x"},
+    "logger": {
+        "_target_": "pytorch_lightning.loggers.WandbLogger",
+        "project": "captioning",
+        "name": "attn_lstm",
+    },
+}
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    for name in ("WANDB_API_KEY", "WANDB_RUN_ID", "WANDB_RUN_GROUP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    yield
+    wandb.finish()
+
+
+def test_a_job_is_one_run_in_the_group_of_its_sweep_and_says_that_it_failed(
+    offline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model.dropout-123456" / "model.dropout=0.5"
+    (folder / "checkpoints").mkdir(parents=True)
+    runs, statuses = [], []
+    finish = wandb.finish
+
+    def fails(config: Any, folder: Path, command: str, loggers: list[Any]) -> None:
+        (logger,) = (each for each in loggers if isinstance(each, WandbLogger))
+        logger.log_hyperparams(run.flat(config))
+        runs.append(logger.experiment)
+        (folder / "checkpoints" / "last.ckpt").touch()
+        raise MemoryError
+
+    def finished(exit_code: int | None = None) -> None:
+        statuses.append(exit_code)
+        finish(exit_code)
+
+    job = Job(["model.dropout=0.5"], CONFIG, "", "python train.py", {"version": 1})
+    monkeypatch.setattr(run, "_train", fails)
+    monkeypatch.setattr(wandb, "finish", finished)
+    monkeypatch.setattr(child, "die_with_parent", lambda: None)
+    monkeypatch.setattr(child, "read_job", lambda folder: job)
+    assert child.main(folder) == 1
+    assert child.main(folder) == 1
+    assert statuses == [1, 1]
+    first, second = runs
+    assert first.id == second.id
+    assert first.group == "model.dropout-123456"
+    assert first.name == "attn_lstm model.dropout=0.5"
+    assert first.config["model.dropout"] == 0.5
+
+
+def test_a_continued_run_keeps_what_it_had_logged(tmp_path: Path) -> None:
+    logger = run.make_csv_logger(tmp_path, None)
+    for step in range(4):
+        logger.log_metrics({"train/loss": step / 4}, step)
+    logger.save()
+    checkpoint = tmp_path / "last.ckpt"
+    torch.save({"hyper_parameters": {}, "encoder": {}, "global_step": 3}, checkpoint)
+    with pytest.warns(UserWarning, match="exists and is not empty"):
+        again = run.make_csv_logger(tmp_path, str(checkpoint))
+    again.log_metrics({"train/loss": 9.0, "dev/CIDEr": 1.0}, 3)
+    again.save()
+    with (tmp_path / "logs" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["train/loss"]) for row in rows] == [
+        ("0", "0.0"), ("1", "0.25"), ("2", "0.5"), ("3", "9.0"),
+    ]  # fmt: skip
+
+
+def test_the_documented_wandb_sweep_fits_the_configuration() -> None:
+    text = (ROOT / "docs" / "sweeps.md").read_text()
+    sweep = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    assert sweep["program"] == "train.py"
+    assert sweep["metric"]["name"] == "final/dev/CIDEr"
+    fixed = [each for each in sweep["command"] if "=" in each]
+    swept = [
+        f"{key}={values.get('min', values.get('values', [None])[0])}"
+        for key, values in sweep["parameters"].items()
+    ]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", overrides=[*fixed, *swept])
+    assert config.logger.project == "captioning"
