@@ -7,7 +7,8 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,7 +130,18 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 def command_of(hydra: HydraConf | DictConfig) -> str:  # the latter, posing as the former
     """The command line that repeats a job alone."""
-    return shlex.join(["python", f"{hydra.job.name}.py", *hydra.overrides.task])
+    overrides = [each for each in hydra.overrides.task if not each.startswith("sweep=")]
+    return shlex.join(["python", f"{hydra.job.name}.py", *overrides])
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a multirun in one line and with status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 class Sweep(Callback):

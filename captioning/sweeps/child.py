@@ -49,7 +49,7 @@ def main(folder: Path) -> int:
 
 
 def told_apart(logger: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """The configuration of a logger, for wandb with the job's name; continued, it is the same run."""
+    """A logger's configuration: to wandb a job has its own name, and is one run if continued."""
     if "WandbLogger" not in logger.get("_target_", ""):
         return logger
     parts = sorted(folder.glob("wandb/*run-*-*"))  # [offline-]run-TIME-ID

@@ -4,6 +4,7 @@ leaderboard.md, .csv, .html   the runs, best first
 sweep.png, sweep.html         the dev score over the values that vary
 """
 
+import os
 from pathlib import Path
 
 from captioning import leaderboard
@@ -18,6 +19,7 @@ def summarise(folder: Path) -> None:
     Raises:
         CaptioningError: a job's files cannot be read, or the summary cannot be written.
     """
+    folder = Path(os.path.relpath(folder))  # no path of this machine in what is written
     runs = [swept_run(path.parent) for path in sorted(folder.rglob("job.json"))]
     runs += [
         SweptRun(path.parent, {}, None, read_failure(path.parent))

@@ -52,6 +52,7 @@ def check(folder: Path) -> Results:
     return results
 
 
+@pytest.mark.slow
 def test_two_processes_alone(data: Path, tmp_path: Path) -> None:
     out = run(data, tmp_path, "hydra.run.dir=run")
     assert out.count("Epoch 1 of 1") == 1

@@ -57,6 +57,7 @@ def test_the_same_command_runs_only_what_is_missing(multirun: Run) -> None:
     assert first.out.count("failed: model.dropout=2: MemoryError: no more memory") == 1
     for name in ("leaderboard.md", "leaderboard.html", "sweep.html", "sweep.png"):
         assert (first.folder / name).stat().st_size > 200
+        assert bytes(first.folder) not in (first.folder / name).read_bytes()
     page = (first.folder / "sweep.html").read_text()
     assert "failed: MemoryError: no more memory" in page
     assert "data:image/png;base64," in page
@@ -134,7 +135,9 @@ def test_ctrl_c_ends_the_multirun_and_its_job(start: Start, tmp_path: Path) -> N
     pid = int(wait_for(next_pid(tmp_path)))
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
-    assert process.returncode != 0
+    assert process.returncode == 130
+    assert out.splitlines()[-1] == "interrupted; the same command goes on"
+    assert "Traceback" not in out
     assert ended(pid)
     assert not list(tmp_path.rglob("results.json")), out
 
