@@ -62,7 +62,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def environment(cache: Path) -> dict[str, str]:
+def compiling(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Let each module be compiled once for all the processes that tests start."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(cache / "bytecode"))
+
+
+@pytest.fixture
+def environment(cache: Path, compiling: None) -> dict[str, str]:
     paths = (Path(__file__).parent / "stub", ROOT)
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, paths)),

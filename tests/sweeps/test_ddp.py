@@ -53,14 +53,14 @@ def check(folder: Path) -> Results:
 
 
 @pytest.mark.slow
-def test_two_processes_alone(data: Path, tmp_path: Path) -> None:
+def test_two_processes_alone(data: Path, tmp_path: Path, compiling: None) -> None:
     out = run(data, tmp_path, "hydra.run.dir=run")
     assert out.count("Epoch 1 of 1") == 1
     check(tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_two_processes_in_a_multirun(data: Path, tmp_path: Path) -> None:
+def test_two_processes_in_a_multirun(data: Path, tmp_path: Path, compiling: None) -> None:
     out = run(data, tmp_path, "-m", "model.dropout=choice(0.1)")
     assert out.count("Epoch 1 of 1") == 1
     assert "1 finished, 0 failed" in out

@@ -89,17 +89,17 @@ def failures(ended: Any) -> list[Path]:
 def test_other_settings_or_data_are_another_sweep(
     multirun: Run, data: Path, tmp_path: Path
 ) -> None:
-    first = multirun("-m", "model.dropout=0.3,0.4")
-    wider = multirun("-m", "model.dropout=0.3,0.4", "model.embed_dim=16")
+    first = multirun("-m", "model.dropout=choice(0.3)")
+    wider = multirun("-m", "model.dropout=choice(0.3)", "model.embed_dim=16")
     assert first.folder != wider.folder
     # Where things lie is no setting, but what they are is one.
     other = shutil.copytree(data, tmp_path / "data")
-    moved = multirun("-m", "model.dropout=0.3,0.4", f"data.root={other}")
+    moved = multirun("-m", "model.dropout=choice(0.3)", f"data.root={other}")
     assert moved.folder == first.folder
     assert all(len(runs) == 1 for runs in moved.ran().values())
     captions = other / "dataset_flickr8k.json"
     captions.write_text(captions.read_text().replace("red", "pink"))
-    refused = multirun("-m", "model.dropout=0.3,0.4", f"data.root={other}")
+    refused = multirun("-m", "model.dropout=choice(0.3)", f"data.root={other}")
     assert refused.status == 1
     assert "other data" in refused.out
     assert refused.ran() == moved.ran()
