@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.seed import isolate_rng
@@ -21,6 +22,20 @@ from captioning.errors import CaptioningError
 from captioning.reporting.figures import attention_figure, region_of
 
 log = logging.getLogger(__name__)
+
+
+class Patience(EarlyStopping):
+    """Early stopping that a resumed run takes up where it was.
+
+    Lightning's trains an epoch more after it had stopped, and keeps the patience of the checkpoint.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "patience": self.patience})
 
 
 class EpochLog(pl.Callback):

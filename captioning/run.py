@@ -13,12 +13,12 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from rich.console import Console
 
 from captioning.build import build, own, validated
-from captioning.callbacks import AttentionImages, EpochLog
+from captioning.callbacks import AttentionImages, EpochLog, Patience
 from captioning.captioner import Captioner, read_checkpoint
 from captioning.data.datamodule import CaptionDataModule
 from captioning.data.extraction import choose_device, choose_precision
@@ -125,7 +125,7 @@ def _train(
     callbacks: list[pl.Callback] = [
         best,
         last,
-        EarlyStopping("dev/CIDEr", mode="max", patience=settings.patience),
+        Patience("dev/CIDEr", mode="max", patience=settings.patience),
         EpochLog(),
         AttentionImages(),
     ]

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,13 +17,13 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 import captioning.callbacks
-from captioning.callbacks import AttentionImages, EpochLog
+from captioning.callbacks import AttentionImages, EpochLog, Patience
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
 from captioning.data.images import load_rgb
@@ -330,3 +331,44 @@ def test_every_epoch_has_a_line_in_the_log(
     for epoch, (line, score) in enumerate(zip(lines, cider, strict=True), 1):
         assert line.startswith(f"Epoch {epoch} of 2: loss ")
         assert f"CIDEr {100 * score:.1f};" in line
+
+
+class Score(pl.LightningModule):
+    """Nothing but a dev score that never gets better."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return (self.weight * batch).sum()
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("dev/CIDEr", 0.5)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_resumed_run_stops_where_its_patience_ends(tmp_path: Path) -> None:
+    loader = torch.utils.data.DataLoader(torch.ones(2, 1))
+
+    def epochs(patience: int, resume: Path | None) -> int:
+        trainer = pl.Trainer(
+            max_epochs=9, accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=tmp_path,
+            callbacks=[
+                Patience("dev/CIDEr", mode="max", patience=patience),
+                ModelCheckpoint(
+                    tmp_path, "last", save_on_train_epoch_end=True, enable_version_counter=False
+                ),
+            ],
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.fit(Score(), loader, loader, ckpt_path=resume)
+        return trainer.current_epoch
+
+    assert epochs(2, None) == 3
+    assert epochs(2, tmp_path / "last.ckpt") == 3
+    assert epochs(4, tmp_path / "last.ckpt") == 5
