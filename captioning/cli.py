@@ -155,7 +155,7 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         hydra = config.hydra
         given = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-        fixed = {each.key_or_group for each in given if not each.is_sweep_override()}
+        fixed = [each.key_or_group for each in given if not each.is_sweep_override()]
         swept = [each.key_or_group for each in given if each.is_sweep_override()]
         swept += sorted(set(hydra.sweeper.get("params") or []) - {*fixed, *swept})
         folder = Path(hydra.sweep.dir).absolute()  # Ray's workers are elsewhere
@@ -176,7 +176,10 @@ class Sweep(Callback):
         from captioning.sweeps.summary import summarise
 
         folder = Path(config.hydra.sweep.dir)
-        summarise(folder)
+        try:
+            summarise(folder)
+        except CaptioningError as error:  # of which Hydra would make a warning, and status 0
+            sys.exit(f"error: {error}")
         if failures(folder) - self.failures:
             sys.exit(1)
 

@@ -93,20 +93,19 @@ def run_job(
         try:
             job = Job(overrides, config, fingerprint(config["data"]), command, logging)
             check_free(folder, job)
+            before = objective(folder) if (folder / "results.json").is_file() else None
         except (CaptioningError, OSError) as error:
             fail(folder, str(error), overrides)
             return None
         atomic_write_json(folder / "job.json", asdict(job))
         if leads:
             (folder / "failed.json").unlink(missing_ok=True)
-        if (folder / "results.json").is_file():
+        if before is not None:
             log.info("Finished before: %s", folder)
-            return objective(folder)
+            return before
         status = _run(folder, cwd, output)
     if status == 0:
         return objective(folder) if leads else None
-    if status == 128 + signal.SIGINT:
-        raise KeyboardInterrupt
     fail(folder, read_failure(folder) or ending(status), overrides)
     return None
 

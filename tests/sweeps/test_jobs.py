@@ -174,6 +174,16 @@ def test_only_what_changes_results_makes_another_run() -> None:
     assert essence(config) != essence(config | {"seed": 1})
 
 
+def test_results_that_cannot_be_read_are_a_failure_with_a_reason(multirun: Run) -> None:
+    first = multirun("-m", "model.dropout=0.3,0.4")
+    (first.folder / "model.dropout=0.3" / "results.json").write_text("{")
+    again = multirun("-m", "model.dropout=0.3,0.4")
+    assert again.status == 1
+    assert "Traceback" not in again.out
+    assert again.out.splitlines()[-1].startswith("error: ")
+    assert "model.dropout=0.3/results.json" in again.out.splitlines()[-1]
+
+
 def test_two_commands_at_once_share_the_jobs(multirun: Run, start: Start, tmp_path: Path) -> None:
     other = start("-m", "model.dropout=0.3,0.4", STUB_SECONDS="1")
     ended = multirun("-m", "model.dropout=0.3,0.4", STUB_SECONDS="1")
