@@ -71,6 +71,7 @@ def quieten() -> None:
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
+        "Setuptools is replacing distutils",  # torch.compile's, of itself
         ".*LeafSpec",  # torch's own, of a name that Lightning still uses
         ".*smaller than the logging interval",  # trials on a few batches
         ".*does not have many workers",  # the store is read from mapped memory

@@ -59,7 +59,8 @@ def test_a_job_is_one_run_in_the_group_of_its_sweep_and_says_that_it_failed(
         statuses.append(exit_code)
         finish(exit_code)
 
-    job = Job(["model.dropout=0.5"], CONFIG, "", "python train.py", {"version": 1})
+    quiet = {"version": 1, "disable_existing_loggers": False}  # or later tests hear nothing
+    job = Job(["model.dropout=0.5"], CONFIG, "", "python train.py", quiet)
     monkeypatch.setattr(run, "_train", fails)
     monkeypatch.setattr(wandb, "finish", finished)
     monkeypatch.setattr(child, "die_with_parent", lambda: None)
