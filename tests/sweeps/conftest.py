@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,14 +83,25 @@ def environment(cache: Path, compiling: None) -> dict[str, str]:
 @pytest.fixture
 def start(
     environment: dict[str, str], data: Path, tmp_path: Path
-) -> Callable[..., subprocess.Popen[str]]:
-    """Start ``python train.py OVERRIDES`` in an empty folder."""
-    return lambda *overrides, **env: subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"),
-         *overrides[:1], f"data.root={data}", *overrides[1:]],
-        cwd=tmp_path, env=environment | env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start ``python train.py OVERRIDES`` in an empty folder; what still runs at the end, ends."""
+    # A job in a shell's background is started with SIGINT ignored, and so are its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with ExitStack() as running:
+
+        def process(*overrides: str, **env: str) -> subprocess.Popen[str]:
+            started = subprocess.Popen(
+                [sys.executable, str(ROOT / "train.py"),
+                 *overrides[:1], f"data.root={data}", *overrides[1:]],
+                cwd=tmp_path, env=environment | env, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            running.enter_context(started)
+            running.callback(started.kill)
+            return started
+
+        yield process
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
