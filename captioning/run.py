@@ -32,7 +32,7 @@ from captioning.metrics.caption_scores import CaptionScores
 from captioning.metrics.grounding import Grounding, ground
 from captioning.metrics.language import Language, describe_language
 from captioning.metrics.tokenizer import TOKENIZATION
-from captioning.models.attention import compile_kernels
+from captioning.models.attention import accelerate
 from captioning.progress import Clock
 from captioning.reporting import results
 from captioning.reporting.gallery import GalleryImage
@@ -138,8 +138,7 @@ def _train(
         logging.getLogger("captioning").setLevel(logging.WARNING)
     clock = Clock()
     pl.seed_everything(settings.seed, verbose=False)
-    if settings.compile is True or (settings.compile == "auto" and not torch.cuda.is_available()):
-        compile_kernels(required=settings.compile is True)
+    accelerate(settings.compile, trainer.strategy.root_device.type)
 
     with clock("data"):
         data.read()

@@ -9,27 +9,64 @@ not a matrix product, is what attention costs on a CPU. Two facts make it cheap 
   location and once for each word, the inner loop is a multiplication and a reciprocal.
 * The derivative is 4 s (1 - s) with s that same reciprocal, so the backward pass recomputes s
   from the two small exponentials instead of keeping a tensor of
-  images x captions x locations x units for every word.
+  captions x locations x units for every word.
+
+On a CPU with a C compiler, :mod:`captioning.models.native` does it; here it is in torch.
 """
 
-import logging
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from captioning.errors import CaptioningError
-
-log = logging.getLogger(__name__)
+from captioning.models import native
+from captioning.models.unrolled import refuse_second_derivative
 
 LIMIT = 40.0
 """Projections are clamped to +-LIMIT before e^{2x}: e^80 is still finite, so that no infinity can
 meet a zero. Since tanh is flat to the last bit of float32 from 9 on, that changes nothing unless
 key and query both exceed 31 and nearly cancel, which is far from where training leads."""
+
+
+class Rows(NamedTuple):
+    """Which captions of which images the rows of a tensor are.
+
+    Attributes:
+        place: of each row, image x captions + caption; no two are the same.
+        captions: how many captions an image can have.
+    """
+
+    place: Int[Tensor, " rows"]
+    captions: int
+
+    @property
+    def image(self) -> Int[Tensor, " rows"]:
+        """The image of each row."""
+        return self.place // self.captions
+
+    @classmethod
+    def all(cls, images: int, captions: int, device: torch.device) -> "Rows":
+        """Every caption of every image, image after image."""
+        return cls(torch.arange(images * captions, device=device), captions)
+
+    def first(self, count: int) -> "Rows":
+        """The first so many rows."""
+        return Rows(self.place[:count], self.captions)
+
+    def spread(
+        self, rows: Float[Tensor, "rows size"], images: int
+    ) -> Float[Tensor, "images captions size"]:
+        """Put rows in their places; where there is none, zeros."""
+        places = rows.new_zeros(images * self.captions, rows.shape[1])
+        return places.index_copy(0, self.place, rows).view(images, self.captions, rows.shape[1])
+
+    def collect(self, places: Float[Tensor, "images captions size"]) -> Float[Tensor, "rows size"]:
+        """The rows from their places."""
+        return places.flatten(0, 1)[self.place]
 
 
 def reciprocals(
@@ -40,131 +77,188 @@ def reciprocals(
     return (exp_keys * exp_query).add_(1).reciprocal_()
 
 
-def _scores(exp_keys: Tensor, exp_query: Tensor, weight: Tensor) -> Tensor:
-    """The scores of a block of images, all in cache at once."""
+def scores_of(
+    exp_keys: Float[Tensor, "images locations units"],
+    exp_query: Float[Tensor, "images captions units"],
+    weight: Float[Tensor, " units"],
+) -> Float[Tensor, "images captions locations"]:
+    """The scores v . tanh(x + y) = sum v - 2 s . v."""
     return weight.sum() - 2 * (reciprocals(exp_keys[:, None], exp_query[:, :, None]) @ weight)
 
 
-def _gradients(
-    grad: Tensor, exp_keys: Tensor, exp_query: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of a block of scores for the keys, the query and the weight."""
+def slopes_of(
+    by_scores: Float[Tensor, "images captions locations"],
+    exp_keys: Float[Tensor, "images locations units"],
+    exp_query: Float[Tensor, "images captions units"],
+) -> tuple[
+    Float[Tensor, "images locations units"],
+    Float[Tensor, "images captions units"],
+    Float[Tensor, " units"],
+]:
+    """Gradients by keys and query, without the factor 4 v, and the sum of by_scores . s."""
     s = reciprocals(exp_keys[:, None], exp_query[:, :, None])
-    grad_weight = grad.sum() - 2 * torch.einsum("bkp,bkpa->a", grad, s)
-    slope = (s - s * s).mul_(grad[..., None])
-    return (
-        slope.sum(1) * (4 * weight),
-        slope.sum(2) * (4 * weight),
-        grad_weight,
-    )
+    by_weight = torch.einsum("bkp,bkpa->a", by_scores, s)
+    slope = (s - s * s).mul_(by_scores[..., None])
+    return slope.sum(1), slope.sum(2), by_weight
 
 
-class _AdditiveScores(torch.autograd.Function):
-    """v . tanh(keys + query), recomputing the tanh in the backward pass, a few images at a time."""
+def fused_scores(exp_keys: Tensor, exp_query: Tensor, weight: Tensor) -> Tensor:
+    """`scores_of` for torch.compile, which makes one kernel of it that keeps no terms."""
+    s = 1 / (1 + exp_keys[:, None] * exp_query[:, :, None])
+    return (weight - 2 * weight * s).sum(-1)
 
-    BLOCK_BYTES = 2**21  # one block of float32 terms: within a core's share of the cache
+
+def fused_slopes(
+    by_scores: Tensor, exp_keys: Tensor, exp_query: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`slopes_of`, likewise."""
+    s = 1 / (1 + exp_keys[:, None] * exp_query[:, :, None])
+    weighed = by_scores[..., None] * s
+    slope = weighed - weighed * s
+    return slope.sum(1), slope.sum(2), weighed.sum((0, 1, 2))
+
+
+scores_kernel: Callable[..., Tensor] = scores_of
+slopes_kernel: Callable[..., tuple[Tensor, Tensor, Tensor]] = slopes_of
+
+
+def accelerate(mode: Literal["auto"] | bool, device: str) -> None:
+    """Choose, for this process, how attention is computed.
+
+    Args:
+        mode: on a CPU, True and ``auto`` compile it in C, as :mod:`captioning.models.native` does
+            unasked, and False leaves it to torch; on a GPU, True fuses it by torch.compile.
+        device: the kind of device, such as ``cuda``.
+
+    Raises:
+        CaptioningError: mode is True, and there is no C compiler that works.
+    """
+    global scores_kernel, slopes_kernel
+    if device == "cpu":
+        native.wanted = mode is not False
+        if mode is True and native.kernels() is None:
+            raise CaptioningError("compile=true: no C compiler works here; see the log.")
+    elif mode is True:
+        scores_kernel = torch.compile(fused_scores, dynamic=True)
+        slopes_kernel = torch.compile(fused_slopes, dynamic=True)
+
+
+BLOCK_BYTES = 2**21
+"""One block of float32 terms on a CPU: within a core's share of the cache."""
+
+
+def images_per_block(exp_keys: Tensor, captions: int) -> int:
+    """How many images are computed at once: on a GPU all."""
+    if exp_keys.is_cuda:
+        return max(1, len(exp_keys))
+    image_bytes = exp_keys.element_size() * captions * exp_keys[:1].numel()
+    return max(1, BLOCK_BYTES // max(image_bytes, 1))
+
+
+class _SumOfWords(torch.autograd.Function):
+    """The keys as they are; their gradient is what all words have added to ``by_keys``, times 4 v.
+
+    Autograd would make and add a tensor of the keys' size for every word.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, keys: Tensor, by_keys: Tensor, weight: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.by_keys, ctx.dtype = by_keys, keys.dtype
+        ctx.save_for_backward(weight)
+        return keys.view_as(keys)
+
+    @staticmethod
+    def backward(ctx: Any, none: None) -> tuple[Tensor, None, None]:
+        refuse_second_derivative()
+        (weight,) = ctx.saved_tensors
+        gradient = (ctx.by_keys * (4 * weight.float())).to(ctx.dtype)
+        ctx.by_keys.zero_()  # for another backward pass
+        return gradient, None, None
+
+
+class _Attend(torch.autograd.Function):
+    """alpha = softmax(v . tanh(keys + query)) and context = alpha . grid, for rows of captions.
+
+    The backward pass recomputes the tanh, a few images at a time, and adds to ``by_keys`` for
+    :class:`_SumOfWords`.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         keys: Float[Tensor, "images locations units"],
+        by_keys: Float[Tensor, "images locations units"] | None,
         exp_keys: Float[Tensor, "images locations units"],
-        query: Float[Tensor, "images captions units"],
+        grid: Float[Tensor, "images locations channels"],
+        query: Float[Tensor, "rows units"],
         weight: Float[Tensor, " units"],
-    ) -> Float[Tensor, "images captions locations"]:
+        rows: Rows,
+    ) -> tuple[Tensor, Tensor]:
         exp_query = (2 * query.float().clamp(-LIMIT, LIMIT)).exp_()
         weight32 = weight.float()
-        ctx.save_for_backward(exp_keys, exp_query, weight32)
-        ctx.dtypes = keys.dtype, query.dtype, weight.dtype
-        step = _AdditiveScores.images_per_block(exp_keys, exp_query)
-        # Autocast would make the product of the terms with the weight in half precision.
-        with torch.autocast(exp_keys.device.type, enabled=False):
-            if step >= len(exp_keys):
-                return scores_kernel(exp_keys, exp_query, weight32)
-            blocks = zip(torch.split(exp_keys, step), torch.split(exp_query, step), strict=True)
-            return torch.cat([scores_kernel(k, q, weight32) for k, q in blocks])
+        ctx.rows, ctx.by_keys, ctx.dtypes = rows, by_keys, (query.dtype, weight.dtype)
+        compiled = compiled_for(exp_keys, grid)
+        if compiled is not None:
+            alpha, context = compiled.attend(exp_keys, grid, exp_query, weight32, *rows)
+        else:
+            images = len(exp_keys)
+            step = images_per_block(exp_keys, rows.captions)
+            places = exp_keys, rows.spread(exp_query, images)
+            blocks = zip(*(torch.split(tensor, step) for tensor in places), strict=True)
+            # Autocast would make the product of the terms with the weight in half precision.
+            with torch.autocast(exp_keys.device.type, enabled=False):
+                scores = torch.cat([scores_kernel(k, q, weight32) for k, q in blocks])
+                maps = scores.softmax(-1)
+                alpha, context = rows.collect(maps), rows.collect(maps.to(grid.dtype) @ grid)
+        ctx.save_for_backward(exp_keys, grid, exp_query, weight32, alpha)
+        return alpha, context
 
     @staticmethod
     @once_differentiable  # a second derivative would miss that the exponentials depend on x and y
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
-        exp_keys, exp_query, weight = ctx.saved_tensors
-        (grad,) = grads
-        step = _AdditiveScores.images_per_block(exp_keys, exp_query)
-        blocks = zip(
-            torch.split(grad.float(), step),
-            torch.split(exp_keys, step),
-            torch.split(exp_query, step),
-            strict=True,
-        )
-        parts = [gradients_kernel(g, k, q, weight) for g, k, q in blocks]
-        by_keys, by_query, by_weight = zip(*parts, strict=True)
-        keys_dtype, query_dtype, weight_dtype = ctx.dtypes
+    def backward(
+        ctx: Any, by_alpha: Tensor, by_context: Tensor
+    ) -> tuple[None, None, None, Tensor | None, Tensor, Tensor, None]:
+        exp_keys, grid, exp_query, weight, alpha = ctx.saved_tensors
+        rows: Rows = ctx.rows
+        images = len(exp_keys)
+        by_grid = None
+        if ctx.needs_input_grad[3]:
+            maps, by_contexts = rows.spread(alpha, images), rows.spread(by_context, images)
+            by_grid = maps.to(by_contexts.dtype).mT @ by_contexts
+        compiled = compiled_for(exp_keys, grid)
+        if compiled is not None:
+            by_scores, by_query, by_weight = compiled.gradients(
+                ctx.by_keys, by_alpha, by_context, alpha, exp_keys, grid, exp_query, *rows
+            )
+        else:
+            mixed = rows.spread(by_context.to(grid.dtype), images) @ grid.mT
+            by_scores = alpha * (by_alpha + rows.collect(mixed))
+            by_scores = by_scores - alpha * by_scores.sum(-1, keepdim=True)
+            step = images_per_block(exp_keys, rows.captions)
+            places = rows.spread(by_scores, images), exp_keys, rows.spread(exp_query, images)
+            blocks = zip(*(torch.split(tensor, step) for tensor in places), strict=True)
+            parts = [slopes_kernel(*block) for block in blocks]
+            every_key, every_query, every_weight = zip(*parts, strict=True)
+            ctx.by_keys.add_(torch.cat(every_key))
+            by_query, by_weight = rows.collect(torch.cat(every_query)), sum(every_weight)
+        query_dtype, weight_dtype = ctx.dtypes
         return (
-            torch.cat(by_keys).to(keys_dtype),
             None,
-            torch.cat(by_query).to(query_dtype),
-            torch.stack(by_weight).sum(0).to(weight_dtype),
+            None,
+            None,
+            by_grid,
+            (by_query * (4 * weight)).to(query_dtype),
+            (by_scores.sum() - 2 * by_weight).to(weight_dtype),
+            None,
         )
 
-    @staticmethod
-    def images_per_block(exp_keys: Tensor, exp_query: Tensor) -> int:
-        if compiled() or exp_keys.is_cuda:
-            return len(exp_keys)
-        terms = exp_query.shape[1] * math.prod(exp_keys.shape[1:])
-        image_bytes = terms * exp_keys.element_size()
-        return max(1, _AdditiveScores.BLOCK_BYTES // max(image_bytes, 1))
 
-
-scores_kernel: Callable[..., Tensor] = _scores
-gradients_kernel: Callable[..., tuple[Tensor, Tensor, Tensor]] = _gradients
-
-
-def compiled() -> bool:
-    """Whether the kernels are compiled: then they need no blocks, since they keep no terms."""
-    return scores_kernel is not _scores
-
-
-def compile_kernels(*, required: bool = False) -> None:
-    """Fuse the two kernels with torch.compile, in place, for this process.
-
-    That takes some seconds, or half a minute the first time on a machine, and a C++ compiler;
-    without one the kernels stay as they are, unless ``required``.
-
-    Raises:
-        CaptioningError: they are required and cannot be compiled.
-    """
-    global scores_kernel, gradients_kernel
-    if compiled():
-        return
-    scores = torch.compile(_fused_scores, dynamic=True)
-    gradients = torch.compile(_fused_gradients, dynamic=True)
-    keys, query, weight = torch.ones(2, 9, 64), torch.ones(2, 3, 64), torch.ones(64)
-    try:
-        gradients(scores(keys, query, weight), keys, query, weight)
-    except Exception as error:  # whatever a compiler can raise: it is an offer, not a need
-        reason = str(error).strip().partition("\n")[0]
-        if required:
-            raise CaptioningError(f"compile=true: torch.compile failed here ({reason}).") from error
-        log.info("The attention is not compiled, and so slower: %s", reason)
-        return
-    scores_kernel, gradients_kernel = scores, gradients
-
-
-def _fused_scores(exp_keys: Tensor, exp_query: Tensor, weight: Tensor) -> Tensor:
-    s = 1 / (1 + exp_keys[:, None] * exp_query[:, :, None])
-    return (weight - 2 * weight * s).sum(-1)
-
-
-def _fused_gradients(
-    grad: Tensor, exp_keys: Tensor, exp_query: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    s = 1 / (1 + exp_keys[:, None] * exp_query[:, :, None])
-    slope = (s - s * s) * grad[..., None]
-    return (
-        slope.sum(1) * (4 * weight),
-        slope.sum(2) * (4 * weight),
-        ((1 - 2 * s) * grad[..., None]).sum((0, 1, 2)),
-    )
+def compiled_for(exp_keys: Tensor, grid: Tensor) -> native.Kernels | None:
+    """The compiled kernels, where they can take these tensors."""
+    if not native.wanted or exp_keys.device.type != "cpu" or grid.dtype != torch.float32:
+        return None
+    return native.kernels()
 
 
 class AdditiveAttention(nn.Module):
@@ -185,13 +279,23 @@ class AdditiveAttention(nn.Module):
         keys = self.key(grid)
         with torch.no_grad():
             exp_keys = (2 * keys.float().clamp(-LIMIT, LIMIT)).exp_()
-        return {"keys": keys, "exp_keys": exp_keys}
+        memory = {"grid": grid, "keys": keys, "exp_keys": exp_keys}
+        if keys.requires_grad:
+            memory["by_keys"] = torch.zeros_like(exp_keys)
+            memory["keys"] = _SumOfWords.apply(keys, memory["by_keys"], self.score)
+        return memory
 
     def forward(
-        self, query: Float[Tensor, "images captions units"], memory: dict[str, Tensor]
-    ) -> Float[Tensor, "images captions locations"]:
-        """The weights alpha (they sum to 1 over the locations), for the queries W_h h_{t-1}."""
-        scores: Tensor = _AdditiveScores.apply(
-            memory["keys"], memory["exp_keys"], query, self.score
-        )
-        return scores.softmax(-1)
+        self, query: Float[Tensor, "rows units"], memory: dict[str, Tensor], rows: Rows
+    ) -> tuple[Float[Tensor, "rows locations"], Float[Tensor, "rows channels"]]:
+        """The weights alpha (they sum to 1 over the locations) and the context sum alpha_i a_i.
+
+        Args:
+            query: W_h h_{t-1} of each row.
+            memory: of :meth:`project`.
+            rows: which image each row belongs to.
+        """
+        names = "keys", "by_keys", "exp_keys", "grid"
+        tensors = (memory.get(name) for name in names)
+        alpha, context = _Attend.apply(*tensors, query, self.score, rows)
+        return alpha, context

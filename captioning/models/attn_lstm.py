@@ -6,14 +6,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from captioning.models.attention import AdditiveAttention
+from captioning.models.attention import AdditiveAttention, Rows
 from captioning.models.decoder import (
+    Linear,
     Memory,
     RecurrentDecoder,
     State,
     check_settings,
     lstm_cell,
 )
+from captioning.models.dropout import Dropout
 
 
 class AttentionLSTM(RecurrentDecoder):
@@ -72,25 +74,28 @@ class AttentionLSTM(RecurrentDecoder):
         self.recurrent = nn.Linear(hidden_dim, sum(self.shares))
         self.context_gates = nn.Linear(channels, 4 * hidden_dim, bias=False)
         self.output_context = nn.Linear(channels, embed_dim, bias=False) if deep_output else None
-        self.grid_dropout = nn.Dropout(grid_dropout)
+        self.grid_dropout = Dropout(grid_dropout)
 
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
         memory = super().prepare(grid)
-        memory["grid"] = self.grid_dropout(memory["grid"])
-        if torch.is_autocast_enabled(grid.device.type):  # cast once, not at every word
-            memory["grid"] = memory["grid"].to(torch.get_autocast_dtype(grid.device.type))
-        return memory | self.attention.project(memory["grid"])
+        grid = self.grid_dropout(memory["grid"])
+        device = grid.device.type
+        if device != "cpu" and torch.is_autocast_enabled(device):  # once, not at every word
+            grid = grid.to(torch.get_autocast_dtype(device))
+        return memory | self.attention.project(grid)
 
-    def advance(self, gates: Tensor, state: State, memory: Memory) -> State:
-        recurrent, query, beta = self.recurrent(state["hidden"]).split(self.shares, -1)
+    def advance(
+        self, gates: Tensor, state: State, memory: Memory, rows: Rows, linear: Linear
+    ) -> State:
+        of_hidden = linear(self.recurrent, state["hidden"])
+        recurrent, query, beta = torch.split(of_hidden, self.shares, -1)
         if self.word_query:
             gates, of_word = torch.split(gates, self.shares[:2], -1)
             query = query + of_word
-        attention = self.attention(query, memory)
-        context = attention.to(memory["grid"].dtype) @ memory["grid"]
+        attention, context = self.attention(query, memory, rows)
         if self.shares[-1]:
             context = beta.sigmoid() * context
-        gates = gates + recurrent + self.context_gates(context)
+        gates = gates + recurrent + linear(self.context_gates, context)
         state = lstm_cell(gates, state["cell"]) | {"attention": attention}
         return state | {"context": context}
 

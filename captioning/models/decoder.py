@@ -8,7 +8,7 @@ and reorder beams without knowing what is inside.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from captioning.errors import CaptioningError
+from captioning.models.attention import Rows
+from captioning.models.dropout import Dropout
+from captioning.models.unrolled import Unrolled
 
+Linear = Callable[[nn.Linear, Tensor], Tensor]
 Memory = dict[str, Tensor]
 State = dict[str, Tensor]
 
@@ -86,9 +90,8 @@ class RecurrentDecoder(Decoder):
     """An LSTM that writes captions; subclasses say what else it sees than its last word.
 
     What does not depend on the state is taken out of the loop over words: the embeddings' share of
-    the gates is one product for all words, and so is the vocabulary product, which is made for
-    real tokens only. Captions of an image should come longest first: the loop then runs at each
-    word over the captions that still have one.
+    the gates is one product for all words, and so is the vocabulary product. The loop runs at each
+    word over the captions that still have one; nothing is computed for padding.
 
     Args:
         vocabulary_size: number of tokens (V), special ones included.
@@ -145,36 +148,49 @@ class RecurrentDecoder(Decoder):
         self.output_words = nn.Linear(embed_dim, vocabulary_size)
         if tie_embeddings:
             self.output_words.weight = self.embedding.weight
-        self.dropout = nn.Dropout(dropout)
-        self.recurrent_dropout = nn.Dropout(recurrent_dropout)
+        self.dropout = Dropout(dropout)
+        self.recurrent_dropout = Dropout(recurrent_dropout)
         with torch.no_grad():  # a forget gate open at the start (Jozefowicz et al. 2015)
             self.input_gates.bias[hidden_dim : 2 * hidden_dim] += 1
 
     @abstractmethod
-    def advance(self, gates: Tensor, state: State, memory: Memory) -> State:
-        """The state after a word, of which ``input_gates`` has made ``gates`` (B x K x 4H).
+    def advance(
+        self, gates: Tensor, state: State, memory: Memory, rows: Rows, linear: Linear
+    ) -> State:
+        """The state after a word, of which ``input_gates`` has made ``gates`` (rows x 4H).
 
-        The new state holds ``hidden`` and ``cell`` (B x K x H), and with attention ``context``
-        (B x K x C) and ``attention`` (B x K x P) of this word.
+        The new state holds ``hidden`` and ``cell`` (rows x H), and with attention ``context``
+        (rows x C) and ``attention`` (rows x P) of this word. ``linear(layer, x)`` is ``layer(x)``.
         """
 
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
         grid = self.normalize(grid.float())
         return {"mean": grid.mean(1), "grid": grid}
 
-    def start(self, memory: Memory, captions: int) -> State:
+    def first(self, memory: Memory, rows: Rows) -> State:
         """h_0 and c_0 from the mean of the grid (Xu et al. 2015, section 3.1.2)."""
         mean = memory["mean"]
+        image = rows.image
         return {
-            "hidden": self.initial_hidden(mean).tanh()[:, None].expand(-1, captions, -1),
-            "cell": self.initial_cell(mean).float()[:, None].expand(-1, captions, -1),
+            "hidden": self.initial_hidden(mean).tanh()[image],
+            "cell": self.initial_cell(mean).float()[image],
         }
 
+    def start(self, memory: Memory, captions: int) -> State:
+        mean = memory["mean"]
+        images = len(mean)
+        state = self.first(memory, Rows.all(images, captions, mean.device))
+        return {name: by_image(value, images, captions) for name, value in state.items()}
+
     def step(self, tokens: Int[Tensor, "images captions"], state: State, memory: Memory) -> Step:
-        embedded = self.dropout(self.embedding(tokens))
-        state = self.advance(self.input_gates(embedded), state, memory)
+        images, captions = tokens.shape
+        rows = Rows.all(images, captions, tokens.device)
+        embedded = self.dropout(self.embedding(tokens.flatten()))
+        state = {name: value.flatten(0, 1) for name, value in state.items()}
+        state = self.advance(self.input_gates(embedded), state, memory, rows, apply)
         logits = self.read_out(embedded, state["hidden"], state.pop("context", None))
-        return Step(logits, state, state.pop("attention", None))
+        state = {name: by_image(value, images, captions) for name, value in state.items()}
+        return Step(by_image(logits, images, captions), state, state.pop("attention", None))
 
     def forward(
         self,
@@ -182,44 +198,43 @@ class RecurrentDecoder(Decoder):
         tokens: Int[Tensor, "images captions length"],
     ) -> TeacherForced:
         memory = self.prepare(grid)
-        inputs, targets = tokens[..., :-1], tokens[..., 1:]
-        real = targets != PAD
-        captions = tokens.shape[1]
+        images, captions, _ = tokens.shape
+        tokens = tokens.flatten(0, 1)
+        lengths = (tokens[:, 1:] != PAD).sum(1)
+        # Longest first, so that the captions that still have a word are the first rows.
+        place = lengths.argsort(descending=True, stable=True)[: int((lengths > 0).sum())]
+        rows = Rows(place, captions)
+        real = lengths[place] > torch.arange(tokens.shape[1] - 1, device=tokens.device)[:, None]
+        counts = [count for count in real.sum(1).tolist() if count]
+
+        # From here on all real tokens are in one row after another: word by word, not by caption.
+        inputs, targets = tokens[place, :-1].T[real], tokens[place, 1:].T[real]
         embedded = self.dropout(self.embedding(self.drop_words(inputs)))
-        # Unbound, so that the gradients of all words are put together once and not word by word.
-        gates = self.input_gates(embedded).unbind(2)
-        state = self.start(memory, captions)
+        state = self.first(memory, rows)
         seen = self.recurrent_dropout(torch.ones_like(state["hidden"]))
         states: list[State] = []
-        # How many of the K captions any image still needs at each word.
-        slots = torch.arange(1, captions + 1, device=tokens.device)[:, None]
-        widths = (real.any(0) * slots).amax(0).tolist()
-        widths = widths[: max((t + 1 for t, width in enumerate(widths) if width), default=0)]
-        for t, width in enumerate(widths):
-            state = {name: value[:, :width] for name, value in state.items()}
-            state["hidden"] = state["hidden"] * seen[:, :width]
-            state = self.advance(gates[t][:, :width], state, memory)
+        linear = Unrolled()
+        for gates in torch.split(self.input_gates(embedded), counts):
+            live = len(gates)
+            state = {name: first_rows(value, live) for name, value in state.items()}
+            state["hidden"] = state["hidden"] * seen[:live]
+            state = self.advance(gates, state, memory, rows.first(live), linear)
             states.append(state)
 
-        def of_real_tokens(steps: list[Tensor]) -> Tensor:
-            return torch.cat([step.flatten(0, 1) for step in steps])[chosen]
+        def of_all_words(name: str) -> Tensor | None:
+            return torch.cat([state[name] for state in states]) if name in state else None
 
-        slices = [(slice(None), slice(width), t) for t, width in enumerate(widths)]
-        chosen = torch.cat([real[at].flatten() for at in slices]).nonzero().squeeze(1)
-        contexts = [state["context"] for state in states if "context" in state]
-        logits = self.read_out(
-            of_real_tokens([embedded[at] for at in slices]),
-            of_real_tokens([state["hidden"] for state in states]),
-            of_real_tokens(contexts) if contexts else None,
-        )
+        hidden = of_all_words("hidden")
+        assert hidden is not None
         coverage = None
-        if states and "attention" in states[0]:
-            looked = zip(states, slices, strict=True)
-            coverage = sum_over_words(
-                [state["attention"] * real[at][..., None] for state, at in looked], captions
-            )
+        if "attention" in state:
+            looked = sum_over_words([state["attention"] for state in states])
+            coverage = rows.spread(looked, images)
         return TeacherForced(
-            logits, of_real_tokens([targets[at] for at in slices]), coverage, real.sum(-1)
+            self.read_out(embedded, hidden, of_all_words("context")),
+            targets,
+            coverage,
+            lengths.view(images, captions),
         )
 
     def drop_words(self, tokens: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
@@ -256,12 +271,28 @@ def check_settings(sizes: Mapping[str, int], shares: Mapping[str, float]) -> Non
             raise CaptioningError(f"model.{name}={share}: choose a share between 0 and 1.")
 
 
-def sum_over_words(parts: list[Tensor], captions: int) -> Tensor:
-    """The sum of B x k x P tensors with non-increasing k <= captions, as B x captions x P."""
+def apply(layer: nn.Linear, x: Tensor) -> Tensor:
+    """``layer(x)``."""
+    product: Tensor = layer(x)
+    return product
+
+
+def first_rows(rows: Tensor, count: int) -> Tensor:
+    """The first rows; without a copy in the backward pass where that is all."""
+    return rows if count == len(rows) else rows[:count]
+
+
+def by_image(rows: Tensor, images: int, captions: int) -> Tensor:
+    """The rows of all captions of all images as B x K x ...."""
+    return rows.view(images, captions, *rows.shape[1:])
+
+
+def sum_over_words(parts: list[Tensor]) -> Tensor:
+    """The sum of tensors with ever fewer rows, the missing ones being zero."""
     total = parts[-1]
     for part in reversed(parts[:-1]):
-        total = part + nn.functional.pad(total, (0, 0, 0, part.shape[1] - total.shape[1]))
-    return nn.functional.pad(total, (0, 0, 0, captions - total.shape[1]))
+        total = part + nn.functional.pad(total, (0, 0, 0, len(part) - len(total)))
+    return total
 
 
 def lstm_cell(gates: Tensor, cell: Tensor) -> State:

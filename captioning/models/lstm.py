@@ -3,7 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from captioning.models.decoder import Memory, RecurrentDecoder, State, lstm_cell
+from captioning.models.attention import Rows
+from captioning.models.decoder import Linear, Memory, RecurrentDecoder, State, lstm_cell
 
 
 class LSTM(RecurrentDecoder):
@@ -41,5 +42,7 @@ class LSTM(RecurrentDecoder):
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
         return {"mean": super().prepare(grid)["mean"]}
 
-    def advance(self, gates: Tensor, state: State, memory: Memory) -> State:
-        return lstm_cell(gates + self.recurrent(state["hidden"]), state["cell"])
+    def advance(
+        self, gates: Tensor, state: State, memory: Memory, rows: Rows, linear: Linear
+    ) -> State:
+        return lstm_cell(gates + linear(self.recurrent, state["hidden"]), state["cell"])

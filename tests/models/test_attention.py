@@ -1,174 +1,216 @@
-"""Additive attention against v . tanh(keys + query) in float64, as the paper has it."""
+"""Additive attention against the paper's equations in float64, in C and in torch."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from captioning.models import attention
-from captioning.models.attention import LIMIT, AdditiveAttention
+from captioning.models import attention, native
+from captioning.models.attention import LIMIT, AdditiveAttention, Rows
 
-IMAGES, CAPTIONS, LOCATIONS, UNITS = 7, 3, 5, 6
+IMAGES, CAPTIONS, LOCATIONS, UNITS, CHANNELS = 7, 3, 5, 6, 8
 
-
-def textbook(keys: Tensor, query: Tensor, weight: Tensor) -> Tensor:
-    """Eq. 4: the scores e of B x K captions at P locations, in double precision."""
-    hidden = keys.double()[:, None] + query.double()[:, :, None]
-    return hidden.tanh() @ weight.double()
+Leaves = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def blockwise(keys: Tensor, query: Tensor, weight: Tensor) -> Tensor:
-    exp_keys = (2 * keys.detach().float().clamp(-LIMIT, LIMIT)).exp()
-    scores: Tensor = attention._AdditiveScores.apply(keys, exp_keys, query, weight)
-    return scores
+@pytest.fixture(params=["C", "torch", "torch, one image a block", "fused"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let each test run on every way to compute; ``fused`` is what a GPU compiles."""
+    if request.param == "C" and native.kernels() is None:
+        pytest.skip("there is no C compiler")
+    monkeypatch.setattr(native, "wanted", request.param == "C")
+    if request.param == "torch, one image a block":
+        monkeypatch.setattr(attention, "BLOCK_BYTES", 1)
+    if request.param == "fused":
+        monkeypatch.setattr(attention, "scores_kernel", attention.fused_scores)
+        monkeypatch.setattr(attention, "slopes_kernel", attention.fused_slopes)
+    return str(request.param)
 
 
-def projections(scale: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Leaves that want gradients: keys and queries in +-scale, and weights."""
+def textbook(keys: Tensor, grid: Tensor, query: Tensor, weight: Tensor, rows: Rows) -> Tensor:
+    """Eq. 4 to 6, row by row: alpha and the context in one tensor, rows x (P + C)."""
+    found = []
+    for place, of_row in zip(rows.place.tolist(), query.double(), strict=True):
+        image = place // rows.captions
+        hidden = keys[image].double() + of_row
+        alpha = (hidden.tanh() @ weight.double()).softmax(0)
+        found.append(torch.cat([alpha, alpha @ grid[image].double()]))
+    return torch.stack(found)
+
+
+def attend(keys: Tensor, grid: Tensor, query: Tensor, weight: Tensor, rows: Rows) -> Tensor:
+    """The same by the module, whose projection of the grid is left out."""
+    channels, units = grid.shape[2], weight.shape[0]
+    module = AdditiveAttention(channels, units)
+    del module.score
+    module.score = weight  # type: ignore[assignment]
+    module.key.forward = lambda _: keys  # type: ignore[method-assign]
+    return torch.cat(module(query, module.project(grid), rows), 1)
+
+
+def leaves_of(
+    rows: int, scale: float = 1.0, *, images: int = IMAGES, units: int = UNITS, seed: int = 0
+) -> Leaves:
+    """Keys and queries in +-scale, grids and weights; they want gradients."""
     generator = torch.Generator().manual_seed(seed)
 
-    def leaf(*shape: int) -> Tensor:
+    def leaf(*shape: int, scale: float = 1.0) -> Tensor:
         return (2 * torch.rand(shape, generator=generator) - 1).mul_(scale).requires_grad_()
 
-    weight = torch.randn(UNITS, generator=generator).requires_grad_()
-    return leaf(IMAGES, LOCATIONS, UNITS), leaf(IMAGES, CAPTIONS, UNITS), weight
+    return (
+        leaf(images, LOCATIONS, units, scale=scale),
+        leaf(images, LOCATIONS, CHANNELS),
+        leaf(rows, units, scale=scale),
+        leaf(units, scale=3.0),
+    )
 
 
-def gradients(scores: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Those of an arbitrary weighted sum of the scores."""
-    generator = torch.Generator().manual_seed(1)
-    upstream = torch.randn(scores.shape, generator=generator).to(scores.dtype)
-    return torch.autograd.grad((scores * upstream).sum(), leaves)
+def gradients(output: Tensor, leaves: Leaves) -> tuple[Tensor, ...]:
+    """Those of an arbitrary weighted sum of the output."""
+    upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    return torch.autograd.grad((output * upstream.to(output.dtype)).sum(), leaves)
 
 
-@pytest.fixture(params=[1, 2, 3, IMAGES, 100])
-def images_per_block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    image_bytes = 4 * CAPTIONS * LOCATIONS * UNITS
-    monkeypatch.setattr(attention._AdditiveScores, "BLOCK_BYTES", image_bytes * request.param)
-    return int(request.param)
+ROWS = {
+    "all in order": Rows(torch.arange(IMAGES * CAPTIONS), CAPTIONS),
+    "shuffled, some missing": Rows(torch.tensor([20, 3, 4, 0, 11, 9, 5, 19]), CAPTIONS),
+    "one": Rows(torch.tensor([8]), CAPTIONS),
+    "forty an image": Rows(torch.arange(IMAGES * 40).view(-1, 8).T.flatten(), 40),
+}
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
-def test_scores_and_gradients_are_the_textbooks(images_per_block: int, scale: float) -> None:
-    leaves = projections(scale)
-    scores, expected = blockwise(*leaves), textbook(*leaves)
-    torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=5e-6)
-    for ours, theirs in zip(gradients(scores, leaves), gradients(expected, leaves), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("rows", ROWS.values(), ids=list(ROWS))
+def test_attention_and_gradients_are_the_textbooks(rows: Rows, scale: float) -> None:
+    leaves = leaves_of(len(rows.place), scale)
+    ours, expected = attend(*leaves, rows), textbook(*leaves, rows)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=5e-6)
+    for got, wanted in zip(gradients(ours, leaves), gradients(expected, leaves), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=2e-5)
 
 
-def test_a_single_image_takes_one_block_of_the_true_size() -> None:
-    """196 locations, 512 units and 5 captions: the size that BLOCK_BYTES was chosen for."""
-    keys, query, weight = torch.randn(3, 196, 512), torch.randn(3, 5, 512), torch.randn(512)
-    exp_keys, exp_query = torch.empty(3, 196, 512), torch.empty(3, 5, 512)
-    assert attention._AdditiveScores.images_per_block(exp_keys, exp_query) == 1
-    expected = textbook(keys, query, weight)
+@pytest.mark.parametrize("units", [1, 15, 16, 17, 64])
+def test_any_number_of_units(units: int) -> None:
+    """Sixteen at a time are computed, and what is left."""
+    rows = ROWS["shuffled, some missing"]
+    leaves = leaves_of(len(rows.place), units=units)
+    ours, expected = attend(*leaves, rows), textbook(*leaves, rows)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=5e-6)
+    for got, wanted in zip(gradients(ours, leaves), gradients(expected, leaves), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=2e-5)
+
+
+def test_the_true_size() -> None:
+    """196 locations of 512 numbers, 512 units and 5 captions an image."""
+    torch.manual_seed(0)
+    rows = Rows.all(3, 5, torch.device("cpu"))
+    keys, grid = torch.randn(3, 196, 512), torch.randn(3, 196, 512)
+    query, weight = torch.randn(15, 512), torch.randn(512)
     torch.testing.assert_close(
-        blockwise(keys, query, weight).double(), expected, rtol=1e-4, atol=2e-4
+        attend(keys, grid, query, weight, rows).double(),
+        textbook(keys, grid, query, weight, rows),
+        rtol=1e-3,
+        atol=1e-4,
     )
+
+
+def test_a_word_later_adds_its_part_of_the_gradients() -> None:
+    """Two words of one projection, the second of fewer rows, and then both once more."""
+    rows = ROWS["shuffled, some missing"]
+    keys, grid, query, weight = leaves = leaves_of(len(rows.place))
+    module = AdditiveAttention(CHANNELS, UNITS)
+    del module.score
+    module.score = weight  # type: ignore[assignment]
+    module.key.forward = lambda _: keys  # type: ignore[method-assign]
+    memory = module.project(grid)
+    both = torch.cat(
+        [torch.cat(module(2 * query[:n], memory, rows.first(n)), 1) for n in (len(query), 3)]
+    )
+    expected = torch.cat(
+        [textbook(keys, grid, 2 * query[:n], weight, rows.first(n)) for n in (len(query), 3)]
+    )
+    wanted = gradients(expected, leaves)
+    upstream = torch.randn(both.shape, generator=torch.Generator().manual_seed(1))
+    for _ in range(2):
+        got = torch.autograd.grad((both * upstream).sum(), leaves, retain_graph=True)
+        for ours, theirs in zip(got, wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize(("most_x", "most_y"), [(100, 31), (31, 100), (40, 40)])
 def test_large_values_saturate_and_cancel_exactly(most_x: int, most_y: int) -> None:
     """Every pair of signs and sizes, while one side is below 31 or both are below LIMIT."""
     keys = torch.arange(-most_x, most_x + 1.0)[None, :, None].requires_grad_()
-    query = torch.arange(-most_y, most_y + 1.0)[None, :, None].requires_grad_()
-    leaves = keys, query, torch.ones(1, requires_grad=True)
-    scores, expected = blockwise(*leaves), textbook(*leaves)
-    torch.testing.assert_close(scores.double(), expected, rtol=0, atol=2e-5)
-    for ours, theirs in zip(gradients(scores, leaves), gradients(expected, leaves), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    query = torch.arange(-most_y, most_y + 1.0)[:, None].requires_grad_()
+    grid = torch.randn(1, len(keys[0]), CHANNELS, requires_grad=True)
+    rows = Rows.all(1, len(query), query.device)
+    leaves = keys, grid, query, torch.ones(1, requires_grad=True)
+    ours, expected = attend(*leaves, rows), textbook(*leaves, rows)
+    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=2e-5)
+    for got, wanted in zip(gradients(ours, leaves), gradients(expected, leaves), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [50.0, 100.0, 1e4, float("inf")])
 def test_no_value_is_too_large(scale: float) -> None:
     """Beyond LIMIT a value counts as LIMIT, and nothing becomes NaN or infinite."""
-    keys, query, weight = projections(1.0)
+    rows = ROWS["all in order"]
+    keys, grid, query, weight = leaves = leaves_of(len(rows.place))
     with torch.no_grad():
         keys *= scale
         query *= scale
-    scores = blockwise(keys, query, weight)
-    within = keys.clamp(-LIMIT, LIMIT), query.clamp(-LIMIT, LIMIT)
-    torch.testing.assert_close(scores.double(), textbook(*within, weight), rtol=1e-5, atol=1e-5)
-    for gradient in gradients(scores, (keys, query, weight)):
+    ours = attend(*leaves, rows)
+    within = keys.clamp(-LIMIT, LIMIT), grid, query.clamp(-LIMIT, LIMIT), weight
+    torch.testing.assert_close(ours.double(), textbook(*within, rows), rtol=1e-5, atol=1e-5)
+    for gradient in gradients(ours, leaves):
         assert gradient.isfinite().all()
 
 
-def test_the_kernels_that_are_compiled_equal_the_blocks() -> None:
-    keys, query, weight = (leaf.detach() for leaf in projections(3.0))
-    exp_keys, exp_query = (2 * keys).exp(), (2 * query).exp()
-    inputs = exp_keys, exp_query, weight
-    scores = attention._scores(*inputs)
-    torch.testing.assert_close(attention._fused_scores(*inputs), scores, rtol=1e-5, atol=1e-5)
-    grad = torch.randn_like(scores)
-    fused = attention._fused_gradients(grad, *inputs)
-    blocks = attention._gradients(grad, *inputs)
-    for ours, theirs in zip(fused, blocks, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("captions", [1, 4])
-def test_attention_is_the_softmax_of_the_scores_of_the_projected_grid(captions: int) -> None:
+def test_the_grid_is_projected_by_the_modules_own_layer() -> None:
     torch.manual_seed(0)
-    module = AdditiveAttention(channels=8, attention_dim=UNITS)
-    grid, query = torch.randn(2, LOCATIONS, 8), torch.randn(2, captions, UNITS)
-    weights = module(query, module.project(grid))
-    assert weights.shape == (2, captions, LOCATIONS)
-    for image in range(2):
-        for caption in range(captions):
-            scores = [
-                module.score.double()
-                @ (
-                    module.key.weight.double() @ location.double()
-                    + module.key.bias.double()
-                    + query[image, caption].double()
-                ).tanh()
-                for location in grid[image]
-            ]
-            expected = torch.stack(scores).softmax(0)
-            torch.testing.assert_close(
-                weights[image, caption].double(), expected, rtol=1e-5, atol=1e-6
-            )
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, captions))
-
-
-def test_every_parameter_and_input_gets_its_gradient() -> None:
-    torch.manual_seed(0)
-    module = AdditiveAttention(channels=8, attention_dim=UNITS)
-    grid = torch.randn(2, LOCATIONS, 8, requires_grad=True)
-    query = torch.randn(2, 3, UNITS, requires_grad=True)
+    module = AdditiveAttention(CHANNELS, UNITS)
+    rows = ROWS["shuffled, some missing"]
+    grid = torch.randn(IMAGES, LOCATIONS, CHANNELS, requires_grad=True)
+    query = torch.randn(len(rows.place), UNITS, requires_grad=True)
     leaves = grid, query, *module.parameters()
-    weights = module(query, module.project(grid))
-    expected = textbook(
-        grid.double() @ module.key.weight.double().T + module.key.bias.double(),
-        query,
-        module.score,
-    ).softmax(-1)
-    for ours, theirs in zip(gradients(weights, leaves), gradients(expected, leaves), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    ours = torch.cat(module(query, module.project(grid), rows), 1)
+    keys = grid.double() @ module.key.weight.double().T + module.key.bias.double()
+    expected = textbook(keys, grid, query, module.score, rows)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-6)
+    for got, wanted in zip(gradients(ours, leaves), gradients(expected, leaves), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
-    leaves = tuple(leaf.detach().to(dtype).requires_grad_() for leaf in projections(3.0))
+    rows = ROWS["all in order"]
+    keys, grid, query, weight = leaves_of(len(rows.place), 3.0)
+    halves = (leaf.detach().to(dtype).requires_grad_() for leaf in (keys, query))
+    keys, query = halves
+    leaves = keys, grid, query, weight
     with torch.autocast("cpu", dtype=dtype):
-        scores = blockwise(*leaves)
-    expected = textbook(*leaves)
-    assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-5)
+        ours = attend(*leaves, rows)
+    expected = textbook(*leaves, rows)
+    assert ours.dtype == torch.float32
     rounding = torch.finfo(dtype).eps
-    for ours, theirs in zip(gradients(scores, leaves), gradients(expected, leaves), strict=True):
-        assert ours.dtype == dtype
-        torch.testing.assert_close(ours, theirs, rtol=2 * rounding, atol=1e-4)
+    alpha, context = ours.double().split([LOCATIONS, CHANNELS], 1)
+    wanted_alpha, wanted_context = expected.split([LOCATIONS, CHANNELS], 1)
+    torch.testing.assert_close(alpha, wanted_alpha, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(context, wanted_context, rtol=2 * rounding, atol=2 * rounding)
+    for got, wanted in zip(gradients(ours, leaves), gradients(expected, leaves), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=2 * rounding, atol=4 * rounding)
 
 
-def test_no_images_have_no_attention() -> None:
-    module = AdditiveAttention(channels=8, attention_dim=UNITS)
-    weights = module(torch.empty(0, 2, UNITS), module.project(torch.empty(0, LOCATIONS, 8)))
-    assert weights.shape == (0, 2, LOCATIONS)
+def test_no_captions_have_no_attention() -> None:
+    module = AdditiveAttention(CHANNELS, UNITS)
+    memory = module.project(torch.empty(0, LOCATIONS, CHANNELS))
+    none = Rows.all(0, 2, torch.device("cpu"))
+    alpha, context = module(torch.empty(0, UNITS), memory, none)
+    assert alpha.shape == (0, LOCATIONS)
+    assert context.shape == (0, CHANNELS)
 
 
 def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
-    leaves = projections()
-    (first, *_) = torch.autograd.grad(blockwise(*leaves).square().sum(), leaves, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
+    rows = ROWS["all in order"]
+    leaves = leaves_of(len(rows.place))
+    with pytest.raises(RuntimeError, match="have no derivative"):
+        torch.autograd.grad(attend(*leaves, rows).square().sum(), leaves, create_graph=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from captioning.errors import CaptioningError
 from captioning.models.attn_lstm import AttentionLSTM
-from captioning.models.decoder import Decoder, RecurrentDecoder, TeacherForced
+from captioning.models.decoder import Decoder, RecurrentDecoder, State, TeacherForced
 from captioning.models.lstm import LSTM
 
 VOCABULARY, LOCATIONS, CHANNELS, HIDDEN, EMBED, ATTENTION = 60, 7, 6, 5, 4, 3
@@ -370,18 +370,25 @@ def test_word_dropout_hides_the_words_read_and_not_those_to_be_predicted() -> No
 
 @DECODERS
 def test_recurrent_dropout_hides_the_same_units_at_every_word_of_a_caption(
-    make: type[RecurrentDecoder],
+    make: type[RecurrentDecoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = decoder_of(make, dropout=0.0, recurrent_dropout=0.5).train()
     tokens = tokens_of([[4, 4, 4], [4, 4, 4]])
     grid = grid_of(len(tokens))
     read: list[Tensor] = []
-    decoder.recurrent.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    advance = decoder.advance
+
+    def reads(gates: Tensor, state: State, *rest: Any) -> State:
+        read.append(state["hidden"])
+        return advance(gates, state, *rest)
+
+    monkeypatch.setattr(decoder, "advance", reads)
     decoder(grid, tokens)
+    assert len(read) == 4
     hidden = read[0] == 0
     assert all(torch.equal(state == 0, hidden) for state in read)
-    assert len({tuple(row) for row in hidden.flatten(0, 1).tolist()}) > 3
-    first = decoder.start(decoder.prepare(grid), 3)["hidden"]
+    assert len({tuple(row) for row in hidden.tolist()}) > 3
+    first = decoder.start(decoder.prepare(grid), 3)["hidden"].flatten(0, 1)
     torch.testing.assert_close(read[0], (2 * first).masked_fill(hidden, 0))
 
 

@@ -1,0 +1,220 @@
+/* Additive attention of rows (captions) over the locations of their images, and its gradients.
+ *
+ * The definitions are attention.py's, which computes the same without this file where there is no
+ * C compiler. All arrays are float32, row-major and contiguous:
+ *
+ *   exp_keys   images x locations x units     e^{2 W_a a_i}
+ *   grid       images x locations x channels  a_i
+ *   exp_query  rows x units                   e^{2 W_h h}
+ *   weight     units                          v
+ *   alpha      rows x locations
+ *   context    rows x channels
+ *
+ * Row r belongs to image place[r] / captions. The rows of image b are listed in `space` (images + 1
+ * + rows numbers): order[first[b]] .. order[first[b + 1] - 1]. Images are shared out to threads, and
+ * each sum is made by one thread in one order: results do not depend on the number of threads.
+ */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define WIDTH 16 /* floats that are computed together: one register of AVX-512, two of AVX2 */
+typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+
+static inline vec load(const float *from, int64_t count)
+{
+    if (count >= WIDTH)
+        return *(const vec *)from;
+    vec part = {0};
+    memcpy(&part, from, 4 * (size_t)count);
+    return part;
+}
+
+static inline void store(float *to, vec value, int64_t count)
+{
+    if (count >= WIDTH)
+        *(vec *)to = value;
+    else
+        memcpy(to, &value, 4 * (size_t)count);
+}
+
+static inline float total(vec value)
+{
+    for (int half = WIDTH / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            value[i] += value[i + half];
+    return value[0];
+}
+
+static inline int64_t least(int64_t x, int64_t y)
+{
+    return x < y ? x : y;
+}
+
+#define MOST_ROWS 16 /* rows of an image that are computed together */
+#define STREAMS 8    /* locations that are read side by side, each in its order in memory */
+
+/* v . tanh(x + y) = sum v - 2 sum v s, with s = 1 / (1 + e^{2x} e^{2y}). */
+static void scores(const float *keys, const float *const *queries, float *const *out, int64_t rows,
+                   const float *weight, float sum_of_weight, int64_t locations, int64_t units)
+{
+    for (int64_t p = 0; p < locations; p++) {
+        vec sums[MOST_ROWS] = {0};
+        for (int64_t a = 0; a < units; a += WIDTH) {
+            int64_t left = units - a;
+            vec key = load(keys + p * units + a, left), v = load(weight + a, left);
+            for (int64_t r = 0; r < rows; r++)
+                sums[r] += v / (1 + key * load(queries[r] + a, left));
+        }
+        for (int64_t r = 0; r < rows; r++)
+            out[r][p] = sum_of_weight - 2 * total(sums[r]);
+    }
+}
+
+static void softmax(float *row, int64_t length)
+{
+    float most = row[0], sum = 0;
+    for (int64_t i = 1; i < length; i++)
+        most = row[i] > most ? row[i] : most;
+    for (int64_t i = 0; i < length; i++)
+        sum += row[i] = expf(row[i] - most);
+    for (int64_t i = 0; i < length; i++)
+        row[i] /= sum;
+}
+
+/* List the rows by image: a counting sort. */
+static void list_rows(int64_t *space, const int64_t *place, int64_t captions, int64_t rows,
+                      int64_t images)
+{
+    int64_t *first = space, *order = space + images + 1;
+    memset(first, 0, sizeof *first * (size_t)(images + 1));
+    for (int64_t r = 0; r < rows; r++)
+        first[place[r] / captions + 1]++;
+    for (int64_t b = 0; b < images; b++)
+        first[b + 1] += first[b];
+    for (int64_t r = rows; r-- > 0;)
+        order[--first[place[r] / captions + 1]] = r;
+    for (int64_t b = 0; b < images; b++)
+        first[b] = first[b + 1];
+    first[images] = rows;
+}
+
+/* alpha = softmax(scores) and context = alpha . grid, for all rows. */
+void attend(float *alpha, float *context, const float *exp_keys, const float *grid,
+            const float *exp_query, const float *weight, const int64_t *place, int64_t *space,
+            int64_t captions, int64_t rows, int64_t images, int64_t locations, int64_t units,
+            int64_t channels)
+{
+    const int64_t *first = space, *order = space + images + 1;
+    list_rows(space, place, captions, rows, images);
+    float sum_of_weight = 0;
+    for (int64_t a = 0; a < units; a++)
+        sum_of_weight += weight[a];
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t b = 0; b < images; b++)
+        for (int64_t from = first[b]; from < first[b + 1]; from += MOST_ROWS) {
+            int64_t count = least(first[b + 1] - from, MOST_ROWS);
+            const float *queries[MOST_ROWS];
+            float *weights[MOST_ROWS];
+            for (int64_t r = 0; r < count; r++) {
+                queries[r] = exp_query + order[from + r] * units;
+                weights[r] = alpha + order[from + r] * locations;
+            }
+            scores(exp_keys + b * locations * units, queries, weights, count, weight, sum_of_weight,
+                   locations, units);
+            for (int64_t r = 0; r < count; r++)
+                softmax(weights[r], locations);
+            for (int64_t r = 0; r < count; r++)
+                memset(context + order[from + r] * channels, 0, sizeof(float) * (size_t)channels);
+            for (int64_t start = 0; start < locations; start += STREAMS)
+                for (int64_t c = 0; c < channels; c += WIDTH) {
+                    int64_t left = channels - c, end = least(start + STREAMS, locations);
+                    vec here[STREAMS];
+                    for (int64_t p = start; p < end; p++)
+                        here[p - start] = load(grid + (b * locations + p) * channels + c, left);
+                    for (int64_t r = 0; r < count; r++) {
+                        float *to = context + order[from + r] * channels + c;
+                        vec sum = load(to, left);
+                        for (int64_t p = start; p < end; p++)
+                            sum += weights[r][p] * here[p - start];
+                        store(to, sum, left);
+                    }
+                }
+        }
+}
+
+/* The gradients of the scores, from those of alpha and of context; in `by_scores`, which holds
+ * the gradient of alpha at first. */
+static void through_softmax(float *by_scores, const float *alpha, int64_t length)
+{
+    float mean = 0;
+    for (int64_t i = 0; i < length; i++)
+        mean += alpha[i] * by_scores[i];
+    for (int64_t i = 0; i < length; i++)
+        by_scores[i] = alpha[i] * (by_scores[i] - mean);
+}
+
+/* by_scores: the gradient of alpha; becomes that of the scores.
+ * by_keys (images x locations x units) is added to and by_query (rows x units) is set; both lack
+ * their factor 4 v. by_weight (images x units) is set to sum by_scores . s. */
+void attend_gradients(float *by_scores, float *by_keys, float *by_query, float *by_weight,
+                      const float *by_context, const float *alpha, const float *exp_keys,
+                      const float *grid, const float *exp_query, const int64_t *place,
+                      int64_t *space, int64_t captions, int64_t rows, int64_t images,
+                      int64_t locations, int64_t units, int64_t channels)
+{
+    const int64_t *first = space, *order = space + images + 1;
+    list_rows(space, place, captions, rows, images);
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t b = 0; b < images; b++) {
+        memset(by_weight + b * units, 0, 4 * (size_t)units);
+        for (int64_t from = first[b]; from < first[b + 1]; from += MOST_ROWS) {
+            int64_t count = least(first[b + 1] - from, MOST_ROWS);
+            const int64_t *row = order + from;
+            const float *cells = grid + b * locations * channels;
+            for (int64_t p = 0; p < locations; p++) {
+                vec sums[MOST_ROWS] = {0};
+                for (int64_t c = 0; c < channels; c += WIDTH) {
+                    vec here = load(cells + p * channels + c, channels - c);
+                    for (int64_t r = 0; r < count; r++)
+                        sums[r] += here * load(by_context + row[r] * channels + c, channels - c);
+                }
+                for (int64_t r = 0; r < count; r++)
+                    by_scores[row[r] * locations + p] += total(sums[r]);
+            }
+            for (int64_t r = 0; r < count; r++)
+                through_softmax(by_scores + row[r] * locations, alpha + row[r] * locations,
+                                locations);
+            for (int64_t r = 0; r < count; r++)
+                memset(by_query + row[r] * units, 0, sizeof(float) * (size_t)units);
+            for (int64_t start = 0; start < locations; start += STREAMS)
+                for (int64_t a = 0; a < units; a += WIDTH) {
+                    int64_t left = units - a, end = least(start + STREAMS, locations);
+                    vec of_key[STREAMS] = {0}, keys[STREAMS];
+                    vec of_weight = load(by_weight + b * units + a, left);
+                    for (int64_t p = start; p < end; p++)
+                        keys[p - start] = load(exp_keys + (b * locations + p) * units + a, left);
+                    for (int64_t r = 0; r < count; r++) {
+                        const float *scores = by_scores + row[r] * locations;
+                        float *to = by_query + row[r] * units + a;
+                        vec query = load(exp_query + row[r] * units + a, left);
+                        vec of_query = load(to, left);
+                        for (int64_t p = start; p < end; p++) {
+                            vec s = 1 / (1 + keys[p - start] * query);
+                            vec weighed = scores[p] * s, slope = weighed - weighed * s;
+                            of_weight += weighed;
+                            of_query += slope;
+                            of_key[p - start] += slope;
+                        }
+                        store(to, of_query, left);
+                    }
+                    store(by_weight + b * units + a, of_weight, left);
+                    for (int64_t p = start; p < end; p++) {
+                        float *to = by_keys + (b * locations + p) * units + a;
+                        store(to, load(to, left) + of_key[p - start], left);
+                    }
+                }
+        }
+    }
+}
