@@ -203,7 +203,10 @@ def test_the_images_are_those_of_the_averaged_weights(
     # When training has ended, the averaged weights of the last validation are the model's own.
     for image in DEV:
         last = logged[f"attention/{image}"][fitted.trainer.global_step]
-        assert np.array_equal(last, expected(fitted, image, region))
+        wanted = expected(fitted, image, region).astype(int)
+        # A batch of three rounds otherwise than one alone, which may tip a pixel.
+        assert last.shape == wanted.shape
+        assert abs(last - wanted).max() <= 1
 
 
 def test_they_are_drawn_at_the_first_epoch_and_then_every_few(
