@@ -330,6 +330,7 @@ def make_trainer(
             logger=list(loggers),
             default_root_dir=folder,
             num_sanity_val_steps=0,
+            inference_mode=False,  # see captioning.decoding
             enable_model_summary=False,
             enable_progress_bar=Console(stderr=True).is_terminal and bool(callbacks),
         )

@@ -34,7 +34,7 @@ class Beam(Decoding):
         if self.beam_size < 1:
             raise CaptioningError(f"decoding.beam_size={self.beam_size}: choose 1 or more")
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode, autocast would cast the weights at every word
     def __call__(
         self,
         decoder: Decoder,

@@ -27,7 +27,7 @@ class OneByOne(Decoding):
     ) -> Int[Tensor, "images captions"]:
         """The next word of each caption (``word`` counts them from 0)."""
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode, autocast would cast the weights at every word
     def __call__(
         self,
         decoder: Decoder,

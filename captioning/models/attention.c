@@ -15,6 +15,9 @@
  * each sum is made by one thread in one order: results do not depend on the number of threads.
  */
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -55,6 +58,18 @@ static inline int64_t least(int64_t x, int64_t y)
 #define MOST_ROWS 16 /* rows of an image that are computed together */
 #define STREAMS 8    /* locations that are read side by side, each in its order in memory */
 
+/* 1 / value, for a value of 1 at least; infinity counts as a very large number. */
+static inline vec inverse(vec value)
+{
+#ifdef __AVX512F__ /* a guess of 14 bits and a step of Newton's take half of a division's time */
+    __m512 d = _mm512_min_ps((__m512)value, _mm512_set1_ps(1e38f));
+    __m512 guess = _mm512_rcp14_ps(d);
+    return (vec)_mm512_mul_ps(guess, _mm512_fnmadd_ps(d, guess, _mm512_set1_ps(2)));
+#else
+    return 1 / value;
+#endif
+}
+
 /* v . tanh(x + y) = sum v - 2 sum v s, with s = 1 / (1 + e^{2x} e^{2y}). */
 static void scores(const float *keys, const float *const *queries, float *const *out, int64_t rows,
                    const float *weight, float sum_of_weight, int64_t locations, int64_t units)
@@ -65,7 +80,7 @@ static void scores(const float *keys, const float *const *queries, float *const 
             int64_t left = units - a;
             vec key = load(keys + p * units + a, left), v = load(weight + a, left);
             for (int64_t r = 0; r < rows; r++)
-                sums[r] += v / (1 + key * load(queries[r] + a, left));
+                sums[r] += v * inverse(1 + key * load(queries[r] + a, left));
         }
         for (int64_t r = 0; r < rows; r++)
             out[r][p] = sum_of_weight - 2 * total(sums[r]);
@@ -201,7 +216,7 @@ void attend_gradients(float *by_scores, float *by_keys, float *by_query, float *
                         vec query = load(exp_query + row[r] * units + a, left);
                         vec of_query = load(to, left);
                         for (int64_t p = start; p < end; p++) {
-                            vec s = 1 / (1 + keys[p - start] * query);
+                            vec s = inverse(1 + keys[p - start] * query);
                             vec weighed = scores[p] * s, slope = weighed - weighed * s;
                             of_weight += weighed;
                             of_query += slope;

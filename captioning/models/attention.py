@@ -69,6 +69,11 @@ class Rows(NamedTuple):
         return places.flatten(0, 1)[self.place]
 
 
+def exp_twice(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """e^{2x} in single precision, of x within +-LIMIT; in one new tensor."""
+    return x.to(torch.float32, copy=True).clamp_(-LIMIT, LIMIT).mul_(2).exp_()
+
+
 def reciprocals(
     exp_keys: Float[Tensor, "*images 1 locations units"],
     exp_query: Float[Tensor, "*images captions 1 units"],
@@ -195,7 +200,7 @@ class _Attend(torch.autograd.Function):
         weight: Float[Tensor, " units"],
         rows: Rows,
     ) -> tuple[Tensor, Tensor]:
-        exp_query = (2 * query.float().clamp(-LIMIT, LIMIT)).exp_()
+        exp_query = exp_twice(query)
         weight32 = weight.float()
         ctx.rows, ctx.by_keys, ctx.dtypes = rows, by_keys, (query.dtype, weight.dtype)
         compiled = compiled_for(exp_keys, grid)
@@ -278,7 +283,7 @@ class AdditiveAttention(nn.Module):
         """What is needed of an image for all its words: W_a a_i and e^{2 W_a a_i}, taken once."""
         keys = self.key(grid)
         with torch.no_grad():
-            exp_keys = (2 * keys.float().clamp(-LIMIT, LIMIT)).exp_()
+            exp_keys = exp_twice(keys)
         memory = {"grid": grid, "keys": keys, "exp_keys": exp_keys}
         if keys.requires_grad:
             memory["by_keys"] = torch.zeros_like(exp_keys)

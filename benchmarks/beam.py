@@ -1,0 +1,47 @@
+"""Beam search of size 5, 12 words, against one image at a time as tutorials do it."""
+
+import torch
+
+from benchmarks.measure import Figure, matrix_rate, native_precision, paired
+from benchmarks.textbook import Textbook
+from benchmarks.training import CHANNELS, LOCATIONS, SIZE, decoder_of, multiply_adds
+from captioning.decoding import Beam
+
+IMAGES, WIDTH, LENGTH, BATCH = 200, 5, 12, 50
+
+PLAIN = {"allow_unknown": True, "allow_repeats": True, "no_repeat_ngram": 0, "min_length": 0}
+"""Beam search without this project's rules, as the textbook's."""
+
+
+def run(rounds: int) -> list[Figure]:
+    """All rules are on; words are random, so that nearly every caption has its 12."""
+    torch.manual_seed(0)
+    decoder = decoder_of().eval()
+    textbook = Textbook(decoder).eval()
+    grid = torch.randn(IMAGES, LOCATIONS, CHANNELS).relu()
+    precision = native_precision()
+    search = Beam(beam_size=WIDTH, max_length=LENGTH)
+    few = 4  # images that the textbook gets a round
+
+    def ours() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            for batch in torch.split(grid, BATCH):
+                search(decoder, batch)
+
+    def theirs() -> None:
+        for image in grid[:few]:
+            textbook.beam(image, WIDTH, LENGTH)
+
+    mine, other, ratio = paired(ours, theirs, rounds=rounds)
+    needed = 2 * multiply_adds(WIDTH * LENGTH, images=1, size=SIZE)
+    rate = matrix_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
+    return [
+        Figure(
+            f"beam search, {precision}",
+            IMAGES / mine,
+            "images/s",
+            few / other,
+            ratio * IMAGES / few,
+            rate / needed,
+        )
+    ]

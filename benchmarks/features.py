@@ -1,0 +1,75 @@
+"""Grids of VGG16, against torchvision's network in single precision as it comes."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+
+from benchmarks.measure import Figure, matrix_rate, native_precision, paired
+from captioning.data.digests import try_image_digests
+from captioning.data.extraction import encode, extract_grids
+from captioning.models.encoders.vgg16 import VGG16
+
+BATCH, FILES = 16, 64
+
+
+def run(rounds: int) -> list[Figure]:
+    """The network alone, and from files, whose decoding has to hide behind the network."""
+    torch.manual_seed(0)
+    encoder = VGG16(weights="random")
+    plain = torchvision.models.vgg16().features[:30].eval()
+    plain.load_state_dict(encoder.features.state_dict(), strict=False)
+    precision, device = native_precision(), torch.device("cpu")
+    generator = np.random.default_rng(0)
+    pictures = [Image.fromarray(smooth(generator)) for _ in range(BATCH)]
+    images = [encoder.preprocessing(picture) for picture in pictures]
+    batch = torch.stack(images)
+
+    def theirs() -> torch.Tensor:
+        with torch.inference_mode():
+            return plain(batch).flatten(2).mT
+
+    ours = encode(encoder, images, device, precision).float()
+    cosine = torch.nn.functional.cosine_similarity(ours.flatten(1), theirs().flatten(1), dim=1)
+    mine, other, ratio = paired(
+        lambda: encode(encoder, images, device, precision), theirs, rounds=rounds
+    )
+    convolutions = 2 * sum(
+        layer.weight.numel() * (224 // 2 ** (sum(p < place for p in (4, 9, 16, 23)))) ** 2
+        for place, layer in enumerate(plain)
+        if isinstance(layer, torch.nn.Conv2d)
+    )
+    rate = matrix_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
+    network = Figure(
+        f"VGG16's grids, {precision}", BATCH / mine, "images/s", BATCH / other, ratio,
+        rate / convolutions, f"cosine to fp32 at least {cosine.min():.5f}",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        for number in range(FILES):
+            path = Path(folder) / f"{number}.jpg"
+            Image.fromarray(smooth(generator)).resize((500, 375)).save(path, quality=90)
+            paths.append(path)
+        digests = try_image_digests(paths, Path(folder) / "digests.json", progress=False)
+        files = {str(digest): path for digest, path in zip(digests, paths, strict=True)}
+        start = time.perf_counter()
+        for _ in extract_grids(
+            encoder, files, batch_size=BATCH, device=device, precision=precision, workers=2
+        ):
+            pass
+        from_files = FILES / (time.perf_counter() - start)
+    note = "JPEG files of 500 x 375, read and resized meanwhile; the floor is the network alone"
+    return [
+        network,
+        Figure("grids from files", from_files, "images/s", floor=BATCH / mine, note=note),
+    ]
+
+
+def smooth(generator: np.random.Generator) -> np.ndarray:
+    """A picture with structure: noise of 14 x 14, enlarged."""
+    noise = generator.integers(0, 256, (14, 14, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(noise).resize((224, 224), Image.Resampling.BICUBIC))

@@ -1,0 +1,120 @@
+"""Measuring two ways in one run, and showing what came out."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from captioning.data.extraction import choose_precision
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        name: what was measured.
+        value: the number.
+        unit: what it counts; rates end in ``/s``.
+        reference: the same of the usual way to do it, in the same unit and the same run.
+        ratio: how many times better than the reference: the median over pairs of runs.
+        floor: what the machine could do at most by the arithmetic that is needed.
+        note: what else one must know.
+    """
+
+    name: str
+    value: float
+    unit: str
+    reference: float | None = None
+    ratio: float | None = None
+    floor: float | None = None
+    note: str = ""
+
+    @property
+    def row(self) -> list[str]:
+        """The texts of a table's row."""
+        of_floor = ""
+        if self.floor is not None:
+            share = self.value / self.floor if self.unit.endswith("/s") else self.floor / self.value
+            of_floor = f"{self.floor:.4g} ({share:.0%})"
+        return [
+            self.name,
+            f"{self.value:.4g} {self.unit}",
+            "" if self.reference is None else f"{self.reference:.4g}",
+            "" if self.ratio is None else f"{self.ratio:.1f} x",
+            of_floor,
+            self.note,
+        ]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes once."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def paired(
+    ours: Callable[[], object], theirs: Callable[[], object], *, rounds: int, repeat: int = 1
+) -> tuple[float, float, float]:
+    """Take turns, so that what else the machine does meets both.
+
+    Args:
+        ours: run ``repeat`` times a round.
+        theirs: run once a round.
+        rounds: how many.
+        repeat: see there.
+
+    Returns:
+        The median seconds of each, once, and the median of their ratio.
+    """
+    ours()
+    mine, other = [], []
+    for _ in range(rounds):
+        mine.append(sum(seconds(ours) for _ in range(repeat)) / repeat)
+        other.append(seconds(theirs))
+    ratios = [b / a for a, b in zip(mine, other, strict=True)]
+    return statistics.median(mine), statistics.median(other), statistics.median(ratios)
+
+
+def matrix_rate(dtype: torch.dtype) -> float:
+    """What this machine makes of a large matrix product, in FLOP/s."""
+    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
+    best = min(seconds(lambda: a @ b) for _ in range(8))
+    return float(2 * 2048**3 / best)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    rates = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "precision": native_precision(),
+        "GFLOP/s": {name: round(matrix_rate(dtype) / 1e9) for name, dtype in rates.items()},
+    }
+
+
+def native_precision() -> str:
+    """``bf16`` where the processor computes in it, else ``fp32``, as ``train.py`` chooses."""
+    return choose_precision("auto", torch.device("cpu"))
+
+
+def show(title: str, figures: Sequence[Figure]) -> None:
+    """Print a table."""
+    table = Table(title=title, title_justify="left")
+    for name in ("", "measured", "reference", "ratio", "floor (reached)", ""):
+        table.add_column(name, overflow="fold")
+    for figure in figures:
+        table.add_row(*figure.row)
+    Console().print(table)
+
+
+def plain(figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    """For JSON."""
+    return [asdict(figure) for figure in figures]

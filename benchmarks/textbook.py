@@ -1,0 +1,160 @@
+"""Show, Attend and Tell as tutorials write it: one caption a row, one equation a line.
+
+The reference that the benchmarks compare with, in speed and, in double precision, in exactness.
+It computes what :class:`captioning.models.attn_lstm.AttentionLSTM` computes with the same weights,
+the way that the best-known tutorials do: each caption brings its own copy of the grid, the whole
+grid is projected again for every word, and the vocabulary product is made word by word. Captions
+are sorted by length, so that finished ones leave the batch; that much tutorials do.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from captioning.models.attn_lstm import AttentionLSTM
+
+START, END = 1, 2
+
+
+class Textbook(nn.Module):
+    """The paper's decoder with soft attention, a gate a channel and deep output.
+
+    Args:
+        decoder: whose weights it copies; with all the defaults but for the sizes.
+    """
+
+    def __init__(self, decoder: AttentionLSTM) -> None:
+        super().__init__()
+        hidden, attention, gate = decoder.shares[0] // 4, decoder.shares[1], decoder.shares[2]
+        channels = decoder.context_gates.in_features
+        words, embed = decoder.embedding.weight.shape
+        self.normalize = nn.LayerNorm(channels, elementwise_affine=False)
+        self.embedding = nn.Embedding(words, embed)
+        self.initial_hidden = nn.Linear(channels, hidden)
+        self.initial_cell = nn.Linear(channels, hidden)
+        self.attend_grid = nn.Linear(channels, attention)
+        self.attend_hidden = nn.Linear(hidden, attention)
+        self.attend = nn.Linear(attention, 1, bias=False)
+        self.gate = nn.Linear(hidden, gate)
+        self.lstm = nn.LSTMCell(embed + channels, hidden)
+        self.output_hidden = nn.Linear(hidden, embed)
+        self.output_context = nn.Linear(channels, embed, bias=False)
+        self.output_words = nn.Linear(embed, words)
+        self.dropout = nn.Dropout(decoder.dropout.p)
+        self.copy(decoder)
+
+    @torch.no_grad()
+    def copy(self, decoder: AttentionLSTM) -> None:
+        """Take over the weights of the decoder, which keeps products of one input together."""
+        of_hidden = zip(
+            decoder.recurrent.weight.split(decoder.shares),
+            decoder.recurrent.bias.split(decoder.shares),
+            strict=True,
+        )
+        (w_lstm, b_lstm), (w_query, b_query), (w_gate, b_gate) = of_hidden
+        for mine, theirs in self._alike(decoder):
+            mine.load_state_dict(theirs.state_dict())
+        self.attend.weight.copy_(decoder.attention.score[None])
+        self.attend_hidden.weight.copy_(w_query)
+        self.attend_hidden.bias.copy_(b_query)
+        self.gate.weight.copy_(w_gate)
+        self.gate.bias.copy_(b_gate)
+        self.lstm.weight_ih.copy_(
+            torch.cat([decoder.input_gates.weight, decoder.context_gates.weight], 1)
+        )
+        self.lstm.bias_ih.copy_(decoder.input_gates.bias)
+        self.lstm.weight_hh.copy_(w_lstm)
+        self.lstm.bias_hh.copy_(b_lstm)
+
+    def _alike(self, decoder: AttentionLSTM) -> list[tuple[nn.Module, nn.Module]]:
+        assert decoder.output_context is not None
+        return [
+            (self.embedding, decoder.embedding),
+            (self.initial_hidden, decoder.initial_hidden),
+            (self.initial_cell, decoder.initial_cell),
+            (self.attend_grid, decoder.attention.key),
+            (self.output_hidden, decoder.output_hidden),
+            (self.output_context, decoder.output_context),
+            (self.output_words, decoder.output_words),
+        ]
+
+    def gradients(self, decoder: AttentionLSTM) -> Iterator[tuple[Tensor, Tensor]]:
+        """The gradients of the decoder's weights, and these of the same here."""
+        pairs = [(b.weight, a.weight) for a, b in self._alike(decoder)]
+        recurrent = [self.lstm.weight_hh, self.attend_hidden.weight, self.gate.weight]
+        inputs = [decoder.input_gates.weight, decoder.context_gates.weight]
+        yield from ((theirs.grad, mine.grad) for theirs, mine in pairs)
+        yield decoder.attention.score.grad, self.attend.weight.grad[0]
+        yield decoder.recurrent.weight.grad, torch.cat([weight.grad for weight in recurrent])
+        yield torch.cat([weight.grad for weight in inputs], 1), self.lstm.weight_ih.grad
+
+    def start(self, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """The state before the first word, of standardised grids (captions x locations x C)."""
+        mean = grid.mean(1)
+        return self.initial_hidden(mean).tanh(), self.initial_cell(mean)
+
+    def word(
+        self, grid: Tensor, tokens: Tensor, hidden: Tensor, cell: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Read a token of each caption: the scores of the next one, and the new state."""
+        embedded = self.dropout(self.embedding(tokens))
+        query = self.attend_hidden(hidden)[:, None]
+        scores = self.attend((self.attend_grid(grid) + query).tanh()).squeeze(2)
+        alpha = scores.softmax(1)
+        context = self.gate(hidden).sigmoid() * (alpha[..., None] * grid).sum(1)
+        hidden, cell = self.lstm(torch.cat([embedded, context], 1), (hidden, cell))
+        deep = embedded + self.output_hidden(hidden) + self.output_context(context)
+        return self.output_words(self.dropout(deep)), hidden, cell
+
+    def forward(self, grid: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits and the true next words of all real tokens, word after word.
+
+        Args:
+            grid: captions x locations x channels.
+            tokens: captions x length, 0-padded, longest caption first.
+        """
+        grid = self.normalize(grid)
+        hidden, cell = self.start(grid)
+        logits, targets = [], []
+        for t in range(tokens.shape[1] - 1):
+            left = int((tokens[:, t + 1] != 0).sum())
+            scores, hidden, cell = self.word(
+                grid[:left], tokens[:left, t], hidden[:left], cell[:left]
+            )
+            logits.append(scores)
+            targets.append(tokens[:left, t + 1])
+        return torch.cat(logits), torch.cat(targets)
+
+    @torch.inference_mode()
+    def beam(self, grid: Tensor, width: int, max_length: int) -> list[int]:
+        """The likeliest caption of one image (locations x channels) by beam search."""
+        grid = self.normalize(grid)[None].expand(width, -1, -1)
+        hidden, cell = self.start(grid)
+        total = torch.tensor([0.0] + [-torch.inf] * (width - 1))
+        beams: list[list[int]] = [[START]] * width
+        done: list[tuple[float, list[int]]] = []
+        for _ in range(max_length):
+            last = torch.tensor([beam[-1] for beam in beams])
+            scores, hidden, cell = self.word(grid[: len(beams)], last, hidden, cell)
+            scores = total[:, None] + scores.log_softmax(1)
+            total, chosen = scores.flatten().topk(len(beams))
+            parent, word = chosen // scores.shape[1], chosen % scores.shape[1]
+            beams = [beams[p] + [w] for p, w in zip(parent.tolist(), word.tolist(), strict=True)]
+            ended = [beam[-1] == END for beam in beams]
+            done += [(float(s), b) for s, b, e in zip(total, beams, ended, strict=True) if e]
+            left = torch.tensor([k for k, e in enumerate(ended) if not e], dtype=torch.long)
+            beams = [beams[k] for k in left.tolist()]
+            total, hidden, cell = total[left], hidden[parent][left], cell[parent][left]
+            if not beams:
+                break
+        done += [(float(s), b) for s, b in zip(total, beams, strict=True)]
+        return max(done)[1][1:]
+
+
+def rows(grid: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Images x captions as one caption a row, longest first, each with its copy of the grid."""
+    captions = tokens.shape[1]
+    flat = tokens.flatten(0, 1)
+    order = (flat != 0).sum(1).argsort(descending=True, stable=True)
+    return grid.repeat_interleave(captions, 0)[order], flat[order]

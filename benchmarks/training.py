@@ -1,0 +1,150 @@
+"""Training the attention decoder on grids that are there: a step of 80 captions.
+
+The shapes are those of the best-known tutorial: attention, embedding and state 512, a vocabulary of
+2,600 words, captions of 9 to 17 words, 196 locations of 512 numbers. The reference is
+:mod:`benchmarks.textbook` in single precision, which the tutorials train in.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import Figure, matrix_rate, native_precision, paired
+from benchmarks.textbook import Textbook, rows
+from captioning.captioner import CrossEntropy
+from captioning.models.attn_lstm import AttentionLSTM
+
+IMAGES, CAPTIONS, LOCATIONS, CHANNELS, SIZE, WORDS = 16, 5, 196, 512, 512, 2600
+
+
+def decoder_of(
+    *, words: int = WORDS, size: int = SIZE, attention_dim: int = SIZE, **options: Any
+) -> AttentionLSTM:
+    """The decoder of ``model=attn_lstm``."""
+    return AttentionLSTM(
+        words, CHANNELS, hidden_dim=size, embed_dim=size, attention_dim=attention_dim, **options
+    )
+
+
+def batch_of(
+    generator: torch.Generator,
+    *,
+    images: int = IMAGES,
+    captions: int = CAPTIONS,
+    locations: int = LOCATIONS,
+    words: int = WORDS,
+    lengths: tuple[int, int] = (9, 17),
+) -> tuple[Tensor, Tensor]:
+    """Grids and captions of 9 to 17 words, all made up."""
+    grid = torch.randn(images, locations, CHANNELS, generator=generator).relu()
+    shortest, longest = lengths
+    length = torch.randint(shortest, longest + 1, (images, captions, 1), generator=generator)
+    place = torch.arange(longest + 2)
+    tokens = torch.randint(4, words, (images, captions, longest + 2), generator=generator)
+    tokens = torch.where(place == 0, 1, torch.where(place == length + 1, 2, tokens))
+    return grid, tokens.masked_fill(place > length + 1, 0)
+
+
+def multiply_adds(
+    tokens: int, *, images: int, locations: int = LOCATIONS, words: int = WORDS, size: int = SIZE,
+    attention_dim: int = SIZE,
+) -> float:  # fmt: skip
+    """Those that the forward pass needs: the grid once an image, the rest once a token."""
+    of_image = locations * CHANNELS * attention_dim + 2 * CHANNELS * size
+    of_token = (
+        size * (4 * size + attention_dim + CHANNELS)  # from the state
+        + 4 * size * (size + CHANNELS)  # the word's and the context's share of the gates
+        + size * (size + CHANNELS)  # deep output
+        + size * words
+        + locations * (attention_dim + CHANNELS)
+    )
+    return float(images * of_image + tokens * of_token)
+
+
+class Step:
+    """A training step as ``train.py`` makes it: loss, gradients, clipping, AdamW."""
+
+    def __init__(self, decoder: AttentionLSTM, precision: str) -> None:
+        self.decoder, self.precision = decoder, precision
+        self.loss = CrossEntropy()
+        self.optimizer = torch.optim.AdamW(decoder.parameters(), 1e-3)
+
+    def __call__(self, grid: Tensor, tokens: Tensor) -> None:
+        """One step."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+            loss = self.loss(self.decoder(grid, tokens))["loss"]
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.decoder.parameters(), 2.0)
+        self.optimizer.step()
+
+
+class TextbookStep:
+    """The same as tutorials make it."""
+
+    def __init__(self, model: Textbook) -> None:
+        self.model = model
+        self.optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+
+    def __call__(self, grid: Tensor, tokens: Tensor) -> None:
+        """One step."""
+        logits, targets = self.model(*rows(grid, tokens))
+        loss = nn.functional.cross_entropy(logits, targets)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
+        self.optimizer.step()
+
+
+def errors(precision: str, **sizes: int) -> tuple[float, float]:
+    """Against the textbook in double precision, without dropout.
+
+    Returns:
+        The relative error of the loss, and the largest relative error (norm of the difference by
+        norm) of the gradients of all layers that both have alike.
+    """
+    torch.manual_seed(0)
+    grid, tokens = batch_of(torch.Generator().manual_seed(1), images=4, **sizes)
+    decoder = decoder_of(words=sizes.get("words", WORDS), dropout=0.0).eval()
+    oracle = Textbook(decoder).double().eval()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        output = decoder(grid, tokens)
+    loss = nn.functional.cross_entropy(output.logits.float(), output.targets)
+    loss.backward()
+    logits, targets = oracle(*rows(grid.double(), tokens))
+    expected = nn.functional.cross_entropy(logits, targets)
+    expected.backward()
+    apart = [
+        float((ours.double() - theirs).norm() / theirs.norm())
+        for ours, theirs in oracle.gradients(decoder)
+    ]
+    return abs(loss.item() - expected.item()) / expected.item(), max(apart)
+
+
+def run(rounds: int) -> list[Figure]:
+    """Measure the precision of this machine's training, and single precision."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    batches = [batch_of(generator) for _ in range(4)]
+    count = IMAGES * CAPTIONS
+    tokens = sum(int((tokens[..., 1:] != 0).sum()) for _, tokens in batches) / len(batches)
+    textbook = TextbookStep(Textbook(decoder_of()))
+    figures = []
+    for precision in dict.fromkeys((native_precision(), "fp32")):
+        step = Step(decoder_of(), precision)
+        turn = iter(range(10**9))
+        ours, theirs, ratio = paired(
+            lambda step=step, turn=turn: step(*batches[next(turn) % 4]),
+            lambda: textbook(*batches[0]),
+            rounds=rounds,
+            repeat=4,
+        )
+        needed = 3 * 2 * multiply_adds(int(tokens), images=IMAGES)
+        rate = matrix_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
+        of_loss, of_gradients = errors(precision)
+        note = f"off the fp64 oracle: loss {of_loss:.1g}, gradients {of_gradients:.1g}"
+        floor = count * rate / needed
+        name = f"training, {precision}"
+        figures.append(Figure(name, count / ours, "captions/s", count / theirs, ratio, floor, note))
+    return figures
