@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train test lint format types leaderboard lock clean
+.PHONY: help setup demo train test lint format types leaderboard bench lock clean
 
 PYTHON ?=
 ARGS ?=
@@ -45,9 +45,13 @@ format: $(INSTALLED)  ## mend what the linter can mend, and format
 
 types: $(INSTALLED)  ## check types
 	$(PY) -m mypy captioning $(wildcard *.py)
+	$(PY) -m mypy -p hydra_plugins.captioning_sweeps
 
 leaderboard: $(INSTALLED)  ## rank the runs below runs/, and write Markdown and CSV beside them
 	$(PY) -m captioning.leaderboard runs/ $(ARGS)
+
+bench: $(INSTALLED)  ## measure speed beside its references and floors; parts in ARGS="training beam"
+	$(PY) -m benchmarks $(ARGS)
 
 lock:  ## resolve pyproject.toml anew into requirements.lock (needs uv)
 	@$(HAVE_UV) || { echo 'make lock needs uv on the PATH.' >&2; exit 1; }

@@ -74,7 +74,7 @@ def quieten() -> None:
         "Setuptools is replacing distutils",  # torch.compile's, of itself
         ".*LeafSpec",  # torch's own, of a name that Lightning still uses
         ".*smaller than the logging interval",  # trials on a few batches
-        ".*does not have many workers",  # the store is read from mapped memory
+        ".*does not have many workers",  # grids are read faster than a process hands them over
         ".*number of workers",
         ".*in eval mode",  # the encoder's, on purpose
         "Checkpoint directory .* is not empty",  # a resumed run goes on with its own

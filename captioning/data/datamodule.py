@@ -292,7 +292,7 @@ class CaptionDataModule(pl.LightningDataModule):
         batch_size: int,
         sampler: LengthGrouped | None = None,
     ) -> DataLoader[Batch]:
-        # The store's grids are read from mapped memory, faster than a process could hand them over.
+        # Grids are read from the store faster than another process could hand them over.
         workers = 0 if self.store is not None else self.workers
         return DataLoader(
             dataset,

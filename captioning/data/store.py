@@ -1,4 +1,4 @@
-"""The feature store: every image's grid, computed once and kept in one memory-mapped file.
+"""The feature store: every image's grid, computed once and kept in one file.
 
 A store belongs to one encoder with its weights and preprocessing, and is a folder of three files::
 
@@ -18,6 +18,7 @@ import logging
 import os
 import re
 import shutil
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -46,8 +47,10 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 class FeatureStore:
     """Read access to the grids of a list of images.
 
-    The file is mapped, not read: the pages are shared between processes, and the kernel may drop
-    them at any time. Pickling (to the workers of a DataLoader) sends no grids.
+    Rows are read as they are asked for. The kernel keeps what it has room for, once for all
+    processes; of this process's memory the store takes nothing but the index. (Mapping the file
+    was no faster once all of it had been touched, and twenty times slower before: a page fault
+    for every 4 kB.) Pickling (to the workers of a DataLoader) sends no grids.
 
     Attributes:
         ids: The images, in the order given.
@@ -77,9 +80,8 @@ class FeatureStore:
                 f"{folder} has no grid of {absent[0]} (of {len(absent)} images in all): "
                 "build the store again."
             )
-        self._row_count = len(index)
         self._rows = {image: index[digest] for image, digest in digests.items()}
-        self._map()
+        self._open()
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -95,36 +97,39 @@ class FeatureStore:
         return list(self._rows)
 
     def grid(self, image: str) -> Float16[np.ndarray, "locations channels"]:
-        """Return a read-only view of one image's grid.
+        """Return one image's grid.
 
         Raises:
             KeyError: no such image.
+            CaptioningError: the store has become shorter.
         """
-        view: np.ndarray = self._grids[self._rows[image]]
-        return view
+        grid: np.ndarray = self.gather([image])[0].numpy()
+        return grid
 
     def gather(self, images: Sequence[str]) -> Float16[Tensor, "batch locations channels"]:
-        """Return a copy of several images' grids.
+        """Return several images' grids.
 
         Raises:
             KeyError: no such image.
+            CaptioningError: the store has become shorter.
         """
-        return torch.from_numpy(self._grids[[self._rows[image] for image in images]])
+        grids = np.empty((len(images), *self.shape), dtype=np.float16)
+        size = _row_bytes(self.shape)
+        for image, grid in zip(images, grids, strict=True):
+            if os.preadv(self._file, [grid.data], self._rows[image] * size) != size:
+                raise _damaged(self.folder, "its grids.f16 ends before the grid of an image")
+        return torch.from_numpy(grids)
 
-    def _map(self) -> None:
-        shape = (self._row_count, *self.shape)
-        if self._row_count:
-            mapped = np.memmap(self.folder / "grids.f16", dtype=np.float16, mode="r", shape=shape)
-            self._grids = mapped.view(np.ndarray)
-        else:  # an empty file cannot be mapped
-            self._grids = np.empty(shape, dtype=np.float16)
+    def _open(self) -> None:
+        self._file = os.open(self.folder / "grids.f16", os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_grids"}
+        return {key: value for key, value in self.__dict__.items() if key != "_file"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._map()
+        self._open()
 
 
 def build_store(

@@ -125,8 +125,17 @@ def test_rows_are_the_encoders_output(
     np.testing.assert_array_equal(gathered[0], gathered[2])
     gathered.zero_()  # a copy: the file is not touched
     assert store.gather(["3.png"]).abs().sum() > 0
-    with pytest.raises(ValueError, match="read-only"):
-        store.grid("0.png")[0, 0] = 1
+
+
+def test_a_store_that_is_cut_while_it_is_open_gives_no_wrong_numbers(
+    tmp_path: Path, tiny: Tiny, images: list[tuple[str, Path]]
+) -> None:
+    store = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
+    file = store.folder / "grids.f16"
+    os.truncate(file, file.stat().st_size - 1)
+    assert store.gather([images[0][0]]).shape == (1, 4, 4)
+    with pytest.raises(CaptioningError, match=r"grids\.f16 ends before.*delete that folder"):
+        store.gather([images[-1][0]])
 
 
 def test_a_second_build_finds_everything(

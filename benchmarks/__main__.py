@@ -1,0 +1,42 @@
+"""``python -m benchmarks [PART ...]``: measure, print and save; see ``docs/performance.md``."""
+
+import argparse
+import importlib
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import machine, plain, show
+from captioning.files import atomic_write_json
+
+PARTS = ("training", "beam", "features", "loading", "startup", "scale")
+
+
+def main() -> None:
+    """Run the parts one after the other; each is saved as soon as it is there."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; or all")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of runs that are compared")
+    options = parser.parse_args()
+    unknown = sorted(set(options.parts) - set(PARTS))
+    if unknown:
+        parser.error(f"{unknown[0]} is none of {', '.join(PARTS)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, object] = {"machine": machine()}
+    print(found["machine"])
+    torch.manual_seed(0)
+    for name in options.parts or PARTS:
+        part = importlib.import_module(f"benchmarks.{name}")
+        if name == "scale":
+            found[name] = part.draw(options.rounds, options.out / "scale.png")
+            print(f"The plots are {options.out / 'scale.png'}.")
+        else:
+            figures = part.run(options.rounds)
+            show(name, figures)
+            found[name] = plain(figures)
+        atomic_write_json(options.out / "benchmarks.json", found)
+
+
+if __name__ == "__main__":
+    main()

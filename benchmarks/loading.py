@@ -1,0 +1,85 @@
+"""What a training step waits for its data, and a corpus of COCO's size.
+
+The store's file is a hole: 120,000 grids of 24 GB take no disk.
+"""
+
+import hashlib
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from benchmarks.measure import Figure, native_precision, seconds
+from benchmarks.training import IMAGES, Step, batch_of, decoder_of
+from captioning.data import store as stores
+from captioning.data.corpus import CaptionedImage
+from captioning.data.datamodule import CaptionData, LengthGrouped
+from captioning.data.store import FeatureStore
+from captioning.models.encoders.vgg16 import VGG16
+
+COCO = 120_000
+
+
+def make_store(folder: Path, encoder: VGG16, images: int) -> FeatureStore:
+    """A store of that many grids, all zero."""
+    identity = stores._identity(encoder)
+    place = folder / stores._folder_name(identity)
+    place.mkdir()
+    (place / "meta.json").write_text(json.dumps({**identity, "precisions": ["fp32"]}))
+    digests = {str(n): hashlib.sha256(str(n).encode()).hexdigest() for n in range(images)}
+    (place / "index.txt").write_text("".join(f"{digest}\n" for digest in digests.values()))
+    with (place / "grids.f16").open("wb") as file:
+        file.truncate(images * encoder.locations * encoder.channels * 2)
+    start = time.perf_counter()
+    store = FeatureStore(place, digests)
+    store.opened_in = time.perf_counter() - start  # type: ignore[attr-defined]
+    return store
+
+
+def memory() -> float:
+    """The most memory that this process has held, in GB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def run(rounds: int) -> list[Figure]:
+    """Batches of the training loader from that store, beside the step that they are for."""
+    encoder = VGG16(weights="random")
+    generator = torch.Generator().manual_seed(0)
+    step = Step(decoder_of(), native_precision())
+    batch = batch_of(generator)
+    step(*batch)
+    of_step = min(seconds(lambda: step(*batch)) for _ in range(max(3, rounds)))
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder), encoder, COCO)
+        before = memory()
+        start = time.perf_counter()
+        lengths = torch.randint(11, 20, (COCO, 5), generator=generator).tolist()
+        tokens = [[[1] * length for length in of_image] for of_image in lengths]
+        images = [CaptionedImage(str(n), Path(), "train", ()) for n in range(COCO)]
+        data = CaptionData(images, tokens, store, encoder)
+        sampler = LengthGrouped(data, IMAGES, processes=1, process=0, seed=0)
+        order = iter(sampler)
+        first = [next(order) for _ in range(IMAGES)]
+        data.__getitems__(first)
+        started = time.perf_counter() - start + cast(float, store.opened_in)  # type: ignore[attr-defined]
+        loads = [
+            seconds(lambda: data.__getitems__([next(order) for _ in range(IMAGES)]))
+            for _ in range(300)
+        ]
+        held = memory() - before
+    of_load = sorted(loads)[len(loads) // 2]
+    return [
+        Figure(
+            "a step's wait for data", 1e3 * of_load, "ms", note=f"{of_load / of_step:.1%} of a step"
+        ),
+        Figure(
+            "COCO's size: to the first batch", started, "s",
+            note=f"{COCO:,} images, a store of 24 GB; 300 batches added {held:.1f} GB of memory",
+        ),
+    ]  # fmt: skip

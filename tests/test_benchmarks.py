@@ -1,0 +1,59 @@
+"""The benchmarks compare like with like: their textbook computes what the package computes."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.beam import PLAIN
+from benchmarks.textbook import Textbook, rows
+from benchmarks.training import batch_of, decoder_of, errors, multiply_adds
+from captioning.decoding import Beam
+from captioning.models import native
+
+
+def test_in_single_precision_loss_and_gradients_are_the_oracles() -> None:
+    of_loss, of_gradients = errors("fp32", words=50, locations=9)
+    assert of_loss < 1e-6
+    assert of_gradients < 1e-5
+
+
+def test_in_bf16_they_are_near() -> None:
+    of_loss, of_gradients = errors("bf16", words=50, locations=9)
+    assert 0 < of_loss < 1e-3
+    assert 1e-4 < of_gradients < 0.02
+
+
+def test_the_textbooks_beam_search_writes_the_same_captions() -> None:
+    torch.manual_seed(0)
+    decoder = decoder_of(words=30, size=16, attention_dim=16).eval()
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.mul_(3)
+    grid, _ = batch_of(torch.Generator().manual_seed(0), images=8, locations=9, words=30)
+    textbook = Textbook(decoder).eval()
+    search = Beam(beam_size=3, max_length=8, length_penalty=0.0, **PLAIN)
+    ours = [hypotheses[0].tokens for hypotheses in search(decoder, grid)]
+    theirs = [[t for t in textbook.beam(image, 3, 8) if t != 2] for image in grid]
+    assert ours == theirs
+    assert len({tuple(caption) for caption in ours}) > 1
+
+
+def test_the_captions_are_as_long_as_said() -> None:
+    _, tokens = batch_of(torch.Generator().manual_seed(0), images=50)
+    words = (tokens != 0).sum(-1) - 2
+    assert (words.min(), words.max()) == (9, 17)
+    flat, order = rows(torch.zeros(50, 1, 512), tokens)
+    assert len(flat) == len(order) == 250
+    assert (order != 0).sum(1).diff().max() <= 0
+
+
+def test_the_floor_is_what_the_forward_pass_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch counts it; the additions of attention's terms, a fiftieth, it does not count."""
+    monkeypatch.setattr(native, "wanted", False)  # C functions are not counted at all
+    grid, tokens = batch_of(torch.Generator().manual_seed(0), images=2, locations=20, words=100)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        decoder_of(words=100, attention_dim=64).eval()(grid, tokens)
+    words = int((tokens[..., 1:] != 0).sum())
+    needed = multiply_adds(words, images=2, locations=20, words=100, attention_dim=64)
+    assert counter.get_total_flops() / 2 == pytest.approx(needed, rel=0.03)
