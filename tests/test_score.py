@@ -17,7 +17,7 @@ import pytest
 
 from captioning.metrics.spice import CORENLP
 from captioning.metrics.tokenizer import tokenize
-from captioning.reporting.leaderboard import find_results, rank
+from captioning.reporting.ranking import find_results, rank
 from captioning.reporting.results import read_captions, read_results, read_statistics
 
 ROOT = Path(__file__).parent.parent

@@ -195,10 +195,31 @@ def intervals(
     Raises:
         CaptioningError: ``resamples`` is below 1, or ``level`` is not between 0 and 1.
     """
+    return mean_intervals([statistics], resamples, seed, level)
+
+
+def mean_intervals(
+    runs: Sequence[Statistics], resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """The intervals of the mean of several runs of a system on the same images.
+
+    They say how the mean of these very runs varies over images, and nothing of further seeds.
+
+    Args:
+        runs: statistics of each, at least one.
+        resamples: see `intervals`, as for the rest.
+        seed: likewise.
+        level: likewise.
+
+    Raises:
+        CaptioningError: as `intervals`.
+        KeyError: one of the images of the first is not among those of another.
+    """
     _check(resamples, level)
-    if len(statistics.images) < 2:
+    images = sorted(runs[0].images)
+    if len(images) < 2:
         return {}
-    (samples,) = _resampled([statistics.select(sorted(statistics.images))], resamples, seed)
+    samples = _mean(_resampled([run.select(images) for run in runs], resamples, seed))
     return {score: _percentiles(values, level) for score, values in samples.items()}
 
 

@@ -20,7 +20,7 @@ from captioning.data.images import load_rgb
 from captioning.errors import CaptioningError
 from captioning.progress import track_progress
 from captioning.reporting.figures import Region, check_maps, region_of
-from captioning.reporting.leaderboard import RANKED_BY
+from captioning.reporting.ranking import RANKED_BY
 from captioning.reporting.results import METRICS, OPTIONAL_METRICS
 
 log = logging.getLogger(__name__)

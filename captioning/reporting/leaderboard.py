@@ -1,77 +1,48 @@
-"""The leaderboard: all runs' results side by side, best first, as text, Markdown and CSV.
-
-It is made from ``results.json`` files alone. Runs are only ranked together when they were scored
-on the same images against the same references; others get a table of their own.
-"""
+"""The leaderboard: all runs' results side by side, best first, as text, Markdown and CSV."""
 
 import csv
 import io
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from captioning.errors import CaptioningError
+from captioning.reporting.published import Published
+from captioning.reporting.ranking import (
+    LANGUAGE_COLUMNS,
+    OBJECT_COLUMNS,
+    Leaderboard,
+    Ranking,
+    Row,
+    one_line,
+)
 from captioning.reporting.results import (
     BOX_SHARE,
     METRICS,
     OBJECT_MEASURES,
     Language,
     Objects,
-    Results,
-    read_results,
+    present_metrics,
 )
 
-RANKED_BY = "CIDEr"
+TEXT_COLUMNS: Final = ("run", "seeds", "model", "decoding")
+LAST_COLUMN: Final = "when (UTC)"
 
-TEXT_COLUMNS = ("run", "model", "decoding")
-LAST_COLUMN = "when (UTC)"
-
-_DEV_COLUMN = f"dev {RANKED_BY}"
-# The table is wide enough as it is.
-_OBJECT_COLUMNS = {label: field for label, field in OBJECT_MEASURES.items() if field != "complete"}
 _MISSING = "-"
 
+# Columns of language that are a share; a table for people has these.
+_SHARES = {"distinct_1": "distinct-1", "distinct_2": "distinct-2", "novel": "not in train"}
 
-class Ground(NamedTuple):
-    """What two runs must have in common to be ranked together."""
-
-    data: str
-    fingerprint: str
-    split: str
-    images: int
-
-    def __str__(self) -> str:
-        data = _one_line(f"{self.data} {self.fingerprint[:8]}")
-        return f"{data}, {self.split} split, {self.images} images"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One run: its results and the file that they were read from."""
-
-    path: Path
-    results: Results
-
-    def ground(self, split: str) -> Ground:
-        """What its scores on ``split`` were taken on."""
-        data = self.results.data
-        return Ground(data.name, data.fingerprint, split, data.images.get(split, 0))
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Runs on one ground, best first."""
-
-    ground: Ground
-    entries: tuple[Entry, ...]
+# What a terminal narrower than this leaves out, so that it need not squeeze the rest.
+_LEFT_OUT: Final = {
+    180: ("model", "BLEU-2", "BLEU-3", *_SHARES.values(), LAST_COLUMN),
+    98: ("BLEU-1", "ROUGE-L"),
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +52,7 @@ class Cell:
     Attributes:
         text: what it shows, on one line.
         value: the number behind it, on its own scale.
-        interval: that of the number, as text.
+        interval: that of the number, as text; or what else belongs below it.
         best: whether no other run of the ranking has a higher one.
     """
 
@@ -96,102 +67,36 @@ class Cell:
         score: float | None,
         interval: tuple[float, float] | None = None,
         *,
+        spread: float | None = None,
         best: bool = False,
     ) -> "Cell":
-        """A score times 100, or a dash."""
+        """A score times 100, or a dash; with its spread over seeds, where there are several."""
         between = None
         if interval is not None:
             between = "–".join(f"{100 * end:.1f}" for end in interval)
-        return cls(_hundredfold(score), score, between, best)
+        text = _hundredfold(score) + (f" ±{100 * spread:.1f}" if spread is not None else "")
+        return cls(text, score, between, best)
 
 
 @dataclass(frozen=True)
 class RankingTable:
-    """A ranking as people read it: a row a run, best first."""
+    """A ranking as people read it: a row a configuration, best first, and published results."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    published: tuple[tuple[Cell, ...], ...] = ()
 
 
-@dataclass(frozen=True)
-class Leaderboard:
-    """Everything found: rankings, each on its own ground, and runs without scores on the split."""
+def terminal_tables(board: Leaderboard, width: int = 1000) -> list[Table]:
+    """The rankings for a terminal; the best score of each column is bold.
 
-    split: str
-    rankings: tuple[Ranking, ...]
-    unscored: tuple[Entry, ...]
-
-    @property
-    def reason_for_tables(self) -> str | None:
-        """Why there is more than one table, or None where there is not."""
-        if len(self.rankings) < 2:
-            return None
-        grounds = [ranking.ground for ranking in self.rankings]
-        parts: dict[str, set[object]] = {
-            "data set": {ground.data for ground in grounds},
-            "data fingerprint": {ground.fingerprint for ground in grounds},
-            "number of images": {ground.images for ground in grounds},
-        }
-        differing = ", ".join(part for part, values in parts.items() if len(values) > 1)
-        return (
-            f"{len(grounds)} tables, because runs differ in {differing}: scores on different "
-            "images or references cannot be ranked together."
-        )
-
-
-def find_results(folders: Iterable[Path]) -> tuple[list[Entry], list[CaptioningError]]:
-    """Read every ``results.json`` below ``folders``, each once.
-
-    Returns:
-        The runs, and an error for each file that could not be read.
-
-    Raises:
-        CaptioningError: one of the folders does not exist.
+    Args:
+        board: what to show.
+        width: of the terminal. A narrow one goes without some columns, which files have.
     """
-    paths: dict[Path, Path] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise CaptioningError(f"{folder}: no such folder; name one that runs were written to")
-        for path in sorted(folder.rglob("results.json")):
-            paths.setdefault(path.resolve(), path)
-    entries, errors = [], []
-    for path in paths.values():
-        try:
-            entries.append(Entry(path, read_results(path)))
-        except CaptioningError as error:
-            errors.append(error)
-    return entries, errors
-
-
-def rank(entries: Iterable[Entry], split: str) -> Leaderboard:
-    """Sort runs into rankings on ``split``: best first by CIDEr, runs without CIDEr last."""
-
-    def place(entry: Entry) -> tuple[float, str, str]:
-        score = entry.results.scores[split].get(RANKED_BY, -1.0)
-        return -score, entry.results.name, str(entry.path)
-
-    unscored = []
-    grounds: dict[Ground, list[Entry]] = {}
-    for entry in entries:
-        if entry.results.scores.get(split):
-            grounds.setdefault(entry.ground(split), []).append(entry)
-        else:
-            unscored.append(entry)
-    return Leaderboard(
-        split,
-        tuple(
-            Ranking(ground, tuple(sorted(members, key=place)))
-            for ground, members in sorted(grounds.items(), key=lambda item: item[0])
-        ),
-        tuple(sorted(unscored, key=lambda entry: (entry.results.name, str(entry.path)))),
-    )
-
-
-def terminal_tables(board: Leaderboard) -> list[Table]:
-    """The rankings for a terminal; the best score of each column is bold."""
     tables = []
     for ranking in board.rankings:
-        content = ranking_table(ranking)
+        content = ranking_table(ranking, board.metric)
         table = Table(
             title=Text(str(ranking.ground)),
             title_justify="left",
@@ -199,75 +104,165 @@ def terminal_tables(board: Leaderboard) -> list[Table]:
             padding=(0, 0),
             pad_edge=False,
         )
-        for column in content.header:
+        hidden = {name for most, names in _LEFT_OUT.items() if width < most for name in names}
+        shown = [n for n, name in enumerate(content.header) if name not in hidden]
+        for column in (content.header[n] for n in shown):
             # A narrow terminal folds names and cuts the date, never the numbers.
             if column in TEXT_COLUMNS:
-                table.add_column(column, overflow="fold")
+                table.add_column(column, overflow="fold", min_width=5)
             elif column == LAST_COLUMN:
                 table.add_column(column, no_wrap=True)
             else:
-                widest_word = max(len(word) for word in column.split())
-                table.add_column(column, justify="right", min_width=widest_word)
-        for row in content.rows:
+                cells = [row[content.header.index(column)] for row in content.rows]
+                words = [*column.split(), *(t for c in cells for t in (c.text, c.interval or ""))]
+                table.add_column(column, justify="right", min_width=max(map(len, words)))
+        for row in (*content.rows, *content.published):
             # Text, not str: rich would read the brackets of a run's name as its markup.
-            table.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+            table.add_row(*(_terminal_cell(row[n]) for n in shown))
         tables.append(table)
     return tables
 
 
+def _terminal_cell(cell: Cell) -> Text:
+    text = Text(cell.text, style="bold" if cell.best else "")
+    if cell.interval:
+        text.append(f"\n{cell.interval}", style="not bold dim")
+    return text
+
+
 def to_markdown(board: Leaderboard) -> str:
     """The whole leaderboard as a Markdown page; scores times 100, the best of each column bold."""
-    lines = ["# Leaderboard", "", f"Best first by {RANKED_BY} on {board.split}; scores times 100."]
-    if board.reason_for_tables:
-        lines += ["", board.reason_for_tables]
+    lines = [
+        "# Leaderboard",
+        "",
+        f"Best first by {board.metric} on {board.split}; scores times 100.",
+    ]
+    lines += [part for note in notes(board, _markdown) for part in ("", note)]
     for ranking in board.rankings:
-        table = ranking_table(ranking)
+        table = ranking_table(ranking, board.metric)
         lines += ["", f"## {_markdown(str(ranking.ground))}", ""]
         lines += [_markdown_row(table.header), "|" + " --- |" * len(table.header)]
-        for row in table.rows:
-            lines.append(
-                _markdown_row(
-                    f"**{_markdown(cell.text)}**" if cell.best else _markdown(cell.text)
-                    for cell in row
-                )
-            )
-    if board.unscored:
-        lines += ["", unscored_sentence(board, _markdown)]
+        lines += [
+            _markdown_row(_markdown_cell(cell) for cell in row)
+            for row in (*table.rows, *table.published)
+        ]
+        lines += [part for each in ranking.published for part in ("", _markdown(each.note))]
+    lines += [part for note in endings(board, _markdown) for part in ("", note)]
     return "\n".join(lines) + "\n"
 
 
-def to_csv(board: Leaderboard) -> str:
-    """The rankings as CSV, one row a run: scores in full, on the metrics' own scale.
+def _markdown_cell(cell: Cell) -> str:
+    text = f"**{_markdown(cell.text)}**" if cell.best else _markdown(cell.text)
+    return text + (f" ({_markdown(cell.interval)})" if cell.interval else "")
 
-    Text that a spreadsheet would run as a formula is quoted with a leading apostrophe.
+
+def notes(board: Leaderboard, escape: Callable[[str], str] = str) -> list[str]:
+    """What a reader must know before the tables, a sentence or two each."""
+    found = [escape(board.reason_for_tables)] if board.reason_for_tables else []
+    rows = [row for ranking in board.rankings for row in ranking.rows]
+    if any(row.intervals for row in rows):
+        found.append("Beside or below a score is its 95 % bootstrap interval over the images.")
+    if any(len(row.entries) > 1 for row in rows):
+        found.append("Several seeds are one row: mean ± standard deviation over the seeds.")
+    for ranking in board.rankings:
+        if ranking.against and any(row.differences for row in ranking.rows):
+            chosen = f", the best by {board.metric} on {board.best_by}" if board.best_by else ""
+            found.append(
+                f"Δ is the paired difference from {escape(one_line(ranking.against.name))}{chosen}"
+                f", with its p-value over the images ({escape(str(ranking.ground.data))})."
+            )
+    if any(ranking.published for ranking in board.rankings):
+        found.append("Rows marked published are what others report; they are not ranked.")
+    return found
+
+
+def endings(board: Leaderboard, escape: Callable[[str], str] = str) -> list[str]:
+    """What stands below the tables: runs without scores on the split, and jobs that failed."""
+    found = [unscored_sentence(board, escape)] if board.unscored else []
+    return found + [
+        f"failed: {escape(failure.name)}: {escape(one_line(failure.reason))}"
+        for failure in board.failures
+    ]
+
+
+def to_csv(board: Leaderboard) -> str:
+    """The rankings as CSV, one row a configuration: all in full, on the metrics' own scale.
+
+    After each metric come its spread over the seeds, the ends of its interval, and the difference
+    from the best run with its p-value, where some row has them. Text that a spreadsheet would run
+    as a formula is quoted with a leading apostrophe.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    entries = [entry for ranking in board.rankings for entry in ranking.entries]
-    scored = (*METRICS, _DEV_COLUMN, *_object_columns(entries, board.split))
-    writer.writerow((*TEXT_COLUMNS, *Ground._fields, *scored, "created", "commit", "path"))
-    for ranking in board.rankings:
-        for entry in ranking.entries:
-            results = entry.results
-            scores = _scores(results, board.split)
-            row = (
-                results.name,
-                results.model.name if results.model else "",
-                results.decoding.label if results.decoding else "",
-                *ranking.ground,
-                *("" if scores[column] is None else scores[column] for column in scored),
-                results.created.isoformat(),
-                results.commit or "",
-                str(entry.path),
-            )
-            writer.writerow(_csv(cell) if isinstance(cell, str) else cell for cell in row)
+    records = csv_records(board)
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    writer.writerow(columns)
+    for record in records:
+        cells = (record.get(column) for column in columns)
+        writer.writerow(
+            "" if cell is None else _csv(cell) if isinstance(cell, str) else cell for cell in cells
+        )
     return file.getvalue()
+
+
+def csv_records(board: Leaderboard) -> list[dict[str, Any]]:
+    """All numbers of all rows, by column, each record with the same ones."""
+    records = []
+    every = [row for ranking in board.rankings for row in ranking.rows]
+    means = [row.means(board.split) for row in every]
+    metrics = present_metrics(means)
+    others = [
+        name for name in (*OBJECT_COLUMNS, *LANGUAGE_COLUMNS) if any(name in row for row in means)
+    ]
+    seeds = any(len(row.entries) > 1 for row in every)
+    intervals = any(row.intervals for row in every)
+    compared = any(row.differences for row in every)
+    for ranking in board.rankings:
+        for row in ranking.rows:
+            mean, spread = row.means(board.split), row.spreads(board.split)
+            results = [entry.results for entry in row.entries]
+            record: dict[str, Any] = {
+                "run": row.results.name,
+                "model": row.results.model.name if row.results.model else None,
+                "decoding": row.results.decoding.label if row.results.decoding else None,
+                "seeds": len(row.entries),
+                "published": None,
+                **ranking.ground._asdict(),
+            }
+            for metric in metrics:
+                record[metric] = mean.get(metric)
+                if seeds:
+                    record[f"{metric} sd"] = spread.get(metric)
+                if intervals:
+                    low, high = row.intervals.get(metric, (None, None))
+                    record |= {f"{metric} low": low, f"{metric} high": high}
+                if compared:
+                    pair = row.differences.get(metric)
+                    record[f"{metric} difference"] = pair.difference if pair else None
+                    record[f"{metric} p"] = pair.p_value if pair else None
+            record[_dev(board.metric)] = row.means("dev").get(board.metric)
+            record |= {name: mean.get(name) for name in others}
+            record["created"] = max(each.created for each in results).isoformat()
+            record["commit"] = "; ".join(
+                dict.fromkeys(each.commit for each in results if each.commit)
+            )
+            record["path"] = "; ".join(str(entry.path) for entry in row.entries)
+            records.append(record)
+        for each in ranking.published:
+            record = {
+                "run": each.name, "model": each.model, "decoding": each.decoding,
+                "published": each.source, "data": each.data, "split": each.split,
+                "images": each.images,
+            }  # fmt: skip
+            record |= {metric: each.score(metric) for metric in each.scores}
+            records.append(record)
+    return records
 
 
 def unscored_sentence(board: Leaderboard, escape: Callable[[str], str] = str) -> str:
     """Names the runs that have no scores on the split, and where they are."""
     names = ", ".join(
-        escape(_one_line(f"{entry.results.name} ({entry.path.parent})")) for entry in board.unscored
+        escape(one_line(f"{entry.results.name} ({entry.path.parent})")) for entry in board.unscored
     )
     return f"Without scores on {board.split}: {names}."
 
@@ -319,78 +314,103 @@ def object_table(objects: Mapping[str, Objects]) -> Table:
     return table
 
 
-def ranking_table(ranking: Ranking) -> RankingTable:
-    """Header and rows of a ranking, shared by all forms in which people read it."""
+def ranking_table(ranking: Ranking, metric: str) -> RankingTable:
+    """Header and rows of a ranking, shared by all forms in which people read it.
+
+    Args:
+        ranking: the rows.
+        metric: the one that they are sorted by, whose differences are shown.
+    """
     split = ranking.ground.split
-    dev = () if split == "dev" else (_DEV_COLUMN,)
-    columns = (*METRICS, *dev, *_object_columns(ranking.entries, split))
-    scores = [_scores(entry.results, split) for entry in ranking.entries]
+    means = [_means(row, split, metric) for row in ranking.rows]
+    dev = () if split == "dev" else (_dev(metric),)
+    columns = (
+        *present_metrics(means),
+        *dev,
+        *(name for name in (*OBJECT_COLUMNS, *_SHARES) if any(name in row for row in means)),
+    )
     highest = {
-        column: max((score for row in scores if (score := row[column]) is not None), default=None)
+        column: max((row[column] for row in means if column in row), default=None)
         for column in columns
-        # The only run is the best of none.
-        if len(scores) > 1 and column != BOX_SHARE
+        # The only run is the best of none; a large box, or strange words, are nobody's merit.
+        if len(means) > 1 and column != BOX_SHARE and column not in _SHARES
     }
+    seeds = any(len(row.entries) > 1 for row in ranking.rows)
+    compared = any(row.differences for row in ranking.rows)
     rows = []
-    for entry, name, row in zip(ranking.entries, run_names(ranking.entries), scores, strict=True):
-        results = entry.results
-        intervals = results.intervals.get(split, {}) | {
-            _DEV_COLUMN: results.intervals.get("dev", {}).get(RANKED_BY)
-        }
+    for row, values in zip(ranking.rows, means, strict=True):
+        results = row.results
+        spreads = row.spreads(split) | _only(_dev(metric), row.spreads("dev").get(metric))
+        written = results.intervals.get("dev", {}).get(metric) if len(row.entries) == 1 else None
+        intervals = dict(row.intervals) | _only(_dev(metric), written)
         rows.append(
             (
-                Cell(_one_line(name)),
-                Cell(_one_line(results.model.name) if results.model else _MISSING),
-                Cell(_one_line(results.decoding.label) if results.decoding else _MISSING),
+                Cell(one_line(row.name)),
+                *((Cell(str(len(row.entries))),) if seeds else ()),
+                Cell(one_line(results.model.name) if results.model else _MISSING),
+                Cell(one_line(results.decoding.label) if results.decoding else _MISSING),
                 *(
                     Cell.of_score(
-                        row[column],
+                        values.get(column),
                         intervals.get(column),
-                        best=row[column] is not None and row[column] == highest.get(column),
+                        spread=spreads.get(column),
+                        best=column in values and values[column] == highest.get(column),
                     )
                     for column in columns
                 ),
-                Cell(results.created.astimezone(UTC).strftime("%Y-%m-%d %H:%M")),
+                *((_difference(row, metric),) if compared else ()),
+                Cell(
+                    max(entry.results.created for entry in row.entries)
+                    .astimezone(UTC)
+                    .strftime("%Y-%m-%d %H:%M")
+                ),
             )
         )
-    return RankingTable((*TEXT_COLUMNS, *columns, LAST_COLUMN), tuple(rows))
-
-
-def run_names(entries: Sequence[Entry]) -> list[str]:
-    """The runs' names, with their folder where several have the same one."""
-    count = Counter(entry.results.name for entry in entries)
-    return [
-        entry.results.name
-        if count[entry.results.name] == 1
-        else f"{entry.results.name} ({entry.path.parent})"
-        for entry in entries
-    ]
-
-
-def _scores(results: Results, split: str) -> dict[str, float | None]:
-    """Whatever a run has a number for, by the name of its column."""
-    scores = results.scores.get(split, {})
-    objects = results.objects.get(split)
-    return (
-        {metric: scores.get(metric) for metric in METRICS}
-        | {_DEV_COLUMN: results.scores.get("dev", {}).get(RANKED_BY)}
-        | {column: getattr(objects, field, None) for column, field in _OBJECT_COLUMNS.items()}
+    texts = [column for column in TEXT_COLUMNS if seeds or column != "seeds"]
+    header = (
+        *texts,
+        *(_SHARES.get(column, column) for column in columns),
+        *((f"Δ {metric}",) if compared else ()),
+        LAST_COLUMN,
+    )
+    return RankingTable(
+        header, tuple(rows), tuple(_published_row(each, header) for each in ranking.published)
     )
 
 
-def _object_columns(entries: Iterable[Entry], split: str) -> tuple[str, ...]:
-    """The columns about objects in which at least one run has a number."""
-    rows = [_scores(entry.results, split) for entry in entries]
-    return tuple(c for c in _OBJECT_COLUMNS if any(row[c] is not None for row in rows))
+def _means(row: Row, split: str, metric: str) -> dict[str, float]:
+    return row.means(split) | _only(_dev(metric), row.means("dev").get(metric))
+
+
+def _only(name: str, value: Any) -> dict[str, Any]:
+    return {} if value is None else {name: value}
+
+
+def _dev(metric: str) -> str:
+    return f"dev {metric}"
+
+
+def _difference(row: Row, metric: str) -> Cell:
+    pair = row.differences.get(metric)
+    if pair is None:
+        return Cell(_MISSING)
+    return Cell(f"{100 * pair.difference:+.1f}", pair.difference, f"p={pair.p_value:.3f}")
+
+
+def _published_row(published: Published, header: Sequence[str]) -> tuple[Cell, ...]:
+    texts = {
+        "run": f"{published.name} (published)",
+        "model": published.model or _MISSING,
+        "decoding": published.decoding or _MISSING,
+    }
+    return tuple(
+        Cell(one_line(texts[column])) if column in texts else Cell.of_score(published.score(column))
+        for column in header
+    )
 
 
 def _hundredfold(score: float | None) -> str:
     return _MISSING if score is None else f"{100 * score:.1f}"
-
-
-def _one_line(text: str) -> str:
-    """Control characters, among them line breaks and colour codes, would break any table."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _markdown(text: str) -> str:

@@ -29,16 +29,14 @@ from captioning.reporting.gallery import (
     spread,
 )
 from captioning.reporting.leaderboard import (
-    RANKED_BY,
     TEXT_COLUMNS,
     Cell,
-    Leaderboard,
-    Ranking,
     RankingTable,
+    endings,
+    notes,
     ranking_table,
-    run_names,
-    unscored_sentence,
 )
+from captioning.reporting.ranking import RANKED_BY, Leaderboard, Ranking, Row, run_names
 from captioning.reporting.rendering import render_page
 from captioning.reporting.results import (
     METRICS,
@@ -120,10 +118,13 @@ def write_leaderboard_page(path: Path, board: Leaderboard) -> Path:
         "leaderboard.html.jinja",
         ("attention.js", "gallery.js", "table.js"),
         board=board,
-        ranked_by=RANKED_BY,
         text_columns=TEXT_COLUMNS,
-        rankings=[_ranking_part(ranking, path.parent, most_bytes) for ranking in board.rankings],
-        unscored=unscored_sentence(board) if board.unscored else None,
+        rankings=[
+            _ranking_part(ranking, board.metric, path.parent, most_bytes)
+            for ranking in board.rankings
+        ],
+        notes=notes(board),
+        endings=endings(board),
     )
     atomic_write_text(path, page)
     return path
@@ -203,16 +204,18 @@ class _RankingPart(NamedTuple):
     title: str
     table: RankingTable
     links: list[str | None]
+    sources: list[str]
     chart: Chart | None
     gallery: GalleryData | None
     note: str
 
 
-def _ranking_part(ranking: Ranking, folder: Path, most_bytes: int) -> _RankingPart:
-    reports = [entry.path.parent / REPORT for entry in ranking.entries]
+def _ranking_part(ranking: Ranking, metric: str, folder: Path, most_bytes: int) -> _RankingPart:
     learning: dict[str, Curve] = {}
     galleries: dict[str, GalleryData] = {}
-    for name, report in zip(run_names(ranking.entries), reports, strict=True):
+    entries = ranking.entries
+    for name, entry in zip(run_names(entries), entries, strict=True):
+        report = entry.path.parent / REPORT
         # One run's damaged file is no reason to have no page of the others.
         try:
             if (metrics_file := report.parent / "logs" / "metrics.csv").is_file():
@@ -226,12 +229,18 @@ def _ranking_part(ranking: Ranking, folder: Path, most_bytes: int) -> _RankingPa
     gallery, note = _comparison(galleries, most_bytes)
     return _RankingPart(
         str(ranking.ground),
-        ranking_table(ranking),
-        [_relative(report, folder) if report.is_file() else None for report in reports],
+        ranking_table(ranking, metric),
+        [_first_report(row, folder) for row in ranking.rows],
+        [each.note for each in ranking.published],
         chart(f"Learning curves: {RANKED_BY} on dev", learning),
         gallery,
         note,
     )
+
+
+def _first_report(row: Row, folder: Path) -> str | None:
+    reports = (entry.path.parent / REPORT for entry in row.entries)
+    return next((_relative(report, folder) for report in reports if report.is_file()), None)
 
 
 def _comparison(

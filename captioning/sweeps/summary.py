@@ -26,7 +26,8 @@ def summarise(folder: Path) -> None:
         for path in sorted(folder.rglob("failed.json"))
         if not (path.parent / "job.json").exists()
     ]
-    if any(run.score is not None for run in runs):
+    scored = any(run.score is not None for run in runs)
+    if scored:
         leaderboard.main([str(folder)])
         try:
             for path in write_sweep(folder, runs, " ".join(OBJECTIVE)):
@@ -36,8 +37,8 @@ def summarise(folder: Path) -> None:
     failed = [run for run in runs if run.reason]
     finished = sum(run.score is not None for run in runs)
     print(f"{finished} finished, {len(failed)} failed in {folder}")
-    for run in failed:
-        print(f"  failed: {run.folder.name}: {run.reason}")
+    for run in failed * (not scored):  # the leaderboard has said it
+        print(f"failed: {run.folder.name}: {run.reason}")
     if failed:
         print("The same command runs what is not finished again.")
 

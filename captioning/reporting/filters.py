@@ -1,0 +1,94 @@
+"""Choosing runs by what they are: ``model=lstm``, ``decoding=beam*``, ``model.dropout=0.5``."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+from captioning.errors import CaptioningError
+from captioning.reporting.results import Results
+
+_FIELDS: dict[str, Callable[[Results], list[str]]] = {
+    "name": lambda results: [results.name],
+    "data": lambda results: [results.data.name],
+    "model": lambda results: [results.model.name] if results.model else [],
+    "encoder": lambda results: [results.encoder.name] if results.encoder else [],
+    "decoding": lambda results: (
+        [results.decoding.name, results.decoding.label] if results.decoding else []
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A condition on a run: ``key=value``.
+
+    Attributes:
+        key: ``name``, ``data``, ``model``, ``encoder``, ``decoding``, or a dotted key of the
+            configuration.
+        value: what it must be. ``*`` and ``?`` stand for any characters; numbers are compared as
+            numbers.
+    """
+
+    key: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Filter":
+        """One from ``key=value``.
+
+        Raises:
+            CaptioningError: it is something else.
+        """
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise CaptioningError(f"--filter {text}: write key=value, such as model=attn_lstm")
+        return cls(key, value)
+
+    def __call__(self, results: Results) -> bool:
+        """Whether a run meets the condition; one that lacks the key does not."""
+        return any(self._is(text) for text in _texts(results, self.key))
+
+    def _is(self, text: str) -> bool:
+        try:
+            return float(text) == float(self.value)
+        except ValueError:
+            return fnmatchcase(text, self.value)
+
+
+def choose(runs: Sequence[Results], filters: Sequence[Filter]) -> list[bool]:
+    """Whether each run meets all conditions.
+
+    Raises:
+        CaptioningError: no run has one of the keys, which is then misspelt.
+    """
+    for each in filters:
+        if runs and not any(_texts(results, each.key) for results in runs):
+            known = {key for results in runs for key in _flat(results.settings)} | set(_FIELDS)
+            near = get_close_matches(each.key, sorted(known), n=3, cutoff=0.5) or sorted(_FIELDS)
+            raise CaptioningError(
+                f"--filter {each.key}={each.value}: no run has `{each.key}`; "
+                f"there is {', '.join(near)}"
+            )
+    return [all(each(results) for each in filters) for results in runs]
+
+
+def _texts(results: Results, key: str) -> list[str]:
+    """What a run has for the key, in any of its spellings; empty where it has no such key."""
+    if key in _FIELDS:
+        return _FIELDS[key](results)
+    settings = _flat(results.settings)
+    return [settings[key]] if key in settings else []
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Settings as the command line has them: ``model.dropout`` and ``0.5``."""
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value if isinstance(value, str) else json.dumps(value)
+    return found
