@@ -324,8 +324,10 @@ def ranking_table(ranking: Ranking, metric: str) -> RankingTable:
     split = ranking.ground.split
     means = [_means(row, split, metric) for row in ranking.rows]
     dev = () if split == "dev" else (_dev(metric),)
+    delta = f"Δ {metric}"
     columns = (
         *present_metrics(means),
+        *((delta,) if any(row.differences for row in ranking.rows) else ()),
         *dev,
         *(name for name in (*OBJECT_COLUMNS, *_SHARES) if any(name in row for row in means)),
     )
@@ -336,7 +338,6 @@ def ranking_table(ranking: Ranking, metric: str) -> RankingTable:
         if len(means) > 1 and column != BOX_SHARE and column not in _SHARES
     }
     seeds = any(len(row.entries) > 1 for row in ranking.rows)
-    compared = any(row.differences for row in ranking.rows)
     rows = []
     for row, values in zip(ranking.rows, means, strict=True):
         results = row.results
@@ -350,7 +351,9 @@ def ranking_table(ranking: Ranking, metric: str) -> RankingTable:
                 Cell(one_line(results.model.name) if results.model else _MISSING),
                 Cell(one_line(results.decoding.label) if results.decoding else _MISSING),
                 *(
-                    Cell.of_score(
+                    _difference(row, metric)
+                    if column == delta
+                    else Cell.of_score(
                         values.get(column),
                         intervals.get(column),
                         spread=spreads.get(column),
@@ -358,7 +361,6 @@ def ranking_table(ranking: Ranking, metric: str) -> RankingTable:
                     )
                     for column in columns
                 ),
-                *((_difference(row, metric),) if compared else ()),
                 Cell(
                     max(entry.results.created for entry in row.entries)
                     .astimezone(UTC)
@@ -370,7 +372,6 @@ def ranking_table(ranking: Ranking, metric: str) -> RankingTable:
     header = (
         *texts,
         *(_SHARES.get(column, column) for column in columns),
-        *((f"Δ {metric}",) if compared else ()),
         LAST_COLUMN,
     )
     return RankingTable(
