@@ -1,7 +1,9 @@
+#ifndef ELEMENT
 /* Additive attention of rows (captions) over the locations of their images, and its gradients.
  *
  * The definitions are attention.py's, which computes the same without this file where there is no
- * C compiler. All arrays are float32, row-major and contiguous:
+ * C compiler. All arrays are row-major and contiguous; all are float32, but exp_keys and grid, which
+ * the functions whose name ends in bf16 take in bfloat16:
  *
  *   exp_keys   images x locations x units     e^{2 W_a a_i}
  *   grid       images x locations x channels  a_i
@@ -32,6 +34,20 @@ static inline vec load(const float *from, int64_t count)
     vec part = {0};
     memcpy(&part, from, 4 * (size_t)count);
     return part;
+}
+
+typedef uint16_t halves __attribute__((vector_size(2 * WIDTH), aligned(2), may_alias));
+typedef uint32_t words __attribute__((vector_size(4 * WIDTH)));
+
+/* A bfloat16 is the upper half of a float. */
+static inline vec load_bf16(const uint16_t *from, int64_t count)
+{
+    halves part = {0};
+    if (count >= WIDTH)
+        part = *(const halves *)from;
+    else
+        memcpy(&part, from, 2 * (size_t)count);
+    return (vec)(__builtin_convertvector(part, words) << 16);
 }
 
 static inline void store(float *to, vec value, int64_t count)
@@ -70,23 +86,6 @@ static inline vec inverse(vec value)
 #endif
 }
 
-/* v . tanh(x + y) = sum v - 2 sum v s, with s = 1 / (1 + e^{2x} e^{2y}). */
-static void scores(const float *keys, const float *const *queries, float *const *out, int64_t rows,
-                   const float *weight, float sum_of_weight, int64_t locations, int64_t units)
-{
-    for (int64_t p = 0; p < locations; p++) {
-        vec sums[MOST_ROWS] = {0};
-        for (int64_t a = 0; a < units; a += WIDTH) {
-            int64_t left = units - a;
-            vec key = load(keys + p * units + a, left), v = load(weight + a, left);
-            for (int64_t r = 0; r < rows; r++)
-                sums[r] += v * inverse(1 + key * load(queries[r] + a, left));
-        }
-        for (int64_t r = 0; r < rows; r++)
-            out[r][p] = sum_of_weight - 2 * total(sums[r]);
-    }
-}
-
 static void softmax(float *row, int64_t length)
 {
     float most = row[0], sum = 0;
@@ -115,8 +114,57 @@ static void list_rows(int64_t *space, const int64_t *place, int64_t captions, in
     first[images] = rows;
 }
 
+/* The gradients of the scores, from those of alpha and of context; in `by_scores`, which holds
+ * the gradient of alpha at first. */
+static void through_softmax(float *by_scores, const float *alpha, int64_t length)
+{
+    float mean = 0;
+    for (int64_t i = 0; i < length; i++)
+        mean += alpha[i] * by_scores[i];
+    for (int64_t i = 0; i < length; i++)
+        by_scores[i] = alpha[i] * (by_scores[i] - mean);
+}
+
+#define ELEMENT float
+#define LOAD load
+#define SCORES scores_fp32
+#define ATTEND attend_fp32
+#define GRADIENTS gradients_fp32
+#include "attention.c"
+
+#undef ELEMENT
+#undef LOAD
+#undef SCORES
+#undef ATTEND
+#undef GRADIENTS
+#define ELEMENT uint16_t
+#define LOAD load_bf16
+#define SCORES scores_bf16
+#define ATTEND attend_bf16
+#define GRADIENTS gradients_bf16
+#include "attention.c"
+
+#else /* once for each type of exp_keys and grid */
+
+/* v . tanh(x + y) = sum v - 2 sum v s, with s = 1 / (1 + e^{2x} e^{2y}). */
+static void SCORES(const ELEMENT *keys, const float *const *queries, float *const *out, int64_t rows,
+                   const float *weight, float sum_of_weight, int64_t locations, int64_t units)
+{
+    for (int64_t p = 0; p < locations; p++) {
+        vec sums[MOST_ROWS] = {0};
+        for (int64_t a = 0; a < units; a += WIDTH) {
+            int64_t left = units - a;
+            vec key = LOAD(keys + p * units + a, left), v = load(weight + a, left);
+            for (int64_t r = 0; r < rows; r++)
+                sums[r] += v * inverse(1 + key * load(queries[r] + a, left));
+        }
+        for (int64_t r = 0; r < rows; r++)
+            out[r][p] = sum_of_weight - 2 * total(sums[r]);
+    }
+}
+
 /* alpha = softmax(scores) and context = alpha . grid, for all rows. */
-void attend(float *alpha, float *context, const float *exp_keys, const float *grid,
+void ATTEND(float *alpha, float *context, const ELEMENT *exp_keys, const ELEMENT *grid,
             const float *exp_query, const float *weight, const int64_t *place, int64_t *space,
             int64_t captions, int64_t rows, int64_t images, int64_t locations, int64_t units,
             int64_t channels)
@@ -136,7 +184,7 @@ void attend(float *alpha, float *context, const float *exp_keys, const float *gr
                 queries[r] = exp_query + order[from + r] * units;
                 weights[r] = alpha + order[from + r] * locations;
             }
-            scores(exp_keys + b * locations * units, queries, weights, count, weight, sum_of_weight,
+            SCORES(exp_keys + b * locations * units, queries, weights, count, weight, sum_of_weight,
                    locations, units);
             for (int64_t r = 0; r < count; r++)
                 softmax(weights[r], locations);
@@ -147,7 +195,7 @@ void attend(float *alpha, float *context, const float *exp_keys, const float *gr
                     int64_t left = channels - c, end = least(start + STREAMS, locations);
                     vec here[STREAMS];
                     for (int64_t p = start; p < end; p++)
-                        here[p - start] = load(grid + (b * locations + p) * channels + c, left);
+                        here[p - start] = LOAD(grid + (b * locations + p) * channels + c, left);
                     for (int64_t r = 0; r < count; r++) {
                         float *to = context + order[from + r] * channels + c;
                         vec sum = load(to, left);
@@ -159,23 +207,12 @@ void attend(float *alpha, float *context, const float *exp_keys, const float *gr
         }
 }
 
-/* The gradients of the scores, from those of alpha and of context; in `by_scores`, which holds
- * the gradient of alpha at first. */
-static void through_softmax(float *by_scores, const float *alpha, int64_t length)
-{
-    float mean = 0;
-    for (int64_t i = 0; i < length; i++)
-        mean += alpha[i] * by_scores[i];
-    for (int64_t i = 0; i < length; i++)
-        by_scores[i] = alpha[i] * (by_scores[i] - mean);
-}
-
 /* by_scores: the gradient of alpha; becomes that of the scores.
  * by_keys (images x locations x units) is added to and by_query (rows x units) is set; both lack
  * their factor 4 v. by_weight (images x units) is set to sum by_scores . s. */
-void attend_gradients(float *by_scores, float *by_keys, float *by_query, float *by_weight,
-                      const float *by_context, const float *alpha, const float *exp_keys,
-                      const float *grid, const float *exp_query, const int64_t *place,
+void GRADIENTS(float *by_scores, float *by_keys, float *by_query, float *by_weight,
+                      const float *by_context, const float *alpha, const ELEMENT *exp_keys,
+                      const ELEMENT *grid, const float *exp_query, const int64_t *place,
                       int64_t *space, int64_t captions, int64_t rows, int64_t images,
                       int64_t locations, int64_t units, int64_t channels)
 {
@@ -187,11 +224,11 @@ void attend_gradients(float *by_scores, float *by_keys, float *by_query, float *
         for (int64_t from = first[b]; from < first[b + 1]; from += MOST_ROWS) {
             int64_t count = least(first[b + 1] - from, MOST_ROWS);
             const int64_t *row = order + from;
-            const float *cells = grid + b * locations * channels;
+            const ELEMENT *cells = grid + b * locations * channels;
             for (int64_t p = 0; p < locations; p++) {
                 vec sums[MOST_ROWS] = {0};
                 for (int64_t c = 0; c < channels; c += WIDTH) {
-                    vec here = load(cells + p * channels + c, channels - c);
+                    vec here = LOAD(cells + p * channels + c, channels - c);
                     for (int64_t r = 0; r < count; r++)
                         sums[r] += here * load(by_context + row[r] * channels + c, channels - c);
                 }
@@ -209,7 +246,7 @@ void attend_gradients(float *by_scores, float *by_keys, float *by_query, float *
                     vec of_key[STREAMS] = {0}, keys[STREAMS];
                     vec of_weight = load(by_weight + b * units + a, left);
                     for (int64_t p = start; p < end; p++)
-                        keys[p - start] = load(exp_keys + (b * locations + p) * units + a, left);
+                        keys[p - start] = LOAD(exp_keys + (b * locations + p) * units + a, left);
                     for (int64_t r = 0; r < count; r++) {
                         const float *scores = by_scores + row[r] * locations;
                         float *to = by_query + row[r] * units + a;
@@ -233,3 +270,5 @@ void attend_gradients(float *by_scores, float *by_keys, float *by_query, float *
         }
     }
 }
+
+#endif

@@ -80,7 +80,7 @@ class AttentionLSTM(RecurrentDecoder):
         memory = super().prepare(grid)
         grid = self.grid_dropout(memory["grid"])
         device = grid.device.type
-        if device != "cpu" and torch.is_autocast_enabled(device):  # once, not at every word
+        if torch.is_autocast_enabled(device):  # once, not at every word
             grid = grid.to(torch.get_autocast_dtype(device))
         return memory | self.attention.project(grid)
 

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from captioning.errors import CaptioningError
@@ -34,20 +34,29 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fPIC")
 class Kernels:
     """The functions of the compiled library, on tensors in the CPU's memory.
 
-    Arguments are named and described in ``attention.c``.
+    Arguments are named and described in ``attention.c``; ``exp_keys`` and ``grid`` are both in
+    single precision or both in bfloat16.
     """
 
     def __init__(self, library: Path) -> None:
         # OpenMP's symbols are not in the library: it finds torch's, and so shares its threads.
         loaded = ctypes.CDLL(str(library))
-        self._attend, self._gradients = loaded.attend, loaded.attend_gradients
-        self._attend.argtypes = [*[ctypes.c_void_p] * 8, *[ctypes.c_int64] * 6]
-        self._gradients.argtypes = [*[ctypes.c_void_p] * 11, *[ctypes.c_int64] * 6]
+        self._attend = {
+            torch.float32: loaded.attend_fp32,
+            torch.bfloat16: loaded.attend_bf16,
+        }
+        self._gradients = {
+            torch.float32: loaded.gradients_fp32,
+            torch.bfloat16: loaded.gradients_bf16,
+        }
+        for functions, tensors in ((self._attend, 8), (self._gradients, 11)):
+            for function in functions.values():
+                function.argtypes = [*[ctypes.c_void_p] * tensors, *[ctypes.c_int64] * 6]
 
     def attend(
         self,
-        exp_keys: Float32[Tensor, "images locations units"],
-        grid: Float32[Tensor, "images locations channels"],
+        exp_keys: Float[Tensor, "images locations units"],
+        grid: Float[Tensor, "images locations channels"],
         exp_query: Float32[Tensor, "rows units"],
         weight: Float32[Tensor, " units"],
         place: Int64[Tensor, " rows"],
@@ -57,7 +66,7 @@ class Kernels:
         alpha = exp_query.new_empty(len(exp_query), exp_keys.shape[1])
         context = exp_query.new_empty(len(exp_query), grid.shape[2])
         tensors = alpha, context, exp_keys, grid, exp_query, weight, place
-        _call(self._attend, tensors, captions, exp_keys, grid)
+        _call(self._attend[grid.dtype], tensors, captions, exp_keys, grid)
         return alpha, context
 
     def gradients(
@@ -66,8 +75,8 @@ class Kernels:
         by_alpha: Float32[Tensor, "rows locations"],
         by_context: Float32[Tensor, "rows channels"],
         alpha: Float32[Tensor, "rows locations"],
-        exp_keys: Float32[Tensor, "images locations units"],
-        grid: Float32[Tensor, "images locations channels"],
+        exp_keys: Float[Tensor, "images locations units"],
+        grid: Float[Tensor, "images locations channels"],
         exp_query: Float32[Tensor, "rows units"],
         place: Int64[Tensor, " rows"],
         captions: int,
@@ -82,10 +91,10 @@ class Kernels:
         """
         by_scores = by_alpha.clone(memory_format=torch.contiguous_format)
         by_query = torch.empty_like(exp_query)
-        by_weight = exp_keys.new_empty(len(exp_keys), exp_keys.shape[2])
+        by_weight = exp_query.new_empty(len(exp_keys), exp_keys.shape[2])
         results = by_scores, by_keys, by_query, by_weight
         tensors = *results, by_context, alpha, exp_keys, grid, exp_query, place
-        _call(self._gradients, tensors, captions, exp_keys, grid)
+        _call(self._gradients[grid.dtype], tensors, captions, exp_keys, grid)
         return by_scores, by_query, by_weight.sum(0)
 
 

@@ -200,6 +200,22 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
         torch.testing.assert_close(got, wanted, rtol=2 * rounding, atol=4 * rounding)
 
 
+@pytest.mark.parametrize("rows", ROWS.values(), ids=list(ROWS))
+def test_a_grid_in_bf16_is_read_as_it_is(rows: Rows) -> None:
+    """The keys' exponentials are rounded, which moves a key by 2^-9 at most; the grid is exact."""
+    keys, grid, query, weight = leaves_of(len(rows.place), units=17)
+    leaves = keys, grid.detach().bfloat16().requires_grad_(), query, weight
+    rounded = (2 * keys.detach()).exp().bfloat16().double().log() / 2
+    exact = leaves[1].detach().double().requires_grad_()
+    seen = rounded.requires_grad_(), exact, query, weight
+    ours, expected = attend(*leaves, rows), textbook(*seen, rows)
+    eps = torch.finfo(torch.bfloat16).eps
+    torch.testing.assert_close(ours.double(), expected, rtol=eps, atol=eps)
+    assert (rounded - keys).abs().max() < 2**-9
+    for got, wanted in zip(gradients(ours, leaves), gradients(expected, seen), strict=True):
+        torch.testing.assert_close(got.double(), wanted.double(), rtol=4 * eps, atol=4 * eps)
+
+
 def test_no_captions_have_no_attention() -> None:
     module = AdditiveAttention(CHANNELS, UNITS)
     memory = module.project(torch.empty(0, LOCATIONS, CHANNELS))
