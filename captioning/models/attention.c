@@ -78,7 +78,7 @@ static inline int64_t least(int64_t x, int64_t y)
 static inline vec inverse(vec value)
 {
 #ifdef __AVX512F__ /* a guess of 14 bits and a step of Newton's take half of a division's time */
-    __m512 d = _mm512_min_ps((__m512)value, _mm512_set1_ps(1e38f));
+    __m512 d = _mm512_min_ps(_mm512_set1_ps(1e38f), (__m512)value); /* in this order NaN stays */
     __m512 guess = _mm512_rcp14_ps(d);
     return (vec)_mm512_mul_ps(guess, _mm512_fnmadd_ps(d, guess, _mm512_set1_ps(2)));
 #else

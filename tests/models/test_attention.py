@@ -165,6 +165,17 @@ def test_no_value_is_too_large(scale: float) -> None:
         assert gradient.isfinite().all()
 
 
+def test_what_is_no_number_is_not_hidden() -> None:
+    """Or training that diverges would not be noticed."""
+    rows = ROWS["all in order"]
+    keys, grid, query, weight = leaves_of(len(rows.place))
+    with torch.no_grad():
+        query[4, 2] = float("nan")
+        keys[5, 1, 3] = float("nan")
+    found = attend(keys, grid, query, weight, rows).isnan().any(1)
+    assert found.nonzero().flatten().tolist() == [4, 15, 16, 17]
+
+
 def test_the_grid_is_projected_by_the_modules_own_layer() -> None:
     torch.manual_seed(0)
     module = AdditiveAttention(CHANNELS, UNITS)

@@ -36,8 +36,9 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # it reads the environment once a process, and a job has one of its own
     yield
-    wandb.finish()
+    wandb.teardown()
 
 
 def test_a_job_is_one_run_in_the_group_of_its_sweep_and_says_that_it_failed(
