@@ -9,7 +9,7 @@ import torch
 from benchmarks.measure import machine, plain, show
 from captioning.files import atomic_write_json
 
-PARTS = ("training", "beam", "features", "loading", "startup", "scale")
+PARTS = ("training", "beam", "features", "loading", "startup", "scoring", "scale")
 
 
 def main() -> None:

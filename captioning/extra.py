@@ -36,20 +36,16 @@ class ExtraMetrics:
     def __post_init__(self) -> None:
         for name in self.extra_metrics:
             if name not in OPTIONAL_METRICS:
+                hint = " CIDEr-D is the CIDEr that is always there." if "CIDEr" in name else ""
                 raise CaptioningError(
                     f"extra_metrics=[{name}]: there is no such metric; choose from "
-                    f"{', '.join(OPTIONAL_METRICS)}."
+                    f"{', '.join(OPTIONAL_METRICS)}.{hint}"
                 )
         if not re.fullmatch(r"[1-9]\d*[kmgKMG]", self.spice_memory):
             raise CaptioningError(
                 f"spice_memory={self.spice_memory} must be a number with its unit, such as 8G or "
                 "3000M."
             )
-
-    @property
-    def by_scorer(self) -> list[str]:
-        """Those of them that `captioning.metrics.CaptionScorer` computes itself."""
-        return [name for name in self.extra_metrics if name == "CIDEr-D"]
 
     @property
     def need_photographs(self) -> bool:
@@ -76,7 +72,7 @@ class ExtraMetrics:
         references: Mapping[str, Sequence[str]],
         photographs: Mapping[str, Path],
     ) -> Scores:
-        """The scores of captions with those of the metrics that are not `by_scorer`.
+        """The scores of captions with those of these metrics.
 
         Each is the mean of its images' scores.
 

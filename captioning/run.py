@@ -361,7 +361,7 @@ def score(
 ) -> Scored:
     """Decode a split and score it with all metrics; writes its captions and statistics."""
     references = data.references(split)
-    captioner.expect(references, (*METRICS, *extra.by_scorer), decoding)
+    captioner.expect(references, METRICS, decoding)
     shared = ("accelerator", "precision", "limit_test_batches")
     settings = {name: value for name, value in trainer.items() if name in shared}
     # One device, which alone gives each image once; of those that were chosen by number, the first.

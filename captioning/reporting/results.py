@@ -38,7 +38,7 @@ from captioning.metrics.bootstrap import Statistics
 METRICS: Final = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 """The metrics of the field, in the order in which its tables print them."""
 
-OPTIONAL_METRICS: Final = {"CIDEr-D": 10, "SPICE": 1, "CLIPScore": 2.5, "RefCLIPScore": 2.5}
+OPTIONAL_METRICS: Final = {"SPICE": 1, "CLIPScore": 2.5, "RefCLIPScore": 2.5}
 """The metrics that are only there where they were asked for, with the highest value of each."""
 
 BOX_SHARE: Final = "box share"

