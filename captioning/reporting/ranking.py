@@ -305,15 +305,21 @@ def rank(
     )
 
 
-def run_names(entries: Sequence[Entry]) -> list[str]:
-    """The runs' names, with their folder where several have the same one."""
-    count = Counter(entry.results.name for entry in entries)
-    return [
-        entry.results.name
-        if count[entry.results.name] == 1
-        else f"{entry.results.name} ({entry.path.parent})"
-        for entry in entries
-    ]
+def run_names(rows: Sequence[Sequence[Entry]]) -> list[str]:
+    """The names of runs, or of several that are one row; with the folder where some are the same.
+
+    Of the folders of a sweep's jobs, what all of a row have in common: the seed is left out.
+    """
+    count = Counter(first.results.name for first, *_ in rows)
+    names = []
+    for entries in rows:
+        name = entries[0].results.name
+        if count[name] > 1:
+            first, *others = (str(entry.path.parent).split(",") for entry in entries)
+            shared = [part for part in first if all(part in other for other in others)]
+            name += f" ({','.join(shared or first)})"
+        names.append(name)
+    return names
 
 
 def one_line(text: str) -> str:
@@ -347,7 +353,7 @@ def _rows(entries: Sequence[Entry], each_seed: bool) -> list[Row]:
     members = [
         sorted(group, key=lambda entry: entry.results.seed or 0) for group in groups.values()
     ]
-    names = run_names([group[0] for group in members])
+    names = run_names(members)
     return [Row(name, tuple(group)) for name, group in zip(names, members, strict=True)]
 
 

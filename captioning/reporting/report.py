@@ -214,7 +214,7 @@ def _ranking_part(ranking: Ranking, metric: str, folder: Path, most_bytes: int) 
     learning: dict[str, Curve] = {}
     galleries: dict[str, GalleryData] = {}
     entries = ranking.entries
-    for name, entry in zip(run_names(entries), entries, strict=True):
+    for name, entry in zip(run_names([[entry] for entry in entries]), entries, strict=True):
         report = entry.path.parent / REPORT
         # One run's damaged file is no reason to have no page of the others.
         try:

@@ -98,6 +98,19 @@ def test_seeds_are_one_row_with_mean_spread_interval_and_difference(
     assert "p=0.002" in shown
 
 
+def test_rows_of_one_name_say_what_differs_but_not_the_seed(tmp_path: Path) -> None:
+    for dropout in (0.3, 0.5):
+        for seed in (0, 1):
+            folder = tmp_path / f"dim=8,dropout={dropout},seed={seed}"
+            config = {"model": {"dropout": dropout}}
+            write_run(folder, "a", ciders(seed, 1 - dropout), seed=seed, config=config)
+    assert main([str(tmp_path)]) == 0
+    lines = (tmp_path / "leaderboard.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| a ")] == [
+        f"| a ({tmp_path}/dim=8,dropout=0.3)", f"| a ({tmp_path}/dim=8,dropout=0.5)",
+    ]  # fmt: skip
+
+
 def test_each_seed_is_listed_when_asked_for(tmp_path: Path, two_models: object) -> None:
     assert main([str(tmp_path), "--seeds"]) == 0
     assert [row["seeds"] for row in rows_of(tmp_path)] == ["1"] * 4
