@@ -68,7 +68,7 @@ class Step:
     def __init__(self, decoder: AttentionLSTM, precision: str) -> None:
         self.decoder, self.precision = decoder, precision
         self.loss = CrossEntropy()
-        self.optimizer = torch.optim.AdamW(decoder.parameters(), 1e-3)
+        self.optimizer = torch.optim.AdamW(decoder.parameters(), 1e-3, fused=True)
 
     def __call__(self, grid: Tensor, tokens: Tensor) -> None:
         """One step."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hydra.conf import HydraConf
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -23,6 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 from captioning.errors import CaptioningError
 
 Task = Literal["train", "evaluate", "caption"]
+
+# Hydra copies all configurations that plugins have registered each time it looks at a group, which
+# is half of what --help takes. They are only read.
+setattr(ConfigStore.instance(), "__deepcopy__", lambda memo: ConfigStore.instance())  # noqa: B010
 
 
 def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:

@@ -74,13 +74,49 @@ static inline int64_t least(int64_t x, int64_t y)
 #define MOST_ROWS 16 /* rows of an image that are computed together */
 #define STREAMS 8    /* locations that are read side by side, each in its order in memory */
 
-/* 1 / value, for a value of 1 at least; infinity counts as a very large number. */
+/* The call with n = count; up to the usual five, n is known to the compiler, and so sums over the
+ * locations stay in registers. */
+#define INLINED inline __attribute__((always_inline))
+#define WITH(number, call) { const int64_t n = number; call; } break
+#define FOR_COUNT(count, call)                                                                     \
+    switch (count) {                                                                               \
+    case 1: WITH(1, call);                                                                         \
+    case 2: WITH(2, call);                                                                         \
+    case 3: WITH(3, call);                                                                         \
+    case 4: WITH(4, call);                                                                         \
+    case 5: WITH(5, call);                                                                         \
+    default: WITH(count, call);                                                                    \
+    }
+
+/* The call for STREAMS locations from `start` on, again and again; at the end for fewer. */
+#define FOR_STREAMS(locations, call)                                                               \
+    do {                                                                                           \
+        int64_t start = 0;                                                                         \
+        for (; start + STREAMS <= (locations); start += STREAMS) {                                 \
+            const int64_t many = STREAMS;                                                          \
+            call;                                                                                  \
+        }                                                                                          \
+        if (start < (locations)) {                                                                 \
+            const int64_t many = (locations) - start;                                              \
+            call;                                                                                  \
+        }                                                                                          \
+    } while (0)
+
+/* 1 / value, for a value of 1 at least; to the last bits, or as exactly as bfloat16 needs it. */
 static inline vec inverse(vec value)
 {
 #ifdef __AVX512F__ /* a guess of 14 bits and a step of Newton's take half of a division's time */
-    __m512 d = _mm512_min_ps(_mm512_set1_ps(1e38f), (__m512)value); /* in this order NaN stays */
-    __m512 guess = _mm512_rcp14_ps(d);
-    return (vec)_mm512_mul_ps(guess, _mm512_fnmadd_ps(d, guess, _mm512_set1_ps(2)));
+    __m512 guess = _mm512_rcp14_ps((__m512)value);
+    return (vec)_mm512_mul_ps(guess, _mm512_fnmadd_ps((__m512)value, guess, _mm512_set1_ps(2)));
+#else
+    return 1 / value;
+#endif
+}
+
+static inline vec inverse_bf16(vec value)
+{
+#ifdef __AVX512F__
+    return (vec)_mm512_rcp14_ps((__m512)value);
 #else
     return 1 / value;
 #endif
@@ -127,19 +163,31 @@ static void through_softmax(float *by_scores, const float *alpha, int64_t length
 
 #define ELEMENT float
 #define LOAD load
+#define INVERSE inverse
 #define SCORES scores_fp32
+#define SLOPES slopes_fp32
+#define UNMIX unmix_fp32
+#define MIX mix_fp32
 #define ATTEND attend_fp32
 #define GRADIENTS gradients_fp32
 #include "attention.c"
 
 #undef ELEMENT
 #undef LOAD
+#undef INVERSE
 #undef SCORES
+#undef SLOPES
+#undef UNMIX
+#undef MIX
 #undef ATTEND
 #undef GRADIENTS
 #define ELEMENT uint16_t
 #define LOAD load_bf16
+#define INVERSE inverse_bf16
 #define SCORES scores_bf16
+#define SLOPES slopes_bf16
+#define UNMIX unmix_bf16
+#define MIX mix_bf16
 #define ATTEND attend_bf16
 #define GRADIENTS gradients_bf16
 #include "attention.c"
@@ -147,7 +195,7 @@ static void through_softmax(float *by_scores, const float *alpha, int64_t length
 #else /* once for each type of exp_keys and grid */
 
 /* v . tanh(x + y) = sum v - 2 sum v s, with s = 1 / (1 + e^{2x} e^{2y}). */
-static void SCORES(const ELEMENT *keys, const float *const *queries, float *const *out, int64_t rows,
+static INLINED void SCORES(const ELEMENT *keys, const float *const *queries, float *const *out, int64_t rows,
                    const float *weight, float sum_of_weight, int64_t locations, int64_t units)
 {
     for (int64_t p = 0; p < locations; p++) {
@@ -156,10 +204,27 @@ static void SCORES(const ELEMENT *keys, const float *const *queries, float *cons
             int64_t left = units - a;
             vec key = LOAD(keys + p * units + a, left), v = load(weight + a, left);
             for (int64_t r = 0; r < rows; r++)
-                sums[r] += v * inverse(1 + key * load(queries[r] + a, left));
+                sums[r] += v * INVERSE(1 + key * load(queries[r] + a, left));
         }
         for (int64_t r = 0; r < rows; r++)
             out[r][p] = sum_of_weight - 2 * total(sums[r]);
+    }
+}
+
+static INLINED void MIX(float *const *contexts, const ELEMENT *grid, const float *const *weights,
+                        int64_t rows, int64_t start, int64_t many, int64_t channels)
+{
+    for (int64_t c = 0; c < channels; c += WIDTH) {
+        int64_t left = channels - c;
+        vec here[STREAMS];
+        for (int64_t p = 0; p < many; p++)
+            here[p] = LOAD(grid + (start + p) * channels + c, left);
+        for (int64_t r = 0; r < rows; r++) {
+            vec sum = load(contexts[r] + c, left);
+            for (int64_t p = 0; p < many; p++)
+                sum += weights[r][start + p] * here[p];
+            store(contexts[r] + c, sum, left);
+        }
     }
 }
 
@@ -178,43 +243,79 @@ void ATTEND(float *alpha, float *context, const ELEMENT *exp_keys, const ELEMENT
     for (int64_t b = 0; b < images; b++)
         for (int64_t from = first[b]; from < first[b + 1]; from += MOST_ROWS) {
             int64_t count = least(first[b + 1] - from, MOST_ROWS);
+            const ELEMENT *keys = exp_keys + b * locations * units;
+            const ELEMENT *cells = grid + b * locations * channels;
             const float *queries[MOST_ROWS];
-            float *weights[MOST_ROWS];
+            float *weights[MOST_ROWS], *contexts[MOST_ROWS];
             for (int64_t r = 0; r < count; r++) {
                 queries[r] = exp_query + order[from + r] * units;
                 weights[r] = alpha + order[from + r] * locations;
+                contexts[r] = context + order[from + r] * channels;
+                memset(contexts[r], 0, sizeof(float) * (size_t)channels);
             }
-            SCORES(exp_keys + b * locations * units, queries, weights, count, weight, sum_of_weight,
-                   locations, units);
+            FOR_COUNT(count, SCORES(keys, queries, weights, n, weight, sum_of_weight, locations,
+                                    units));
             for (int64_t r = 0; r < count; r++)
                 softmax(weights[r], locations);
-            for (int64_t r = 0; r < count; r++)
-                memset(context + order[from + r] * channels, 0, sizeof(float) * (size_t)channels);
-            for (int64_t start = 0; start < locations; start += STREAMS)
-                for (int64_t c = 0; c < channels; c += WIDTH) {
-                    int64_t left = channels - c, end = least(start + STREAMS, locations);
-                    vec here[STREAMS];
-                    for (int64_t p = start; p < end; p++)
-                        here[p - start] = LOAD(grid + (b * locations + p) * channels + c, left);
-                    for (int64_t r = 0; r < count; r++) {
-                        float *to = context + order[from + r] * channels + c;
-                        vec sum = load(to, left);
-                        for (int64_t p = start; p < end; p++)
-                            sum += weights[r][p] * here[p - start];
-                        store(to, sum, left);
-                    }
-                }
+            FOR_STREAMS(locations, MIX(contexts, cells, (const float *const *)weights, count, start,
+                                       many, channels));
         }
+}
+
+/* Adds to the gradients of alpha what comes by way of the context. */
+static INLINED void UNMIX(float *const *by_scores, const ELEMENT *grid,
+                          const float *const *by_contexts, int64_t rows, int64_t locations,
+                          int64_t channels)
+{
+    for (int64_t p = 0; p < locations; p++) {
+        vec sums[MOST_ROWS] = {0};
+        for (int64_t c = 0; c < channels; c += WIDTH) {
+            vec here = LOAD(grid + p * channels + c, channels - c);
+            for (int64_t r = 0; r < rows; r++)
+                sums[r] += here * load(by_contexts[r] + c, channels - c);
+        }
+        for (int64_t r = 0; r < rows; r++)
+            by_scores[r][p] += total(sums[r]);
+    }
+}
+
+static INLINED void SLOPES(float *by_keys, float *const *by_queries, float *by_weight,
+                           const float *const *by_scores, const ELEMENT *exp_keys,
+                           const float *const *queries, int64_t rows, int64_t start, int64_t many,
+                           int64_t units)
+{
+    for (int64_t a = 0; a < units; a += WIDTH) {
+        int64_t left = units - a;
+        vec of_key[STREAMS] = {0}, keys[STREAMS], of_weight = load(by_weight + a, left);
+        for (int64_t p = 0; p < many; p++)
+            keys[p] = LOAD(exp_keys + (start + p) * units + a, left);
+        for (int64_t r = 0; r < rows; r++) {
+            vec query = load(queries[r] + a, left), of_query = load(by_queries[r] + a, left);
+            for (int64_t p = 0; p < many; p++) {
+                vec s = INVERSE(1 + keys[p] * query);
+                vec weighed = by_scores[r][start + p] * s, slope = weighed - weighed * s;
+                of_weight += weighed;
+                of_query += slope;
+                of_key[p] += slope;
+            }
+            store(by_queries[r] + a, of_query, left);
+        }
+        store(by_weight + a, of_weight, left);
+        for (int64_t p = 0; p < many; p++) {
+            float *to = by_keys + (start + p) * units + a;
+            store(to, load(to, left) + of_key[p], left);
+        }
+    }
 }
 
 /* by_scores: the gradient of alpha; becomes that of the scores.
  * by_keys (images x locations x units) is added to and by_query (rows x units) is set; both lack
  * their factor 4 v. by_weight (images x units) is set to sum by_scores . s. */
 void GRADIENTS(float *by_scores, float *by_keys, float *by_query, float *by_weight,
-                      const float *by_context, const float *alpha, const ELEMENT *exp_keys,
-                      const ELEMENT *grid, const float *exp_query, const int64_t *place,
-                      int64_t *space, int64_t captions, int64_t rows, int64_t images,
-                      int64_t locations, int64_t units, int64_t channels)
+               const float *by_context, const float *alpha, const ELEMENT *exp_keys,
+               const ELEMENT *grid, const float *exp_query, const int64_t *place, int64_t *space,
+               int64_t captions, int64_t rows, int64_t images, int64_t locations, int64_t units,
+               int64_t channels)
 {
     const int64_t *first = space, *order = space + images + 1;
     list_rows(space, place, captions, rows, images);
@@ -223,50 +324,23 @@ void GRADIENTS(float *by_scores, float *by_keys, float *by_query, float *by_weig
         memset(by_weight + b * units, 0, 4 * (size_t)units);
         for (int64_t from = first[b]; from < first[b + 1]; from += MOST_ROWS) {
             int64_t count = least(first[b + 1] - from, MOST_ROWS);
-            const int64_t *row = order + from;
+            const ELEMENT *keys = exp_keys + b * locations * units;
             const ELEMENT *cells = grid + b * locations * channels;
-            for (int64_t p = 0; p < locations; p++) {
-                vec sums[MOST_ROWS] = {0};
-                for (int64_t c = 0; c < channels; c += WIDTH) {
-                    vec here = LOAD(cells + p * channels + c, channels - c);
-                    for (int64_t r = 0; r < count; r++)
-                        sums[r] += here * load(by_context + row[r] * channels + c, channels - c);
-                }
-                for (int64_t r = 0; r < count; r++)
-                    by_scores[row[r] * locations + p] += total(sums[r]);
+            const float *queries[MOST_ROWS], *by_contexts[MOST_ROWS];
+            float *scores[MOST_ROWS], *by_queries[MOST_ROWS];
+            for (int64_t r = 0; r < count; r++) {
+                queries[r] = exp_query + order[from + r] * units;
+                by_contexts[r] = by_context + order[from + r] * channels;
+                scores[r] = by_scores + order[from + r] * locations;
+                by_queries[r] = by_query + order[from + r] * units;
+                memset(by_queries[r], 0, sizeof(float) * (size_t)units);
             }
+            FOR_COUNT(count, UNMIX(scores, cells, by_contexts, n, locations, channels));
             for (int64_t r = 0; r < count; r++)
-                through_softmax(by_scores + row[r] * locations, alpha + row[r] * locations,
-                                locations);
-            for (int64_t r = 0; r < count; r++)
-                memset(by_query + row[r] * units, 0, sizeof(float) * (size_t)units);
-            for (int64_t start = 0; start < locations; start += STREAMS)
-                for (int64_t a = 0; a < units; a += WIDTH) {
-                    int64_t left = units - a, end = least(start + STREAMS, locations);
-                    vec of_key[STREAMS] = {0}, keys[STREAMS];
-                    vec of_weight = load(by_weight + b * units + a, left);
-                    for (int64_t p = start; p < end; p++)
-                        keys[p - start] = LOAD(exp_keys + (b * locations + p) * units + a, left);
-                    for (int64_t r = 0; r < count; r++) {
-                        const float *scores = by_scores + row[r] * locations;
-                        float *to = by_query + row[r] * units + a;
-                        vec query = load(exp_query + row[r] * units + a, left);
-                        vec of_query = load(to, left);
-                        for (int64_t p = start; p < end; p++) {
-                            vec s = inverse(1 + keys[p - start] * query);
-                            vec weighed = scores[p] * s, slope = weighed - weighed * s;
-                            of_weight += weighed;
-                            of_query += slope;
-                            of_key[p - start] += slope;
-                        }
-                        store(to, of_query, left);
-                    }
-                    store(by_weight + b * units + a, of_weight, left);
-                    for (int64_t p = start; p < end; p++) {
-                        float *to = by_keys + (b * locations + p) * units + a;
-                        store(to, load(to, left) + of_key[p - start], left);
-                    }
-                }
+                through_softmax(scores[r], alpha + order[from + r] * locations, locations);
+            FOR_STREAMS(locations, SLOPES(by_keys + b * locations * units, by_queries,
+                                          by_weight + b * units, (const float *const *)scores, keys,
+                                          queries, count, start, many, units));
         }
     }
 }

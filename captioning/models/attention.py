@@ -26,10 +26,10 @@ from captioning.errors import CaptioningError
 from captioning.models import native
 from captioning.models.unrolled import refuse_second_derivative
 
-LIMIT = 40.0
-"""Projections are clamped to +-LIMIT before e^{2x}: e^80 is still finite, so that no infinity can
-meet a zero. Since tanh is flat to the last bit of float32 from 9 on, that changes nothing unless
-key and query both exceed 31 and nearly cancel, which is far from where training leads."""
+LIMIT = 22.0
+"""Projections are clamped to +-LIMIT before e^{2x}: the product of two, e^88, is still finite.
+Since tanh is flat to the last bit of float32 from 9 on, that changes nothing unless key and query
+both exceed 13 and nearly cancel, which is far from where training leads."""
 
 
 class Rows(NamedTuple):

@@ -136,9 +136,9 @@ def test_a_word_later_adds_its_part_of_the_gradients() -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize(("most_x", "most_y"), [(100, 31), (31, 100), (40, 40)])
+@pytest.mark.parametrize(("most_x", "most_y"), [(100, 13), (13, 100), (22, 22)])
 def test_large_values_saturate_and_cancel_exactly(most_x: int, most_y: int) -> None:
-    """Every pair of signs and sizes, while one side is below 31 or both are below LIMIT."""
+    """Every pair of signs and sizes, while one side is below 13 or both are below LIMIT."""
     keys = torch.arange(-most_x, most_x + 1.0)[None, :, None].requires_grad_()
     query = torch.arange(-most_y, most_y + 1.0)[:, None].requires_grad_()
     grid = torch.randn(1, len(keys[0]), CHANNELS, requires_grad=True)
