@@ -44,23 +44,23 @@ class Beam(Decoding):
     ) -> list[list[Hypothesis]]:
         width, device = self.beam_size, grid.device
         memory = decoder.prepare(grid)
-        state = decoder.start(memory, width)
+        state = decoder.start(memory, 1)
         images = torch.arange(len(grid), device=device)  # those with a beam still open
         finished: list[list[Hypothesis]] = [[] for _ in range(len(grid))]
-        # Before the first word all beams are the same: only the first may be continued.
-        total = torch.full((len(grid), width), -torch.inf, device=device)
-        total[:, 0] = 0
-        history = torch.empty((len(grid), width, 0), dtype=torch.long, device=device)
+        # Before the first word there is one beginning, which all beams continue.
+        total = torch.zeros((len(grid), 1), device=device)
+        history = torch.empty((len(grid), 1, 0), dtype=torch.long, device=device)
         maps: Tensor | None = None
-        last = torch.full((len(grid), width), START, device=device)
+        last = torch.full((len(grid), 1), START, device=device)
 
         for length in range(1, self.max_length + 1):
             step = decoder.step(last, state, memory)
             scores = total[..., None] + self.log_probs(step.logits, history)
             vocabulary = scores.shape[-1]
-            total, chosen = scores.flatten(1).topk(width)
+            candidates = scores.flatten(1)
+            total, chosen = candidates.topk(min(width, candidates.shape[1]))
             room = torch.tensor([width - len(finished[i]) for i in images.tolist()], device=device)
-            place = torch.arange(width, device=device)
+            place = torch.arange(total.shape[1], device=device)
             total = total.masked_fill(place >= room[:, None], -torch.inf)
             parent, last = chosen // vocabulary, chosen % vocabulary
             state = {name: reorder(tensor, parent) for name, tensor in step.state.items()}

@@ -1,9 +1,9 @@
 #ifndef ELEMENT
 /* Additive attention of rows (captions) over the locations of their images, and its gradients.
  *
- * The definitions are attention.py's, which computes the same without this file where there is no
- * C compiler. All arrays are row-major and contiguous; all are float32, but exp_keys and grid, which
- * the functions whose name ends in bf16 take in bfloat16:
+ * The definitions are attention.py's, which computes the same without this file where there is
+ * no C compiler. All arrays are row-major and contiguous; all are float32, but exp_keys and
+ * grid, which the functions whose name ends in bf16 take in bfloat16:
  *
  *   exp_keys   images x locations x units     e^{2 W_a a_i}
  *   grid       images x locations x channels  a_i
@@ -12,51 +12,13 @@
  *   alpha      rows x locations
  *   context    rows x channels
  *
- * Row r belongs to image place[r] / captions. The rows of image b are listed in `space` (images + 1
- * + rows numbers): order[first[b]] .. order[first[b + 1] - 1]. Images are shared out to threads, and
- * each sum is made by one thread in one order: results do not depend on the number of threads.
+ * Row r belongs to image place[r] / captions. The rows of image b are listed in `space` (images +
+ * 1 + rows numbers): order[first[b]] .. order[first[b + 1] - 1]. Images are shared out to
+ * threads, and each sum is made by one thread in one order: results do not depend on the number
+ * of threads.
  */
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-#define WIDTH 16 /* floats that are computed together: one register of AVX-512, two of AVX2 */
-typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
-
-static inline vec load(const float *from, int64_t count)
-{
-    if (count >= WIDTH)
-        return *(const vec *)from;
-    vec part = {0};
-    memcpy(&part, from, 4 * (size_t)count);
-    return part;
-}
-
-typedef uint16_t halves __attribute__((vector_size(2 * WIDTH), aligned(2), may_alias));
-typedef uint32_t words __attribute__((vector_size(4 * WIDTH)));
-
-/* A bfloat16 is the upper half of a float. */
-static inline vec load_bf16(const uint16_t *from, int64_t count)
-{
-    halves part = {0};
-    if (count >= WIDTH)
-        part = *(const halves *)from;
-    else
-        memcpy(&part, from, 2 * (size_t)count);
-    return (vec)(__builtin_convertvector(part, words) << 16);
-}
-
-static inline void store(float *to, vec value, int64_t count)
-{
-    if (count >= WIDTH)
-        *(vec *)to = value;
-    else
-        memcpy(to, &value, 4 * (size_t)count);
-}
+#include "vectors.h"
 
 static inline float total(vec value)
 {
@@ -103,7 +65,7 @@ static inline int64_t least(int64_t x, int64_t y)
     } while (0)
 
 /* 1 / value, for a value of 1 at least; to the last bits, or as exactly as bfloat16 needs it. */
-static inline vec inverse(vec value)
+static inline vec inverse_fp32(vec value)
 {
 #ifdef __AVX512F__ /* a guess of 14 bits and a step of Newton's take half of a division's time */
     __m512 guess = _mm512_rcp14_ps((__m512)value);
@@ -162,77 +124,57 @@ static void through_softmax(float *by_scores, const float *alpha, int64_t length
 }
 
 #define ELEMENT float
-#define LOAD load
-#define INVERSE inverse
-#define SCORES scores_fp32
-#define SLOPES slopes_fp32
-#define UNMIX unmix_fp32
-#define MIX mix_fp32
-#define ATTEND attend_fp32
-#define GRADIENTS gradients_fp32
+#define NAMED(name) name##_fp32
 #include "attention.c"
-
 #undef ELEMENT
-#undef LOAD
-#undef INVERSE
-#undef SCORES
-#undef SLOPES
-#undef UNMIX
-#undef MIX
-#undef ATTEND
-#undef GRADIENTS
+#undef NAMED
 #define ELEMENT uint16_t
-#define LOAD load_bf16
-#define INVERSE inverse_bf16
-#define SCORES scores_bf16
-#define SLOPES slopes_bf16
-#define UNMIX unmix_bf16
-#define MIX mix_bf16
-#define ATTEND attend_bf16
-#define GRADIENTS gradients_bf16
+#define NAMED(name) name##_bf16
 #include "attention.c"
 
 #else /* once for each type of exp_keys and grid */
 
 /* v . tanh(x + y) = sum v - 2 sum v s, with s = 1 / (1 + e^{2x} e^{2y}). */
-static INLINED void SCORES(const ELEMENT *keys, const float *const *queries, float *const *out, int64_t rows,
-                   const float *weight, float sum_of_weight, int64_t locations, int64_t units)
+static INLINED void NAMED(scores)(const ELEMENT *keys, const float *const *queries,
+                                  float *const *out, int64_t rows, const float *weight,
+                                  float sum_of_weight, int64_t locations, int64_t units)
 {
     for (int64_t p = 0; p < locations; p++) {
         vec sums[MOST_ROWS] = {0};
         for (int64_t a = 0; a < units; a += WIDTH) {
             int64_t left = units - a;
-            vec key = LOAD(keys + p * units + a, left), v = load(weight + a, left);
+            vec key = NAMED(load)(keys + p * units + a, left), v = load_fp32(weight + a, left);
             for (int64_t r = 0; r < rows; r++)
-                sums[r] += v * INVERSE(1 + key * load(queries[r] + a, left));
+                sums[r] += v * NAMED(inverse)(1 + key * load_fp32(queries[r] + a, left));
         }
         for (int64_t r = 0; r < rows; r++)
             out[r][p] = sum_of_weight - 2 * total(sums[r]);
     }
 }
 
-static INLINED void MIX(float *const *contexts, const ELEMENT *grid, const float *const *weights,
-                        int64_t rows, int64_t start, int64_t many, int64_t channels)
+static INLINED void NAMED(mix)(float *const *contexts, const ELEMENT *grid,
+                               const float *const *weights, int64_t rows, int64_t start,
+                               int64_t many, int64_t channels)
 {
     for (int64_t c = 0; c < channels; c += WIDTH) {
         int64_t left = channels - c;
         vec here[STREAMS];
         for (int64_t p = 0; p < many; p++)
-            here[p] = LOAD(grid + (start + p) * channels + c, left);
+            here[p] = NAMED(load)(grid + (start + p) * channels + c, left);
         for (int64_t r = 0; r < rows; r++) {
-            vec sum = load(contexts[r] + c, left);
+            vec sum = load_fp32(contexts[r] + c, left);
             for (int64_t p = 0; p < many; p++)
                 sum += weights[r][start + p] * here[p];
-            store(contexts[r] + c, sum, left);
+            store_fp32(contexts[r] + c, sum, left);
         }
     }
 }
 
 /* alpha = softmax(scores) and context = alpha . grid, for all rows. */
-void ATTEND(float *alpha, float *context, const ELEMENT *exp_keys, const ELEMENT *grid,
-            const float *exp_query, const float *weight, const int64_t *place, int64_t *space,
-            int64_t captions, int64_t rows, int64_t images, int64_t locations, int64_t units,
-            int64_t channels)
+void NAMED(attend)(float *alpha, float *context, const ELEMENT *exp_keys, const ELEMENT *grid,
+                   const float *exp_query, const float *weight, const int64_t *place,
+                   int64_t *space, int64_t captions, int64_t rows, int64_t images,
+                   int64_t locations, int64_t units, int64_t channels)
 {
     const int64_t *first = space, *order = space + images + 1;
     list_rows(space, place, captions, rows, images);
@@ -253,57 +195,58 @@ void ATTEND(float *alpha, float *context, const ELEMENT *exp_keys, const ELEMENT
                 contexts[r] = context + order[from + r] * channels;
                 memset(contexts[r], 0, sizeof(float) * (size_t)channels);
             }
-            FOR_COUNT(count, SCORES(keys, queries, weights, n, weight, sum_of_weight, locations,
-                                    units));
+            FOR_COUNT(count, NAMED(scores)(keys, queries, weights, n, weight, sum_of_weight,
+                                           locations, units));
             for (int64_t r = 0; r < count; r++)
                 softmax(weights[r], locations);
-            FOR_STREAMS(locations, MIX(contexts, cells, (const float *const *)weights, count, start,
-                                       many, channels));
+            FOR_STREAMS(locations, NAMED(mix)(contexts, cells, (const float *const *)weights,
+                                              count, start, many, channels));
         }
 }
 
 /* Adds to the gradients of alpha what comes by way of the context. */
-static INLINED void UNMIX(float *const *by_scores, const ELEMENT *grid,
-                          const float *const *by_contexts, int64_t rows, int64_t locations,
-                          int64_t channels)
+static INLINED void NAMED(unmix)(float *const *by_scores, const ELEMENT *grid,
+                                 const float *const *by_contexts, int64_t rows,
+                                 int64_t locations, int64_t channels)
 {
     for (int64_t p = 0; p < locations; p++) {
         vec sums[MOST_ROWS] = {0};
         for (int64_t c = 0; c < channels; c += WIDTH) {
-            vec here = LOAD(grid + p * channels + c, channels - c);
+            vec here = NAMED(load)(grid + p * channels + c, channels - c);
             for (int64_t r = 0; r < rows; r++)
-                sums[r] += here * load(by_contexts[r] + c, channels - c);
+                sums[r] += here * load_fp32(by_contexts[r] + c, channels - c);
         }
         for (int64_t r = 0; r < rows; r++)
             by_scores[r][p] += total(sums[r]);
     }
 }
 
-static INLINED void SLOPES(float *by_keys, float *const *by_queries, float *by_weight,
-                           const float *const *by_scores, const ELEMENT *exp_keys,
-                           const float *const *queries, int64_t rows, int64_t start, int64_t many,
-                           int64_t units)
+static INLINED void NAMED(slopes)(float *by_keys, float *const *by_queries, float *by_weight,
+                                  const float *const *by_scores, const ELEMENT *exp_keys,
+                                  const float *const *queries, int64_t rows, int64_t start,
+                                  int64_t many, int64_t units)
 {
     for (int64_t a = 0; a < units; a += WIDTH) {
         int64_t left = units - a;
-        vec of_key[STREAMS] = {0}, keys[STREAMS], of_weight = load(by_weight + a, left);
+        vec of_key[STREAMS] = {0}, keys[STREAMS], of_weight = load_fp32(by_weight + a, left);
         for (int64_t p = 0; p < many; p++)
-            keys[p] = LOAD(exp_keys + (start + p) * units + a, left);
+            keys[p] = NAMED(load)(exp_keys + (start + p) * units + a, left);
         for (int64_t r = 0; r < rows; r++) {
-            vec query = load(queries[r] + a, left), of_query = load(by_queries[r] + a, left);
+            vec query = load_fp32(queries[r] + a, left);
+            vec of_query = load_fp32(by_queries[r] + a, left);
             for (int64_t p = 0; p < many; p++) {
-                vec s = INVERSE(1 + keys[p] * query);
+                vec s = NAMED(inverse)(1 + keys[p] * query);
                 vec weighed = by_scores[r][start + p] * s, slope = weighed - weighed * s;
                 of_weight += weighed;
                 of_query += slope;
                 of_key[p] += slope;
             }
-            store(by_queries[r] + a, of_query, left);
+            store_fp32(by_queries[r] + a, of_query, left);
         }
-        store(by_weight + a, of_weight, left);
+        store_fp32(by_weight + a, of_weight, left);
         for (int64_t p = 0; p < many; p++) {
             float *to = by_keys + (start + p) * units + a;
-            store(to, load(to, left) + of_key[p], left);
+            store_fp32(to, load_fp32(to, left) + of_key[p], left);
         }
     }
 }
@@ -311,11 +254,11 @@ static INLINED void SLOPES(float *by_keys, float *const *by_queries, float *by_w
 /* by_scores: the gradient of alpha; becomes that of the scores.
  * by_keys (images x locations x units) is added to and by_query (rows x units) is set; both lack
  * their factor 4 v. by_weight (images x units) is set to sum by_scores . s. */
-void GRADIENTS(float *by_scores, float *by_keys, float *by_query, float *by_weight,
-               const float *by_context, const float *alpha, const ELEMENT *exp_keys,
-               const ELEMENT *grid, const float *exp_query, const int64_t *place, int64_t *space,
-               int64_t captions, int64_t rows, int64_t images, int64_t locations, int64_t units,
-               int64_t channels)
+void NAMED(gradients)(float *by_scores, float *by_keys, float *by_query, float *by_weight,
+                      const float *by_context, const float *alpha, const ELEMENT *exp_keys,
+                      const ELEMENT *grid, const float *exp_query, const int64_t *place,
+                      int64_t *space, int64_t captions, int64_t rows, int64_t images,
+                      int64_t locations, int64_t units, int64_t channels)
 {
     const int64_t *first = space, *order = space + images + 1;
     list_rows(space, place, captions, rows, images);
@@ -335,12 +278,13 @@ void GRADIENTS(float *by_scores, float *by_keys, float *by_query, float *by_weig
                 by_queries[r] = by_query + order[from + r] * units;
                 memset(by_queries[r], 0, sizeof(float) * (size_t)units);
             }
-            FOR_COUNT(count, UNMIX(scores, cells, by_contexts, n, locations, channels));
+            FOR_COUNT(count, NAMED(unmix)(scores, cells, by_contexts, n, locations, channels));
             for (int64_t r = 0; r < count; r++)
                 through_softmax(scores[r], alpha + order[from + r] * locations, locations);
-            FOR_STREAMS(locations, SLOPES(by_keys + b * locations * units, by_queries,
-                                          by_weight + b * units, (const float *const *)scores, keys,
-                                          queries, count, start, many, units));
+            FOR_STREAMS(locations,
+                        NAMED(slopes)(by_keys + b * locations * units, by_queries,
+                                      by_weight + b * units, (const float *const *)scores,
+                                      keys, queries, count, start, many, units));
         }
     }
 }

@@ -192,7 +192,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        keys: Float[Tensor, "images locations units"],
+        keys: Float[Tensor, "images locations units"] | None,
         by_keys: Float[Tensor, "images locations units"] | None,
         exp_keys: Float[Tensor, "images locations units"],
         grid: Float[Tensor, "images locations channels"],
@@ -203,7 +203,7 @@ class _Attend(torch.autograd.Function):
         exp_query = exp_twice(query)
         weight32 = weight.float()
         ctx.rows, ctx.by_keys, ctx.dtypes = rows, by_keys, (query.dtype, weight.dtype)
-        compiled = compiled_for(exp_keys, grid)
+        compiled = native.kernels_for(exp_keys, grid)
         if compiled is not None:
             alpha, context = compiled.attend(exp_keys, grid, exp_query, weight32, *rows)
         else:
@@ -231,7 +231,7 @@ class _Attend(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             maps, by_contexts = rows.spread(alpha, images), rows.spread(by_context, images)
             by_grid = maps.to(by_contexts.dtype).mT @ by_contexts
-        compiled = compiled_for(exp_keys, grid)
+        compiled = native.kernels_for(exp_keys, grid)
         if compiled is not None:
             by_scores, by_query, by_weight = compiled.gradients(
                 ctx.by_keys, by_alpha, by_context, alpha, exp_keys, grid, exp_query, *rows
@@ -259,14 +259,6 @@ class _Attend(torch.autograd.Function):
         )
 
 
-def compiled_for(exp_keys: Tensor, grid: Tensor) -> native.Kernels | None:
-    """The compiled kernels, where they can take these tensors."""
-    taken = exp_keys.dtype == grid.dtype and grid.dtype in (torch.float32, torch.bfloat16)
-    if not native.wanted or exp_keys.device.type != "cpu" or not taken:
-        return None
-    return native.kernels()
-
-
 class AdditiveAttention(nn.Module):
     """Soft attention of any number of captions over the locations of each image.
 
@@ -283,11 +275,16 @@ class AdditiveAttention(nn.Module):
     def project(self, grid: Float[Tensor, "images locations channels"]) -> dict[str, Tensor]:
         """What is needed of an image for all its words: W_a a_i and e^{2 W_a a_i}, taken once."""
         keys = self.key(grid)
+        # In bfloat16 there is half as much to read; that moves a key by 0.002 at most.
+        dtype = grid.dtype if grid.dtype == torch.bfloat16 else torch.float32
+        exp_keys = torch.empty_like(keys, dtype=dtype, requires_grad=False)
         with torch.no_grad():
-            exp_keys = exp_twice(keys)
-            if grid.dtype == torch.bfloat16:  # half as much to read; moves a key by 0.002 at most
-                exp_keys = exp_keys.to(grid.dtype)
-        memory = {"grid": grid, "keys": keys, "exp_keys": exp_keys}
+            block = images_per_block(exp_keys, 1)
+            for some, of_keys in zip(
+                *(torch.split(each, block) for each in (exp_keys, keys)), strict=True
+            ):
+                some.copy_(exp_twice(of_keys))
+        memory = {"grid": grid, "exp_keys": exp_keys}
         if keys.requires_grad:
             memory["by_keys"] = torch.zeros_like(exp_keys, dtype=torch.float32)
             memory["keys"] = _SumOfWords.apply(keys, memory["by_keys"], self.score)

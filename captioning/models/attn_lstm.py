@@ -7,13 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from captioning.models.attention import AdditiveAttention, Rows
+from captioning.models.cell import lstm_cell
 from captioning.models.decoder import (
     Linear,
     Memory,
     RecurrentDecoder,
     State,
     check_settings,
-    lstm_cell,
 )
 from captioning.models.dropout import Dropout
 
@@ -95,9 +95,9 @@ class AttentionLSTM(RecurrentDecoder):
         attention, context = self.attention(query, memory, rows)
         if self.shares[-1]:
             context = beta.sigmoid() * context
-        gates = gates + recurrent + linear(self.context_gates, context)
-        state = lstm_cell(gates, state["cell"]) | {"attention": attention}
-        return state | {"context": context}
+        of_context = linear(self.context_gates, context)
+        state = lstm_cell(state["cell"], gates, recurrent, of_context)
+        return state | {"attention": attention, "context": context}
 
     def read_out(self, embedded: Tensor, hidden: Tensor, context: Tensor | None) -> Tensor:
         return super().read_out(

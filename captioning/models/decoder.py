@@ -293,10 +293,3 @@ def sum_over_words(parts: list[Tensor]) -> Tensor:
     for part in reversed(parts[:-1]):
         total = part + nn.functional.pad(total, (0, 0, 0, len(part) - len(total)))
     return total
-
-
-def lstm_cell(gates: Tensor, cell: Tensor) -> State:
-    """The LSTM's pointwise part, from the sum of all products (input, forget, cell, output)."""
-    i, f, g, o = gates.float().chunk(4, -1)
-    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-    return {"hidden": o.sigmoid() * cell.tanh(), "cell": cell}

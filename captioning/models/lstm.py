@@ -4,7 +4,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from captioning.models.attention import Rows
-from captioning.models.decoder import Linear, Memory, RecurrentDecoder, State, lstm_cell
+from captioning.models.cell import lstm_cell
+from captioning.models.decoder import Linear, Memory, RecurrentDecoder, State
 
 
 class LSTM(RecurrentDecoder):
@@ -45,4 +46,4 @@ class LSTM(RecurrentDecoder):
     def advance(
         self, gates: Tensor, state: State, memory: Memory, rows: Rows, linear: Linear
     ) -> State:
-        return lstm_cell(gates + linear(self.recurrent, state["hidden"]), state["cell"])
+        return lstm_cell(state["cell"], gates, linear(self.recurrent, state["hidden"]))

@@ -1,7 +1,8 @@
-"""The attention in C (``attention.c``), compiled by the machine's own compiler on first use.
+"""What is written in C, compiled by the machine's own compiler on first use.
 
-That takes half a second, once a machine: the library stays in the cache. Without a compiler
-:mod:`captioning.models.attention` computes the same with torch alone, and slower.
+That takes two seconds, once a machine: the library stays in the cache. Without a compiler
+:mod:`captioning.models.attention` and :mod:`captioning.models.cell` compute the same with torch
+alone, and slower.
 """
 
 import ctypes
@@ -24,9 +25,14 @@ from captioning.paths import cache_dir
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("attention.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "cell.c"))
+HEADER = Path(__file__).with_name("vectors.h")
+MOST_ADDENDS = 3
 wanted = True
-"""Whether :mod:`captioning.models.attention` is to use the kernels."""
+"""Whether the kernels are to be used."""
+
+SIGNATURES = {"attend": (8, 6), "gradients": (11, 6), "cell": (7, 5), "cell_gradients": (7, 2)}
+"""How many tensors, and then how many whole numbers, each function takes."""
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fPIC")
 
@@ -34,24 +40,21 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fPIC")
 class Kernels:
     """The functions of the compiled library, on tensors in the CPU's memory.
 
-    Arguments are named and described in ``attention.c``; ``exp_keys`` and ``grid`` are both in
-    single precision or both in bfloat16.
+    Arguments are named and described in ``attention.c`` and ``cell.c``; ``exp_keys`` and ``grid``,
+    and all addends, have one type: single precision or bfloat16.
     """
 
     def __init__(self, library: Path) -> None:
         # OpenMP's symbols are not in the library: it finds torch's, and so shares its threads.
         loaded = ctypes.CDLL(str(library))
-        self._attend = {
-            torch.float32: loaded.attend_fp32,
-            torch.bfloat16: loaded.attend_bf16,
-        }
-        self._gradients = {
-            torch.float32: loaded.gradients_fp32,
-            torch.bfloat16: loaded.gradients_bf16,
-        }
-        for functions, tensors in ((self._attend, 8), (self._gradients, 11)):
-            for function in functions.values():
-                function.argtypes = [*[ctypes.c_void_p] * tensors, *[ctypes.c_int64] * 6]
+        self._functions = {
+            (name, dtype): getattr(loaded, f"{name}_{suffix}")
+            for name in SIGNATURES
+            for dtype, suffix in ((torch.float32, "fp32"), (torch.bfloat16, "bf16"))
+        }  # fmt: skip
+        for (name, _), function in self._functions.items():
+            tensors, numbers = SIGNATURES[name]
+            function.argtypes = [*[ctypes.c_void_p] * tensors, *[ctypes.c_int64] * numbers]
 
     def attend(
         self,
@@ -66,7 +69,7 @@ class Kernels:
         alpha = exp_query.new_empty(len(exp_query), exp_keys.shape[1])
         context = exp_query.new_empty(len(exp_query), grid.shape[2])
         tensors = alpha, context, exp_keys, grid, exp_query, weight, place
-        _call(self._attend[grid.dtype], tensors, captions, exp_keys, grid)
+        _call(self._functions["attend", grid.dtype], tensors, captions, exp_keys, grid)
         return alpha, context
 
     def gradients(
@@ -94,8 +97,48 @@ class Kernels:
         by_weight = exp_query.new_empty(len(exp_keys), exp_keys.shape[2])
         results = by_scores, by_keys, by_query, by_weight
         tensors = *results, by_context, alpha, exp_keys, grid, exp_query, place
-        _call(self._gradients[grid.dtype], tensors, captions, exp_keys, grid)
+        _call(self._functions["gradients", grid.dtype], tensors, captions, exp_keys, grid)
         return by_scores, by_query, by_weight.sum(0)
+
+    def cell(
+        self, before: Float32[Tensor, "rows units"], *addends: Float[Tensor, "rows gates"]
+    ) -> tuple[
+        Float32[Tensor, "rows units"], Float32[Tensor, "rows units"], Float32[Tensor, "rows gates"]
+    ]:
+        """Hidden and cell after a step, and the gates after their functions."""
+        rows, units = before.shape
+        hidden, cell = torch.empty_like(before), torch.empty_like(before)
+        active = before.new_empty(rows, 4 * units)
+        # Each row of an addend lies in one piece, as in a slice of a larger product's columns.
+        addends = tuple(each if each.stride(1) == 1 else each.contiguous() for each in addends)
+        missing = MOST_ADDENDS - len(addends)
+        before = before.contiguous()
+        self._functions["cell", addends[0].dtype](
+            *(tensor.data_ptr() for tensor in (hidden, cell, active, before, *addends)),
+            *[None] * missing,
+            *(each.stride(0) for each in addends),
+            *[0] * missing,
+            rows,
+            units,
+        )
+        return hidden, cell, active
+
+    def cell_gradients(
+        self,
+        by_hidden: Float32[Tensor, "rows units"],
+        by_cell: Float32[Tensor, "rows units"],
+        active: Float32[Tensor, "rows gates"],
+        before: Float32[Tensor, "rows units"],
+        cell: Float32[Tensor, "rows units"],
+        dtype: torch.dtype,
+    ) -> tuple[Float[Tensor, "rows gates"], Float32[Tensor, "rows units"]]:
+        """By each addend, in its type, and by the cell before."""
+        by_gates, by_before = torch.empty_like(active, dtype=dtype), torch.empty_like(cell)
+        given = [tensor.contiguous() for tensor in (by_hidden, by_cell, active, before, cell)]
+        self._functions["cell_gradients", dtype](
+            *(tensor.data_ptr() for tensor in (by_gates, by_before, *given)), *cell.shape
+        )
+        return by_gates, by_before
 
 
 def _call(
@@ -110,6 +153,15 @@ def _call(
     tensors = tuple(tensor.contiguous() for tensor in (*tensors, space))
     sizes = captions, rows, *exp_keys.shape, grid.shape[2]
     function(*(tensor.data_ptr() for tensor in tensors), *sizes)
+
+
+def kernels_for(*tensors: Tensor) -> Kernels | None:
+    """The compiled kernels, where they are wanted and can take these tensors, all of one type."""
+    first = tensors[0]
+    taken = first.dtype in (torch.float32, torch.bfloat16) and first.device.type == "cpu"
+    if not wanted or not taken or any(tensor.dtype != first.dtype for tensor in tensors):
+        return None
+    return kernels()
 
 
 @functools.cache
@@ -130,21 +182,26 @@ def compiled(folder: Path) -> Path:
     Raises:
         CaptioningError: there is no compiler, or it fails.
     """
-    slower = "The attention is not compiled, and so slower:"
+    slower = "Attention and LSTM are not compiled, and so slower:"
     compiler = shlex.split(os.environ.get("CC", "cc"))
     # A cache may be shared by machines of different processors.
-    made_of = SOURCE.read_text(), FLAGS, compiler, _processor(), torch.__version__
-    library = folder / f"attention-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
+    texts = [source.read_text() for source in (HEADER, *SOURCES)]
+    made_of = texts, FLAGS, compiler, _processor(), torch.__version__
+    library = folder / f"kernels-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
     if library.is_file():
         return library
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as part:
-            made, linked = Path(part) / "attention.o", Path(part) / library.name
+            made = [str(Path(part, f"{source.stem}.o")) for source in SOURCES]
+            linked = Path(part) / library.name
             # Linked without -fopenmp, which would bring a second library of threads.
             for arguments in (
-                [*FLAGS, "-fopenmp", "-c", str(SOURCE), "-o", str(made)],
-                ["-shared", str(made), "-o", str(linked), "-lm"],
+                *(
+                    [*FLAGS, "-fopenmp", "-c", str(source), "-o", to]
+                    for source, to in zip(SOURCES, made, strict=True)
+                ),
+                ["-shared", *made, "-o", str(linked), "-lm"],
             ):
                 subprocess.run([*compiler, *arguments], check=True, capture_output=True, text=True)
             linked.rename(library)

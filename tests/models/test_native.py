@@ -38,9 +38,9 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
 def test_the_settings_are_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "wanted", True)
     attention.accelerate(False, "cpu")
-    assert attention.compiled_for(torch.ones(1), torch.ones(1)) is None
+    assert native.kernels_for(torch.ones(1), torch.ones(1)) is None
     attention.accelerate("auto", "cpu")
-    assert attention.compiled_for(torch.ones(1), torch.ones(1)) is not None
+    assert native.kernels_for(torch.ones(1), torch.ones(1)) is not None
     monkeypatch.setattr(native, "kernels", lambda: None)
     attention.accelerate("auto", "cpu")
     with pytest.raises(CaptioningError, match="compile=true"):

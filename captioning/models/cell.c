@@ -1,0 +1,107 @@
+#ifndef ELEMENT
+/* The pointwise part of an LSTM cell for rows (captions), and its gradients.
+ *
+ * The definition is cell.py's, which computes the same without this file where there is no C
+ * compiler: with the sum of the addends in the order input, forget, cell, output,
+ *
+ *   cell = sigmoid(f) before + sigmoid(i) tanh(g)      hidden = sigmoid(o) tanh(cell)
+ *
+ * The addends are 1 to 3 matrices of 4 x size columns, each with its own distance between rows, in
+ * float32, or in bfloat16 for the functions whose name ends so; all else is contiguous float32.
+ */
+
+#include "vectors.h"
+
+/* e^x to two units in the last place: 2^n e^r with |r| <= log(2) / 2, by Cephes' polynomial. */
+static inline vec exponential(vec x)
+{
+    x = bounded(x, -87, 87);
+    vec shifted = x * 1.44269504f + 12582912.0f; /* n in the lowest bits */
+    vec n = shifted - 12582912.0f, r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1;
+    return (vec)((words)p + ((words)shifted << 23));
+}
+
+static inline vec sigmoid(vec x)
+{
+    return 1 / (1 + exponential(-x));
+}
+
+static inline vec hyperbolic_tangent(vec x)
+{
+    return 1 - 2 / (1 + exponential(2 * x));
+}
+
+#define MOST_ADDENDS 3
+
+#define ELEMENT float
+#define NAMED(name) name##_fp32
+#include "cell.c"
+#undef ELEMENT
+#undef NAMED
+#define ELEMENT uint16_t
+#define NAMED(name) name##_bf16
+#include "cell.c"
+
+#else /* once for each type of the addends */
+
+/* active (rows x 4 size): the four gates after their functions, for the gradients. */
+void NAMED(cell)(float *hidden, float *cell, float *active, const float *before,
+                 const ELEMENT *first, const ELEMENT *second, const ELEMENT *third,
+                 int64_t first_step, int64_t second_step, int64_t third_step, int64_t rows,
+                 int64_t size)
+{
+    const ELEMENT *addends[MOST_ADDENDS] = {first, second, third};
+    const int64_t steps[MOST_ADDENDS] = {first_step, second_step, third_step};
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t k = 0; k < size; k += WIDTH) {
+            int64_t left = size - k;
+            vec gates[4];
+            for (int gate = 0; gate < 4; gate++) {
+                gates[gate] = NAMED(load)(first + r * first_step + gate * size + k, left);
+                for (int a = 1; a < MOST_ADDENDS && addends[a]; a++)
+                    gates[gate] += NAMED(load)(addends[a] + r * steps[a] + gate * size + k, left);
+                gates[gate] = gate == 2 ? hyperbolic_tangent(gates[gate]) : sigmoid(gates[gate]);
+                store_fp32(active + (4 * r + gate) * size + k, gates[gate], left);
+            }
+            vec now = gates[1] * load_fp32(before + r * size + k, left) + gates[0] * gates[2];
+            store_fp32(cell + r * size + k, now, left);
+            store_fp32(hidden + r * size + k, gates[3] * hyperbolic_tangent(now), left);
+        }
+}
+
+/* by_gates (rows x 4 size): the gradient of each addend. */
+void NAMED(cell_gradients)(ELEMENT *by_gates, float *by_before, const float *by_hidden,
+                           const float *by_cell, const float *active, const float *before,
+                           const float *cell, int64_t rows, int64_t size)
+{
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t k = 0; k < size; k += WIDTH) {
+            int64_t left = size - k, at = r * size + k;
+            vec gates[4];
+            for (int gate = 0; gate < 4; gate++)
+                gates[gate] = load_fp32(active + (4 * r + gate) * size + k, left);
+            vec i = gates[0], f = gates[1], g = gates[2], o = gates[3];
+            vec of_hidden = load_fp32(by_hidden + at, left);
+            vec seen = hyperbolic_tangent(load_fp32(cell + at, left));
+            vec of_cell = load_fp32(by_cell + at, left) + of_hidden * o * (1 - seen * seen);
+            vec by[4] = {
+                of_cell * g * i * (1 - i),
+                of_cell * load_fp32(before + at, left) * f * (1 - f),
+                of_cell * i * (1 - g * g),
+                of_hidden * seen * o * (1 - o),
+            };
+            store_fp32(by_before + at, of_cell * f, left);
+            for (int gate = 0; gate < 4; gate++)
+                NAMED(store)(by_gates + (4 * r + gate) * size + k, by[gate], left);
+        }
+}
+
+#endif
