@@ -6,6 +6,7 @@ from benchmarks.measure import Figure, matrix_rate, native_precision, paired
 from benchmarks.textbook import Textbook
 from benchmarks.training import CHANNELS, LOCATIONS, SIZE, decoder_of, multiply_adds
 from captioning.decoding import Beam
+from captioning.memory import keep_freed_memory
 
 IMAGES, WIDTH, LENGTH, BATCH = 200, 5, 12, 50
 
@@ -15,6 +16,7 @@ PLAIN = {"allow_unknown": True, "allow_repeats": True, "no_repeat_ngram": 0, "mi
 
 def run(rounds: int) -> list[Figure]:
     """All rules are on; words are random, so that nearly every caption has its 12."""
+    keep_freed_memory()
     torch.manual_seed(0)
     decoder = decoder_of().eval()
     textbook = Textbook(decoder).eval()

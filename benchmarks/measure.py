@@ -1,9 +1,13 @@
 """Measuring two ways in one run, and showing what came out."""
 
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -48,7 +52,6 @@ class Figure:
             "" if self.reference is None else f"{self.reference:.4g}",
             "" if self.ratio is None else f"{self.ratio:.1f} x",
             of_floor,
-            self.note,
         ]
 
 
@@ -82,11 +85,19 @@ def paired(
     return statistics.median(mine), statistics.median(other), statistics.median(ratios)
 
 
+@cache
 def matrix_rate(dtype: torch.dtype) -> float:
-    """What this machine makes of a large matrix product, in FLOP/s."""
+    """What this machine makes of a large matrix product when nothing disturbs it, in FLOP/s."""
     a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
-    best = min(seconds(lambda: a @ b) for _ in range(8))
+    best = min(seconds(lambda: a @ b) for _ in range(30))
     return float(2 * 2048**3 / best)
+
+
+@contextmanager
+def elsewhere() -> Iterator[Callable[[Callable[[], object]], object]]:
+    """Another process, as Python starts it, that calls functions and keeps what they remember."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        yield lambda work: pool.submit(work).result()
 
 
 def machine() -> dict[str, Any]:
@@ -106,13 +117,17 @@ def native_precision() -> str:
 
 
 def show(title: str, figures: Sequence[Figure]) -> None:
-    """Print a table."""
+    """Print a table, and the notes below it."""
     table = Table(title=title, title_justify="left")
-    for name in ("", "measured", "reference", "ratio", "floor (reached)", ""):
+    for name in ("", "measured", "reference", "ratio", "floor (reached)"):
         table.add_column(name, overflow="fold")
     for figure in figures:
         table.add_row(*figure.row)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for figure in figures:
+        if figure.note:
+            console.print(f"{figure.name}: {figure.note}", highlight=False)
 
 
 def plain(figures: Sequence[Figure]) -> list[dict[str, Any]]:

@@ -5,14 +5,16 @@ The shapes are those of the best-known tutorial: attention, embedding and state 
 :mod:`benchmarks.textbook` in single precision, which the tutorials train in.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Figure, matrix_rate, native_precision, paired
+from benchmarks.measure import Figure, elsewhere, matrix_rate, native_precision, paired
 from benchmarks.textbook import Textbook, rows
 from captioning.captioner import CrossEntropy
+from captioning.memory import keep_freed_memory
 from captioning.models.attn_lstm import AttentionLSTM
 
 IMAGES, CAPTIONS, LOCATIONS, CHANNELS, SIZE, WORDS = 16, 5, 196, 512, 512, 2600
@@ -97,6 +99,18 @@ class TextbookStep:
         self.optimizer.step()
 
 
+@cache
+def textbook_and_batch() -> tuple[TextbookStep, Tensor, Tensor]:
+    """The reference of a process, and the first of the batches that are measured."""
+    return TextbookStep(Textbook(decoder_of())), *batch_of(torch.Generator().manual_seed(0))
+
+
+def textbook_step() -> None:
+    """A step of the reference."""
+    step, grid, tokens = textbook_and_batch()
+    step(grid, tokens)
+
+
 def errors(precision: str, **sizes: int) -> tuple[float, float]:
     """Against the textbook in double precision, without dropout.
 
@@ -124,22 +138,24 @@ def errors(precision: str, **sizes: int) -> tuple[float, float]:
 
 def run(rounds: int) -> list[Figure]:
     """Measure the precision of this machine's training, and single precision."""
+    keep_freed_memory()  # as train.py does
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     batches = [batch_of(generator) for _ in range(4)]
     count = IMAGES * CAPTIONS
     tokens = sum(int((tokens[..., 1:] != 0).sum()) for _, tokens in batches) / len(batches)
-    textbook = TextbookStep(Textbook(decoder_of()))
     figures = []
     for precision in dict.fromkeys((native_precision(), "fp32")):
         step = Step(decoder_of(), precision)
         turn = iter(range(10**9))
-        ours, theirs, ratio = paired(
-            lambda step=step, turn=turn: step(*batches[next(turn) % 4]),
-            lambda: textbook(*batches[0]),
-            rounds=rounds,
-            repeat=4,
-        )
+        with elsewhere() as call:  # there, freed memory is given back, as wherever textbooks run
+            call(textbook_step)
+            ours, theirs, ratio = paired(
+                lambda step=step, turn=turn: step(*batches[next(turn) % 4]),
+                lambda call=call: call(textbook_step),
+                rounds=rounds,
+                repeat=4,
+            )
         needed = 3 * 2 * multiply_adds(int(tokens), images=IMAGES)
         rate = matrix_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
         of_loss, of_gradients = errors(precision)

@@ -33,6 +33,7 @@ from captioning.data.images import load_rgb
 from captioning.decoding import Decoding, Greedy, Hypothesis
 from captioning.errors import CaptioningError
 from captioning.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from captioning.memory import keep_freed_memory
 from captioning.progress import track_progress
 from captioning.reporting.figures import attention_figure, region_of
 
@@ -175,6 +176,7 @@ def caption(config: Mapping[str, Any]) -> None:
         CaptioningError: a setting is wrong; or, at the end, some photographs could not be read.
             They have been named on stderr, and the others have their captions.
     """
+    keep_freed_memory()
     settings = CaptionSettings(**validated(CaptionSettings, own(config), "caption.yaml", set()))
     decoding = build(config["decoding"], Decoding, "decoding")
     if isinstance(sys.stdout, TextIOWrapper):  # whose encoding may lack a letter of a file's name

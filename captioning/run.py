@@ -26,6 +26,7 @@ from captioning.data.text import UNK
 from captioning.decoding import Decoding
 from captioning.errors import CaptioningError
 from captioning.extra import ExtraMetrics
+from captioning.memory import keep_freed_memory
 from captioning.metrics import METRICS
 from captioning.metrics.bootstrap import intervals
 from captioning.metrics.caption_scores import CaptionScores
@@ -98,6 +99,7 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
         once.
     """
     quieten()
+    keep_freed_memory()
     loggers = make_loggers(config, folder)
     try:
         return _train(config, folder, command, loggers)
@@ -219,6 +221,7 @@ def evaluate(config: Config, folder: Path, command: str) -> dict[str, dict[str, 
         ``{split: {metric: score}}``.
     """
     quieten()
+    keep_freed_memory()
     settings = EvalSettings.of(config)
     decoding = build(config["decoding"], Decoding, "decoding")
     settings.prepare()

@@ -185,9 +185,17 @@ class RecurrentDecoder(Decoder):
     def step(self, tokens: Int[Tensor, "images captions"], state: State, memory: Memory) -> Step:
         images, captions = tokens.shape
         rows = Rows.all(images, captions, tokens.device)
-        embedded = self.dropout(self.embedding(tokens.flatten()))
+        words = tokens.flatten()
+        if self.training:  # each has a dropout of its own
+            embedded = self.dropout(self.embedding(words))
+            gates = self.input_gates(embedded)
+        else:  # of the beams of many images, most end in one of few words
+            words, which = torch.unique(words, return_inverse=True)
+            embedded = self.embedding(words)
+            gates = self.input_gates(embedded).index_select(0, which)
+            embedded = embedded.index_select(0, which)
         state = {name: value.flatten(0, 1) for name, value in state.items()}
-        state = self.advance(self.input_gates(embedded), state, memory, rows, apply)
+        state = self.advance(gates, state, memory, rows, apply)
         logits = self.read_out(embedded, state["hidden"], state.pop("context", None))
         state = {name: by_image(value, images, captions) for name, value in state.items()}
         return Step(by_image(logits, images, captions), state, state.pop("attention", None))
@@ -211,13 +219,16 @@ class RecurrentDecoder(Decoder):
         inputs, targets = tokens[place, :-1].T[real], tokens[place, 1:].T[real]
         embedded = self.dropout(self.embedding(self.drop_words(inputs)))
         state = self.first(memory, rows)
-        seen = self.recurrent_dropout(torch.ones_like(state["hidden"]))
+        seen = None
+        if self.recurrent_dropout.p:
+            seen = self.recurrent_dropout(torch.ones_like(state["hidden"]))
         states: list[State] = []
         linear = Unrolled()
         for gates in torch.split(self.input_gates(embedded), counts):
             live = len(gates)
             state = {name: first_rows(value, live) for name, value in state.items()}
-            state["hidden"] = state["hidden"] * seen[:live]
+            if seen is not None:
+                state["hidden"] = state["hidden"] * seen[:live]
             state = self.advance(gates, state, memory, rows.first(live), linear)
             states.append(state)
 

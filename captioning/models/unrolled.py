@@ -46,7 +46,7 @@ class _Parameters(torch.autograd.Function):
         inputs, gradients = (torch.cat(parts) for parts in zip(*ctx.record, strict=True))
         ctx.record.clear()  # for another backward pass
         by_weight = (gradients.mT @ inputs).to(ctx.dtype)
-        by_bias = gradients.float().sum(0).to(ctx.dtype) if ctx.needs_input_grad[1] else None
+        by_bias = gradients.sum(0).to(ctx.dtype) if ctx.needs_input_grad[1] else None
         return by_weight, by_bias, None, None
 
 
