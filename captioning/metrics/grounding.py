@@ -43,8 +43,8 @@ class Mention:
     Attributes:
         index: place of the word in the caption.
         said: whether a colour is said of it.
-        objects: the objects of the image that answer to the name and to the colour that is said;
-            none where the caption is wrong.
+        objects: the objects of the image that answer to the name and to the colour that is said,
+            or that nobody noted; none where the caption is wrong.
     """
 
     index: int
@@ -132,7 +132,9 @@ def mentions(
     for index, word in enumerate(words):
         if word in names:
             meant = tuple(
-                each for each in objects if word in each.names and said <= set(each.colours)
+                each
+                for each in objects
+                if word in each.names and (not each.colours or said <= set(each.colours))
             )
             found.append(Mention(index, bool(said), meant))
         if word in names or word in ("a", "an", "the"):

@@ -22,10 +22,12 @@ class Picture(NamedTuple):
 RED_CIRCLE = Thing(("circle", "disc"), ("red",), (0, 0, 50, 50))
 BLUE_CIRCLE = Thing(("circle", "disc"), ("blue",), (50, 50, 100, 100))
 WHITE_STAR = Thing(("star",), ("white",), (50, 0, 100, 50))
+DOG = Thing(("dog",), (), (50, 0, 100, 50))  # nobody noted its colour
 PICTURES = {
     "one": Picture((100, 100), (RED_CIRCLE,)),
     "two": Picture((100, 100), (RED_CIRCLE, WHITE_STAR)),
     "same": Picture((100, 100), (RED_CIRCLE, BLUE_CIRCLE)),
+    "pet": Picture((100, 100), (RED_CIRCLE, DOG)),
 }
 
 
@@ -45,6 +47,8 @@ PICTURES = {
         ("same", "a red circle and a blue disc", True, True),
         ("same", "red circle blue circle", True, True),
         ("same", "a red circle and a red circle", True, False),
+        ("pet", "a blue dog and a red circle", True, True),  # who knows
+        ("pet", "a red dog and a blue circle", False, False),
     ],
 )
 def test_right_and_complete(image: str, caption: str, right: bool, complete: bool) -> None:
