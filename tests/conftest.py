@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
+
+if not torch.cuda.is_available():  # before Triton's first import, which is when it decides
+    os.environ["TRITON_INTERPRET"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -42,7 +47,6 @@ def _log_of_one_test() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def clip_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random CLIP that knows the bytes alone as words."""
-    import torch
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     folder = tmp_path_factory.mktemp("clip")

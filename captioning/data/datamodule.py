@@ -149,6 +149,8 @@ class CaptionDataModule(pl.LightningDataModule):
         min_count: times that a word must be seen in the training split to have a token.
         max_size: most words of the vocabulary.
         cleaner: how training captions are cleaned; see :class:`captioning.data.text.Cleaner`.
+        resident: hold all grids in the memory of the device that trains; ``auto``: on a GPU, where
+            they take no more than half of what is free.
         cache: where stores and downloads are; None: ``CAPTIONING_CACHE`` or ~/.cache/captioning.
         seed: of the order of the training images; the same seed and epoch give the same order.
         vocabulary: the words of a checkpoint; None builds them from the training split.
@@ -171,6 +173,7 @@ class CaptionDataModule(pl.LightningDataModule):
         min_count: int = 5,
         max_size: int | None = None,
         cleaner: Cleaner | None = None,
+        resident: Literal["auto"] | bool = "auto",
         cache: str | None = None,
         seed: int = 0,
         vocabulary: Vocabulary | None = None,
@@ -194,6 +197,7 @@ class CaptionDataModule(pl.LightningDataModule):
         self.min_count = min_count
         self.max_size = max_size
         self.cleaner = cleaner or Cleaner()
+        self.resident = resident
         self.cache = cache_folder(cache)
         self.seed = seed
         self.given_vocabulary = vocabulary
@@ -236,6 +240,21 @@ class CaptionDataModule(pl.LightningDataModule):
             [(image.id, image.path) for split in splits for image in self.corpus.split(split)],
             skip_bad=self.skip_bad,
         )
+
+    def hold_grids(self, device: torch.device) -> None:
+        """Read the grids into a device's memory, where ``resident`` says so.
+
+        Raises:
+            CaptioningError: ``resident`` is True, and they do not fit.
+        """
+        if self.store is None or self.resident is False:
+            return
+        if self.resident == "auto" and not (
+            device.type == "cuda" and 2 * self.store.nbytes < torch.cuda.mem_get_info(device)[0]
+        ):
+            return
+        log.info("Reading %.1f GB of grids into the memory of %s", self.store.nbytes / 1e9, device)
+        self.store.hold(device)
 
     def write_text(self, folder: Path) -> None:
         """Write the cleaned captions and the vocabulary, for people."""

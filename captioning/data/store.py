@@ -41,6 +41,7 @@ from captioning.progress import track_progress
 log = logging.getLogger(__name__)
 
 _FORMAT = 1
+_READ_AT_ONCE = 64
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -81,6 +82,7 @@ class FeatureStore:
                 "build the store again."
             )
         self._rows = {image: index[digest] for image, digest in digests.items()}
+        self._held: Tensor | None = None
         self._open()
 
     def __len__(self) -> int:
@@ -107,12 +109,15 @@ class FeatureStore:
         return grid
 
     def gather(self, images: Sequence[str]) -> Float16[Tensor, "batch locations channels"]:
-        """Return several images' grids.
+        """Return several images' grids, on the device that holds them, else the CPU.
 
         Raises:
             KeyError: no such image.
             CaptioningError: the store has become shorter.
         """
+        if self._held is not None:
+            rows = torch.tensor([self._places[image] for image in images], dtype=torch.long)
+            return self._held.index_select(0, rows.to(self._held.device, non_blocking=True))
         grids = np.empty((len(images), *self.shape), dtype=np.float16)
         size = _row_bytes(self.shape)
         for image, grid in zip(images, grids, strict=True):
@@ -120,12 +125,38 @@ class FeatureStore:
                 raise _damaged(self.folder, "its grids.f16 ends before the grid of an image")
         return torch.from_numpy(grids)
 
+    @property
+    def nbytes(self) -> int:
+        """What all grids take in memory."""
+        return len(self) * _row_bytes(self.shape)
+
+    def hold(self, device: torch.device) -> None:
+        """Read all grids into a device's memory, from where batches are taken from then on.
+
+        Raises:
+            CaptioningError: they do not fit, or the store has become shorter.
+        """
+        ids = self.ids
+        try:
+            held = torch.empty((len(ids), *self.shape), dtype=torch.float16, device=device)
+            for start in range(0, len(ids), _READ_AT_ONCE):
+                some = ids[start : start + _READ_AT_ONCE]
+                held[start : start + len(some)] = self.gather(some)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            raise CaptioningError(
+                f"data.resident=true: {len(ids)} grids of {self.nbytes / 1e9:.1f} GB in all do not "
+                f"fit into the memory of {device}: use data.resident=false."
+            ) from error
+        self._places = {image: place for place, image in enumerate(ids)}
+        self._held = held
+
     def _open(self) -> None:
         self._file = os.open(self.folder / "grids.f16", os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_file"}
+        state = {key: value for key, value in self.__dict__.items() if key != "_file"}
+        return state | {"_held": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -11,10 +11,10 @@ not a matrix product, is what attention costs on a CPU. Two facts make it cheap 
   from the two small exponentials instead of keeping a tensor of
   captions x locations x units for every word.
 
-On a CPU with a C compiler, :mod:`captioning.models.native` does it; here it is in torch.
+:mod:`captioning.models.native` does it in C on a CPU and in Triton on a GPU, where these can be
+compiled; here it is in torch.
 """
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -107,45 +107,22 @@ def slopes_of(
     return slope.sum(1), slope.sum(2), by_weight
 
 
-def fused_scores(exp_keys: Tensor, exp_query: Tensor, weight: Tensor) -> Tensor:
-    """`scores_of` for torch.compile, which makes one kernel of it that keeps no terms."""
-    s = 1 / (1 + exp_keys[:, None] * exp_query[:, :, None])
-    return (weight - 2 * weight * s).sum(-1)
-
-
-def fused_slopes(
-    by_scores: Tensor, exp_keys: Tensor, exp_query: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`slopes_of`, likewise."""
-    s = 1 / (1 + exp_keys[:, None] * exp_query[:, :, None])
-    weighed = by_scores[..., None] * s
-    slope = weighed - weighed * s
-    return slope.sum(1), slope.sum(2), weighed.sum((0, 1, 2))
-
-
-scores_kernel: Callable[..., Tensor] = scores_of
-slopes_kernel: Callable[..., tuple[Tensor, Tensor, Tensor]] = slopes_of
-
-
 def accelerate(mode: Literal["auto"] | bool, device: str) -> None:
-    """Choose, for this process, how attention is computed.
+    """Choose, for this process, how attention and the LSTM's cell are computed.
 
     Args:
-        mode: on a CPU, True and ``auto`` compile it in C, as :mod:`captioning.models.native` does
-            unasked, and False leaves it to torch; on a GPU, True fuses it by torch.compile.
+        mode: True and ``auto`` compile them, in C for a CPU and in Triton for a GPU, as is done
+            unasked; False leaves them to torch.
         device: the kind of device, such as ``cuda``.
 
     Raises:
-        CaptioningError: mode is True, and there is no C compiler that works.
+        CaptioningError: mode is True, and they cannot be compiled.
     """
-    global scores_kernel, slopes_kernel
-    if device == "cpu":
-        native.wanted = mode is not False
-        if mode is True and native.kernels() is None:
-            raise CaptioningError("compile=true: no C compiler works here; see the log.")
-    elif mode is True:
-        scores_kernel = torch.compile(fused_scores, dynamic=True)
-        slopes_kernel = torch.compile(fused_slopes, dynamic=True)
+    native.wanted = mode is not False
+    if mode is True and native.kernels(device) is None:
+        raise CaptioningError(
+            f"compile=true: nothing can be compiled for the {device} here; see the log."
+        )
 
 
 BLOCK_BYTES = 2**21
@@ -213,7 +190,7 @@ class _Attend(torch.autograd.Function):
             blocks = zip(*(torch.split(tensor, step) for tensor in places), strict=True)
             # Autocast would make the product of the terms with the weight in half precision.
             with torch.autocast(exp_keys.device.type, enabled=False):
-                scores = torch.cat([scores_kernel(k, q, weight32) for k, q in blocks])
+                scores = torch.cat([scores_of(k, q, weight32) for k, q in blocks])
                 maps = scores.softmax(-1)
                 alpha, context = rows.collect(maps), rows.collect(maps.to(grid.dtype) @ grid)
         ctx.save_for_backward(exp_keys, grid, exp_query, weight32, alpha)
@@ -233,7 +210,7 @@ class _Attend(torch.autograd.Function):
             by_grid = maps.to(by_contexts.dtype).mT @ by_contexts
         compiled = native.kernels_for(exp_keys, grid)
         if compiled is not None:
-            by_scores, by_query, by_weight = compiled.gradients(
+            by_query, by_weight = compiled.gradients(
                 ctx.by_keys, by_alpha, by_context, alpha, exp_keys, grid, exp_query, *rows
             )
         else:
@@ -243,7 +220,7 @@ class _Attend(torch.autograd.Function):
             step = images_per_block(exp_keys, rows.captions)
             places = rows.spread(by_scores, images), exp_keys, rows.spread(exp_query, images)
             blocks = zip(*(torch.split(tensor, step) for tensor in places), strict=True)
-            parts = [slopes_kernel(*block) for block in blocks]
+            parts = [slopes_of(*block) for block in blocks]
             every_key, every_query, every_weight = zip(*parts, strict=True)
             ctx.by_keys.add_(torch.cat(every_key))
             by_query, by_weight = rows.collect(torch.cat(every_query)), sum(every_weight)
@@ -254,7 +231,7 @@ class _Attend(torch.autograd.Function):
             None,
             by_grid,
             (by_query * (4 * weight)).to(query_dtype),
-            (by_scores.sum() - 2 * by_weight).to(weight_dtype),
+            (-2 * by_weight).to(weight_dtype),  # the gradients of a softmax's scores sum to 0
             None,
         )
 

@@ -79,7 +79,11 @@ class Decoder(nn.Module, ABC):
         grid: Float[Tensor, "images locations channels"],
         tokens: Int[Tensor, "images captions length"],
     ) -> TeacherForced:
-        """Predict every next token of the given captions (``<start>`` ... ``<end>``, 0-padded)."""
+        """Predict every next token of the given captions (``<start>`` ... ``<end>``, 0-padded).
+
+        Tokens may stay in the CPU's memory where the grid is on a GPU: what their lengths decide
+        is then known without waiting for the GPU.
+        """
 
 
 PAD = 0
@@ -211,12 +215,16 @@ class RecurrentDecoder(Decoder):
         lengths = (tokens[:, 1:] != PAD).sum(1)
         # Longest first, so that the captions that still have a word are the first rows.
         place = lengths.argsort(descending=True, stable=True)[: int((lengths > 0).sum())]
-        rows = Rows(place, captions)
         real = lengths[place] > torch.arange(tokens.shape[1] - 1, device=tokens.device)[:, None]
         counts = [count for count in real.sum(1).tolist() if count]
 
         # From here on all real tokens are in one row after another: word by word, not by caption.
         inputs, targets = tokens[place, :-1].T[real], tokens[place, 1:].T[real]
+        inputs, targets, lengths, place = (
+            tensor.to(grid.device, non_blocking=True)
+            for tensor in (inputs, targets, lengths, place)
+        )
+        rows = Rows(place, captions)
         embedded = self.dropout(self.embedding(self.drop_words(inputs)))
         state = self.first(memory, rows)
         seen = None

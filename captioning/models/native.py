@@ -1,6 +1,7 @@
-"""What is written in C, compiled by the machine's own compiler on first use.
+"""What is written in C for a CPU, compiled by the machine's own compiler on first use.
 
-That takes two seconds, once a machine: the library stays in the cache. Without a compiler
+That takes two seconds, once a machine: the library stays in the cache. For a GPU there is the same
+in Triton, in :mod:`captioning.models.gpu`. Without either,
 :mod:`captioning.models.attention` and :mod:`captioning.models.cell` compute the same with torch
 alone, and slower.
 """
@@ -14,6 +15,7 @@ import platform
 import shlex
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -34,14 +36,73 @@ wanted = True
 SIGNATURES = {"attend": (8, 6), "gradients": (11, 6), "cell": (7, 5), "cell_gradients": (7, 2)}
 """How many tensors, and then how many whole numbers, each function takes."""
 
+SLOWER = "Attention and LSTM are not compiled, and so slower:"
+
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fPIC")
 
 
-class Kernels:
+class Kernels(ABC):
+    """Attention and the LSTM's cell, each with its gradients; all in one pass over its arguments.
+
+    ``exp_keys`` and ``grid``, and all addends, have one type: single precision or bfloat16. Row r
+    is of image ``place[r] // captions``.
+    """
+
+    @abstractmethod
+    def attend(
+        self,
+        exp_keys: Float[Tensor, "images locations units"],
+        grid: Float[Tensor, "images locations channels"],
+        exp_query: Float32[Tensor, "rows units"],
+        weight: Float32[Tensor, " units"],
+        place: Int64[Tensor, " rows"],
+        captions: int,
+    ) -> tuple[Float32[Tensor, "rows locations"], Float32[Tensor, "rows channels"]]:
+        """The attention of each row over its image's locations, and the mix that it gives."""
+
+    @abstractmethod
+    def gradients(
+        self,
+        by_keys: Float32[Tensor, "images locations units"],
+        by_alpha: Float32[Tensor, "rows locations"],
+        by_context: Float32[Tensor, "rows channels"],
+        alpha: Float32[Tensor, "rows locations"],
+        exp_keys: Float[Tensor, "images locations units"],
+        grid: Float[Tensor, "images locations channels"],
+        exp_query: Float32[Tensor, "rows units"],
+        place: Int64[Tensor, " rows"],
+        captions: int,
+    ) -> tuple[Float32[Tensor, "rows units"], Float32[Tensor, " units"]]:
+        """By the query, without the factor 4 v; and the sum of s times what is by the scores.
+
+        What is by the keys, without that factor, is added to ``by_keys``.
+        """
+
+    @abstractmethod
+    def cell(
+        self, before: Float32[Tensor, "rows units"], *addends: Float[Tensor, "rows gates"]
+    ) -> tuple[
+        Float32[Tensor, "rows units"], Float32[Tensor, "rows units"], Float32[Tensor, "rows gates"]
+    ]:
+        """Hidden and cell after a step, and the gates after their functions."""
+
+    @abstractmethod
+    def cell_gradients(
+        self,
+        by_hidden: Float32[Tensor, "rows units"],
+        by_cell: Float32[Tensor, "rows units"],
+        active: Float32[Tensor, "rows gates"],
+        before: Float32[Tensor, "rows units"],
+        cell: Float32[Tensor, "rows units"],
+        dtype: torch.dtype,
+    ) -> tuple[Float[Tensor, "rows gates"], Float32[Tensor, "rows units"]]:
+        """By each addend, in its type, and by the cell before."""
+
+
+class CKernels(Kernels):
     """The functions of the compiled library, on tensors in the CPU's memory.
 
-    Arguments are named and described in ``attention.c`` and ``cell.c``; ``exp_keys`` and ``grid``,
-    and all addends, have one type: single precision or bfloat16.
+    Arguments are described in ``attention.c`` and ``cell.c``.
     """
 
     def __init__(self, library: Path) -> None:
@@ -65,7 +126,6 @@ class Kernels:
         place: Int64[Tensor, " rows"],
         captions: int,
     ) -> tuple[Float32[Tensor, "rows locations"], Float32[Tensor, "rows channels"]]:
-        """The attention of each row over its image's locations, and the mix that it gives."""
         alpha = exp_query.new_empty(len(exp_query), exp_keys.shape[1])
         context = exp_query.new_empty(len(exp_query), grid.shape[2])
         tensors = alpha, context, exp_keys, grid, exp_query, weight, place
@@ -83,29 +143,20 @@ class Kernels:
         exp_query: Float32[Tensor, "rows units"],
         place: Int64[Tensor, " rows"],
         captions: int,
-    ) -> tuple[
-        Float32[Tensor, "rows locations"],
-        Float32[Tensor, "rows units"],
-        Float32[Tensor, " units"],
-    ]:
-        """By the scores; by the query, without the factor 4 v; and the sum of by_scores . s.
-
-        What is by the keys, without that factor, is added to ``by_keys``.
-        """
+    ) -> tuple[Float32[Tensor, "rows units"], Float32[Tensor, " units"]]:
         by_scores = by_alpha.clone(memory_format=torch.contiguous_format)
         by_query = torch.empty_like(exp_query)
         by_weight = exp_query.new_empty(len(exp_keys), exp_keys.shape[2])
         results = by_scores, by_keys, by_query, by_weight
         tensors = *results, by_context, alpha, exp_keys, grid, exp_query, place
         _call(self._functions["gradients", grid.dtype], tensors, captions, exp_keys, grid)
-        return by_scores, by_query, by_weight.sum(0)
+        return by_query, by_weight.sum(0)
 
     def cell(
         self, before: Float32[Tensor, "rows units"], *addends: Float[Tensor, "rows gates"]
     ) -> tuple[
         Float32[Tensor, "rows units"], Float32[Tensor, "rows units"], Float32[Tensor, "rows gates"]
     ]:
-        """Hidden and cell after a step, and the gates after their functions."""
         rows, units = before.shape
         hidden, cell = torch.empty_like(before), torch.empty_like(before)
         active = before.new_empty(rows, 4 * units)
@@ -132,7 +183,6 @@ class Kernels:
         cell: Float32[Tensor, "rows units"],
         dtype: torch.dtype,
     ) -> tuple[Float[Tensor, "rows gates"], Float32[Tensor, "rows units"]]:
-        """By each addend, in its type, and by the cell before."""
         by_gates, by_before = torch.empty_like(active, dtype=dtype), torch.empty_like(cell)
         given = [tensor.contiguous() for tensor in (by_hidden, by_cell, active, before, cell)]
         self._functions["cell_gradients", dtype](
@@ -158,20 +208,40 @@ def _call(
 def kernels_for(*tensors: Tensor) -> Kernels | None:
     """The compiled kernels, where they are wanted and can take these tensors, all of one type."""
     first = tensors[0]
-    taken = first.dtype in (torch.float32, torch.bfloat16) and first.device.type == "cpu"
+    taken = first.dtype in (torch.float32, torch.bfloat16)
     if not wanted or not taken or any(tensor.dtype != first.dtype for tensor in tensors):
         return None
-    return kernels()
+    return kernels(first.device.type)
 
 
 @functools.cache
-def kernels() -> Kernels | None:
-    """The compiled kernels; None, with a line in the log, where they cannot be compiled."""
+def kernels(device: str = "cpu") -> Kernels | None:
+    """The kernels for a kind of device; None, with a line in the log, where there are none."""
     try:
-        return Kernels(compiled(cache_dir() / "kernels"))
+        if device == "cpu":
+            return CKernels(compiled(cache_dir() / "kernels"))
+        if device == "cuda":
+            return _triton()
     except CaptioningError as error:
         log.info("%s", error)
-        return None
+    return None
+
+
+def _triton() -> Kernels:
+    """The kernels for a GPU, after a first call of one, which compiles it.
+
+    Raises:
+        CaptioningError: there is no Triton, or it does not work.
+    """
+    try:
+        from captioning.models import gpu
+
+        found = gpu.TritonKernels()
+        found.cell(torch.zeros(1, 1, device="cuda"), torch.zeros(1, 4, device="cuda"))
+    except Exception as error:  # of many kinds: no compiler for its launcher, another driver, ...
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CaptioningError(f"{SLOWER} Triton failed ({reason}).") from error
+    return found
 
 
 def compiled(folder: Path) -> Path:
@@ -182,7 +252,6 @@ def compiled(folder: Path) -> Path:
     Raises:
         CaptioningError: there is no compiler, or it fails.
     """
-    slower = "Attention and LSTM are not compiled, and so slower:"
     compiler = shlex.split(os.environ.get("CC", "cc"))
     # A cache may be shared by machines of different processors.
     texts = [source.read_text() for source in (HEADER, *SOURCES)]
@@ -206,10 +275,10 @@ def compiled(folder: Path) -> Path:
                 subprocess.run([*compiler, *arguments], check=True, capture_output=True, text=True)
             linked.rename(library)
     except OSError as error:
-        raise CaptioningError(f"{slower} {error.filename}: {error.strerror}.") from error
+        raise CaptioningError(f"{SLOWER} {error.filename}: {error.strerror}.") from error
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or [f"exit status {error.returncode}"])[-1]
-        raise CaptioningError(f"{slower} {compiler[0]} failed ({reason}).") from error
+        raise CaptioningError(f"{SLOWER} {compiler[0]} failed ({reason}).") from error
     return library
 
 

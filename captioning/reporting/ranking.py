@@ -362,7 +362,8 @@ def _configuration(results: Results) -> str:
     settings = {k: v for k, v in _on(results.settings).items() if k not in _NOT_CONFIGURATION}
     data = settings.get("data")
     if isinstance(data, dict):  # where the photographs lie is no part of what was done with them
-        settings["data"] = {k: v for k, v in data.items() if k not in ("root", "cache", "workers")}
+        places = "root", "cache", "workers", "resident"
+        settings["data"] = {k: v for k, v in data.items() if k not in places}
     parts = (results.vocabulary, results.encoder, results.model, results.decoding)
     described = [part.model_dump() if part else None for part in parts]
     return json.dumps([results.name, settings, described], sort_keys=True)

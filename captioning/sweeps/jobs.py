@@ -40,7 +40,7 @@ RANK = "SLURM_PROCID"
 
 # Where things are and who is told of the run: neither makes it another run. What the data is, its
 # fingerprint says.
-_INCIDENTAL = {"resume": ..., "logger": ..., "data": {"root", "cache", "workers"}}
+_INCIDENTAL = {"resume": ..., "logger": ..., "data": {"root", "cache", "workers", "resident"}}
 
 
 @dataclass(frozen=True)

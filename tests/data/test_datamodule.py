@@ -1,5 +1,6 @@
 """What a batch holds, and the order in which they come."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from captioning.data.corpus import read_corpus
 from captioning.data.datamodule import CaptionDataModule, LengthGrouped
 from captioning.data.images import load_rgb
 from captioning.data.text import Cleaner
+from captioning.errors import CaptioningError
 from captioning.models.encoders.vgg16 import VGG16
 
 
@@ -103,3 +105,38 @@ def test_an_encoder_that_learns_is_given_pixels(flickr8k_mini: Path, tmp_path: P
     batch = next(iter(data.train_dataloader()))
     assert batch.images.shape == (2, 3, 32, 32)
     assert not (tmp_path / "features").exists()
+
+
+def test_resident_grids_give_the_same_batches_without_their_file(
+    data: CaptionDataModule, encoder: VGG16, flickr8k_mini: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = list(data.train_dataloader())
+    held = CaptionDataModule(
+        str(flickr8k_mini), batch_size=7, min_count=2, cache=str(data.cache), seed=3, resident=True
+    )
+    held.read()
+    held.open_images(encoder)
+    held.hold_grids(torch.device("cpu"))
+    monkeypatch.delattr(os, "preadv")
+    for ours, theirs in zip(held.train_dataloader(), expected, strict=True):
+        assert ours.ids == theirs.ids
+        assert torch.equal(ours.images, theirs.images)
+
+
+def test_on_a_cpu_grids_are_held_only_if_asked_for(data: CaptionDataModule) -> None:
+    assert data.resident == "auto"
+    data.hold_grids(torch.device("cpu"))
+    assert data.store is not None
+    assert data.store._held is None
+
+
+def test_grids_that_do_not_fit_are_refused_with_their_size(
+    data: CaptionDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*size: int, **_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(data, "resident", True)
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(CaptioningError, match=r"200 grids of 0\.0 GB .* use data\.resident=false"):
+        data.hold_grids(torch.device("cpu"))

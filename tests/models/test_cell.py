@@ -1,6 +1,6 @@
 """The LSTM cell against torch's own, in double precision."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,16 +9,15 @@ from torch import Tensor, nn
 from captioning.models import native
 from captioning.models.cell import lstm_cell
 
+pytestmark = pytest.mark.filterwarnings("ignore:(invalid|overflow).*:RuntimeWarning:triton")
+
 ROWS = 7
 
 
-@pytest.fixture(params=["C", "torch"], autouse=True)
-def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "C" and native.kernels() is None:
-        pytest.skip("there is no C compiler")
-    before, native.wanted = native.wanted, request.param == "C"
-    yield
-    native.wanted = before
+@pytest.fixture(params=["C", "torch", "Triton"], autouse=True)
+def way(request: pytest.FixtureRequest, use: Callable[[str], None]) -> None:
+    """Let each test run on every way to compute."""
+    use(request.param)
 
 
 def leaves_of(units: int, addends: int, scale: float, dtype: torch.dtype) -> list[Tensor]:
