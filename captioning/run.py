@@ -81,6 +81,7 @@ def quieten() -> None:
         "Checkpoint directory .* is not empty",  # a resumed run goes on with its own
         "Experiment logs directory .* is not empty",  # likewise
         ".*sync_dist=True",  # the scores are of all processes' captions already
+        "Image size .* could be decompression bomb",  # such an image is refused by name
     ):
         warnings.filterwarnings("ignore", message)
 
@@ -159,7 +160,6 @@ def _train(
         check_resumable(Path(settings.resume), captioner)
     with clock("features"):
         data.open_images(captioner.encoder)
-        data.hold_grids(trainer.strategy.root_device)
     if leads:
         data.write_text(folder)
     captioner.expect(data.references("dev"))
@@ -253,7 +253,10 @@ def evaluate(config: Config, folder: Path, command: str) -> dict[str, dict[str, 
         clock.seconds,
         training=captioner.run.get("config"),
     )
-    write_report(folder, settings.split, found.gallery)
+    # RUN/checkpoints/best.ckpt, as `_train` leaves it.
+    checkpoints = Path(settings.ckpt).resolve().parent
+    training = checkpoints.parent if checkpoints.name == "checkpoints" else None
+    write_report(folder, settings.split, found.gallery, training=training)
     show_results(written, folder)
     return written.scores
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import runpy
 import shutil
 import signal
@@ -148,7 +149,14 @@ def test_eval_gives_the_same_scores_again(
         "split=test", "decoding=beam", "decoding.beam_size=5",
     )  # fmt: skip
     assert ended.status == 0, ended.err
-    assert (tmp_path / "report.html").is_file()
+    curves = [
+        re.findall("<title>(.*?)</title></circle>", (folder / "report.html").read_text())
+        for folder in (trained, tmp_path)
+    ]
+    assert curves[0] == curves[1]  # the learning curves are those of the training
+    assert [title.partition(":")[0] for title in curves[1] if title.startswith("CIDEr")] == [
+        f"CIDEr, epoch {epoch}" for epoch in (1, 2, 3)
+    ]
     before, after = (read_results(f / "results.json") for f in (trained, tmp_path))
     assert after.scores["test"] == before.scores["test"]
     assert after.name == before.name

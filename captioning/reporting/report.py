@@ -58,17 +58,24 @@ GALLERY_BYTES: Final = 20_000_000
 
 
 def write_report(
-    folder: Path, split: str, gallery: Sequence[GalleryImage], *, progress: bool = True
+    folder: Path,
+    split: str,
+    gallery: Sequence[GalleryImage],
+    *,
+    training: Path | None = None,
+    progress: bool = True,
 ) -> Path:
     """Write ``report.html`` from a run's ``results.json``, its learning curves and a gallery.
 
     A photograph that cannot be read is named in the log and has a placeholder in the page.
 
     Args:
-        folder: the run's own, with ``results.json`` and, after training, ``logs/metrics.csv``.
+        folder: the run's own, with ``results.json``.
         split: which one the gallery shows.
         gallery: the images, in the order of the data set. Of more than MOST_IMAGES, so many are
             shown, evenly spread from the best CIDEr to the worst.
+        training: the folder in which the model was trained; None: this one. Its
+            ``logs/metrics.csv``, where there is one, has the learning curves.
         progress: whether to show how far the photographs have come.
 
     Returns:
@@ -79,7 +86,7 @@ def write_report(
         OSError: the page cannot be written.
     """
     results = read_results(folder / "results.json")
-    metrics_file = folder / "logs" / "metrics.csv"
+    metrics_file = (training or folder) / "logs" / "metrics.csv"
     quantities = read_curves(metrics_file) if metrics_file.is_file() else {}
     chosen = spread(gallery, MOST_IMAGES, score_of)
     resize = results.encoder.resize if results.encoder else "squash"
