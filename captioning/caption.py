@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import unicodedata
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from captioning.build import build, own, validated
@@ -113,7 +115,8 @@ def caption_files(
     def load(path: Path) -> Float[Tensor, "3 height width"]:
         return encoder.preprocessing(load_rgb(path))
 
-    log.info("Captioning %d photographs on %s (%s)", len(files), chosen, arithmetic)
+    what = "1 photograph" if len(files) == 1 else f"{len(files):,} photographs"
+    log.info("Captioning %s on %s (%s)", what, chosen, arithmetic)
     workers = os.cpu_count() or 1
     with closing(load_in_batches(load, files, batch_size=batch_size, workers=workers)) as batches:
         for images, errors in batches:
@@ -177,6 +180,8 @@ def caption(config: Mapping[str, Any]) -> None:
             They have been named on stderr, and the others have their captions.
     """
     keep_freed_memory()
+    # Such a photograph is refused by name, like others that cannot be read.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     settings = CaptionSettings(**validated(CaptionSettings, own(config), "caption.yaml", set()))
     decoding = build(config["decoding"], Decoding, "decoding")
     if isinstance(sys.stdout, TextIOWrapper):  # whose encoding may lack a letter of a file's name

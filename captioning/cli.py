@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -39,6 +40,8 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
     that the launcher notes the failed job and goes on; so is anything under HYDRA_FULL_ERROR=1.
     """
     hydra = HydraConfig.get()
+    # On a new machine matplotlib would speak first, of its fonts, as soon as it is imported.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
         settings = resolved(config)
         # Imported here, so that --help and wrong keys need not wait for torch.

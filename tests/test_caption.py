@@ -227,6 +227,17 @@ def test_what_cannot_be_read_is_named_and_the_rest_go_on(
     assert "Traceback" not in ended.err
 
 
+def test_a_photograph_of_too_many_pixels_is_one_that_cannot_be_read(
+    run: Run, photographs: dict[str, Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)  # and the largest has 84 x 50
+    ended = run(f"images={tmp_path}/in")
+    assert ended.status == 1
+    assert ended.captions.keys() == photographs.keys() - {f"{tmp_path}/in/3.png"}
+    assert "in/3.png is not a readable image (84 x 50 pixels are too many)" in ended.err
+    assert "Warning" not in ended.err
+
+
 def test_without_a_caption_no_file_is_overwritten(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("not an image")
     Path("a.json").write_text("precious")
