@@ -160,6 +160,7 @@ def _train(
         check_resumable(Path(settings.resume), captioner)
     with clock("features"):
         data.open_images(captioner.encoder)
+        data.hold_grids(trainer.strategy.root_device)
     if leads:
         data.write_text(folder)
     captioner.expect(data.references("dev"))
