@@ -9,7 +9,7 @@ import torch
 from benchmarks.measure import machine, plain, show
 from captioning.files import atomic_write_json
 
-PARTS = ("training", "beam", "features", "loading", "startup", "scoring", "scale")
+PARTS = ("training", "gpu", "beam", "features", "loading", "startup", "scoring", "scale")
 
 
 def main() -> None:
@@ -33,8 +33,9 @@ def main() -> None:
             print(f"The plots are {options.out / 'scale.png'}.")
         else:
             figures = part.run(options.rounds)
-            show(name, figures)
-            found[name] = plain(figures)
+            if figures:
+                show(name, figures)
+                found[name] = plain(figures)
         atomic_write_json(options.out / "benchmarks.json", found)
 
 

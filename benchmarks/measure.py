@@ -86,11 +86,17 @@ def paired(
 
 
 @cache
-def matrix_rate(dtype: torch.dtype) -> float:
-    """What this machine makes of a large matrix product when nothing disturbs it, in FLOP/s."""
-    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
-    best = min(seconds(lambda: a @ b) for _ in range(30))
-    return float(2 * 2048**3 / best)
+def matrix_rate(dtype: torch.dtype, device: str = "cpu") -> float:
+    """What a device makes of a large matrix product when nothing disturbs it, in FLOP/s."""
+    size = 2048 if device == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+
+    def multiply() -> None:
+        a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return float(2 * size**3 / min(seconds(multiply) for _ in range(30)))
 
 
 @contextmanager

@@ -74,7 +74,7 @@ class Step:
 
     def __call__(self, grid: Tensor, tokens: Tensor) -> None:
         """One step."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(grid.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             loss = self.loss(self.decoder(grid, tokens))["loss"]
         self.optimizer.zero_grad()
         loss.backward()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import gpu
 from benchmarks.beam import PLAIN
 from benchmarks.textbook import Textbook, rows
 from benchmarks.training import batch_of, decoder_of, errors, multiply_adds
@@ -36,6 +37,13 @@ def test_the_textbooks_beam_search_writes_the_same_captions() -> None:
     theirs = [[t for t in textbook.beam(image, 3, 8) if t != 2] for image in grid]
     assert ours == theirs
     assert len({tuple(caption) for caption in ours}) > 1
+
+
+def test_the_epoch_that_a_gpu_is_measured_with_runs_on_any_device() -> None:
+    figure = gpu.epoch(torch.device("cpu"), rounds=1, images=32, locations=9)
+    assert figure.name == "an epoch of 160 captions"
+    assert figure.floor is not None
+    assert 0 < figure.floor < figure.value
 
 
 def test_the_captions_are_as_long_as_said() -> None:

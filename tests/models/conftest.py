@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from captioning.models import native, triton_functions
+from captioning.models import native
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
             if torch.cuda.is_available():
                 pytest.skip("Triton compiles for the GPU here, and then does not interpret")
             gpu = pytest.importorskip("captioning.models.gpu")
-            monkeypatch.setattr(gpu, "functions", untyped(triton_functions))
+            monkeypatch.setattr(gpu, "functions", untyped(gpu.functions))
             monkeypatch.setattr(native, "kernels", lambda device: gpu.TritonKernels())
 
     return choose
