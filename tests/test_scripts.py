@@ -464,7 +464,7 @@ def test_a_truncated_store_is_one_sentence(
 ) -> None:
     copy = tmp_path / "cache"
     shutil.copytree(cache / "features", copy / "features")
-    (store,) = (copy / "features").glob("*/grids.f16")
+    (store,) = (copy / "features").glob("*/grids.bin")
     with store.open("r+b") as file:
         file.truncate(1000)
     ended = run(

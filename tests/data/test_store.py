@@ -21,6 +21,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
@@ -28,7 +31,7 @@ from torch.utils.data import DataLoader
 
 from captioning.data.digests import image_digests
 from captioning.data.images import load_rgb
-from captioning.data.store import FeatureStore, build_store
+from captioning.data.store import FeatureStore, build_store, pack, unpack
 from captioning.errors import CaptioningError
 from captioning.models.encoders.base import GridEncoder
 
@@ -104,7 +107,7 @@ def builder(directory: Path, images: Path, seconds: float) -> Iterator[subproces
 
 
 def contents(store: FeatureStore) -> dict[str, bytes]:
-    return {name: (store.folder / name).read_bytes() for name in ("grids.f16", "index.txt")}
+    return {name: (store.folder / name).read_bytes() for name in ("grids.bin", "index.txt")}
 
 
 def test_rows_are_the_encoders_output(
@@ -131,11 +134,42 @@ def test_a_store_that_is_cut_while_it_is_open_gives_no_wrong_numbers(
     tmp_path: Path, tiny: Tiny, images: list[tuple[str, Path]]
 ) -> None:
     store = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
-    file = store.folder / "grids.f16"
+    file = store.folder / "grids.bin"
     os.truncate(file, file.stat().st_size - 1)
     assert store.gather([images[0][0]]).shape == (1, 4, 4)
-    with pytest.raises(CaptioningError, match=r"grids\.f16 ends before.*delete that folder"):
+    with pytest.raises(CaptioningError, match=r"grids\.bin ends before.*delete that folder"):
         store.gather([images[-1][0]])
+
+
+@given(
+    grid=arrays(
+        np.float16,
+        st.tuples(st.integers(1, 5), st.integers(1, 20)),
+        elements=st.floats(width=16, allow_nan=True) | st.just(0.0),
+    )
+)
+def test_what_is_packed_comes_back(grid: np.ndarray) -> None:
+    packed = pack(grid)
+    back = np.zeros(grid.size, np.float16)
+    unpack(packed, back)
+    np.testing.assert_array_equal(back.reshape(grid.shape), grid)
+    assert len(packed) == -(-grid.size // 8) + 2 * np.count_nonzero(grid)
+
+
+def test_a_row_is_as_the_modules_documentation_has_it() -> None:
+    grid = np.zeros((2, 5), np.float16)
+    grid[0, 1], grid[1, 4] = 1.0, -2.0  # the numbers 1 and 9 of 10
+    assert pack(grid) == bytes([0b10, 0b10]) + np.array([1.0, -2.0], "<f2").tobytes()
+
+
+def test_a_row_with_other_numbers_than_its_bits_say_is_told(
+    tmp_path: Path, tiny: Tiny, images: list[tuple[str, Path]]
+) -> None:
+    store = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
+    with (store.folder / "grids.bin").open("r+b") as file:
+        file.write(b"\0")
+    with pytest.raises(CaptioningError, match=r"0\.png has other numbers.*delete that folder"):
+        store.gather(["0.png"])
 
 
 def test_a_second_build_finds_everything(
@@ -207,7 +241,7 @@ def test_a_killed_build_goes_on_where_it_was(
     finished = len((folder / "index.txt").read_text().splitlines())
     assert 0 < finished < 5
     # What a kill between the numbers and their line, and inside a line, would leave behind.
-    with (folder / "grids.f16").open("ab") as file:
+    with (folder / "grids.bin").open("ab") as file:
         file.write(b"\x01" * 45)
     with (folder / "index.txt").open("a") as file:
         file.write("0123abc")
@@ -291,11 +325,11 @@ def test_a_damaged_store_is_told_with_the_remedy(
     files = {path.name: path.read_bytes() for path in good.folder.iterdir()}
     meta = json.loads(files["meta.json"])
     damages: dict[str, tuple[str, bytes | None]] = {
-        "shorter": ("grids.f16", files["grids.f16"][:-1]),
-        "no grids.f16": ("grids.f16", None),
+        "shorter": ("grids.bin", files["grids.bin"][:-1]),
+        "no grids.bin": ("grids.bin", None),
         "no SHA-256": ("index.txt", b"garbage\n" + files["index.txt"]),
         "no text": ("index.txt", b"\xff\xfe\n"),
-        "the same twice": ("index.txt", files["index.txt"][:65] * 2),
+        "the same twice": ("index.txt", 2 * (files["index.txt"].partition(b"\n")[0] + b"\n")),
         "no meta.json": ("meta.json", None),
         "does not describe": ("meta.json", b"{"),
         "its meta.json does": ("meta.json", json.dumps({**meta, "channels": 2}).encode()),
@@ -335,14 +369,14 @@ def test_unknown_options_are_named(
         build_store(tmp_path / "stores", tiny, images, **{**OPTIONS, **option})
 
 
-def test_a_full_disk_is_told_before_the_work(
+def test_a_full_disk_is_told_with_the_first_batch(
     tmp_path: Path, tiny: Tiny, images: list[tuple[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
-    with pytest.raises(CaptioningError, match=r"needs 0\.0 GB more"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=90))
+    with pytest.raises(CaptioningError, match=r"needs some 0\.0 GB more"):
         build_store(tmp_path / "stores", tiny, images, **OPTIONS)
-    assert Tiny.encoded == []
+    assert Tiny.encoded == [2]
 
 
 def test_it_travels_to_the_workers_of_a_data_loader(
@@ -437,7 +471,8 @@ def test_real_photographs(tmp_path: Path, tiny: Tiny, flickr8k_mini: Path) -> No
     photographs = sorted((flickr8k_mini / "Flicker8k_Dataset").glob("*.jpg"))
     store = build_store(tmp_path / "stores", tiny, [(p.name, p) for p in photographs], **OPTIONS)
     assert len(store) == 200
-    assert (store.folder / "grids.f16").stat().st_size == 200 * 4 * 4 * 2
+    # Bits and numbers: without a ReLU, nothing is zero.
+    assert (store.folder / "grids.bin").stat().st_size == 200 * 4 * 4 * (1 / 8 + 2)
 
 
 if __name__ == "__main__":
