@@ -81,6 +81,7 @@ def quieten() -> None:
         "Checkpoint directory .* is not empty",  # a resumed run goes on with its own
         "Experiment logs directory .* is not empty",  # likewise
         ".*sync_dist=True",  # the scores are of all processes' captions already
+        ".*overridden `transfer_batch_to_device`",  # on purpose: images alone are moved
         "Image size .* could be decompression bomb",  # such an image is refused by name
     ):
         warnings.filterwarnings("ignore", message)
