@@ -72,7 +72,8 @@ class TritonKernels(Kernels):
             functions.slopes, (images, triton.cdiv(units, TILE)),
             by_keys, by_query, by_weight, by_scores, exp_keys, exp_query, place,
             captions, rows, locations, units,
-            ROWS=triton.next_power_of_2(rows), LOCATIONS=across, TILE=TILE, num_warps=8,
+            ROWS=triton.next_power_of_2(images * captions), LOCATIONS=across, TILE=TILE,
+            num_warps=8,
         )  # fmt: skip
         return by_query, by_weight.sum(0)
 

@@ -66,7 +66,7 @@ def through_softmax(
     tl.store(by_scores + row * locations + p, attention * (gradient - mean), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # or it would be compiled anew as captions end
 def slopes(
     by_keys, by_query, by_weight, by_scores, exp_keys, exp_query, place,
     captions, rows, locations, units,
