@@ -27,6 +27,8 @@ from captioning.paths import cache_dir
 
 log = logging.getLogger(__name__)
 
+Tensors = tuple[Tensor, ...]
+
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "cell.c"))
 HEADER = Path(__file__).with_name("vectors.h")
 MOST_ADDENDS = 3
@@ -45,10 +47,10 @@ class Kernels(ABC):
     """Attention and the LSTM's cell, each with its gradients; all in one pass over its arguments.
 
     ``exp_keys`` and ``grid``, and all addends, have one type: single precision or bfloat16. Row r
-    is of image ``place[r] // captions``.
+    is of image ``place[r] // captions``. Subclasses fill in results, which is all that differs;
+    the tensors that they are given are contiguous but for addends, whose rows may lie apart.
     """
 
-    @abstractmethod
     def attend(
         self,
         exp_keys: Float[Tensor, "images locations units"],
@@ -59,8 +61,12 @@ class Kernels(ABC):
         captions: int,
     ) -> tuple[Float32[Tensor, "rows locations"], Float32[Tensor, "rows channels"]]:
         """The attention of each row over its image's locations, and the mix that it gives."""
+        alpha = exp_query.new_empty(len(exp_query), exp_keys.shape[1])
+        context = exp_query.new_empty(len(exp_query), grid.shape[2])
+        given = in_one_piece(exp_keys, grid, exp_query, weight, place)
+        self.fill_attention(alpha, context, *given, captions=captions)
+        return alpha, context
 
-    @abstractmethod
     def gradients(
         self,
         by_keys: Float32[Tensor, "images locations units"],
@@ -77,16 +83,26 @@ class Kernels(ABC):
 
         What is by the keys, without that factor, is added to ``by_keys``.
         """
+        by_query = torch.empty_like(exp_query, memory_format=torch.contiguous_format)
+        by_weight = exp_query.new_empty(len(exp_keys), exp_keys.shape[2])
+        given = in_one_piece(by_alpha, by_context, alpha, exp_keys, grid, exp_query, place)
+        self.fill_gradients(by_keys, by_query, by_weight, *given, captions=captions)
+        return by_query, by_weight.sum(0)
 
-    @abstractmethod
     def cell(
         self, before: Float32[Tensor, "rows units"], *addends: Float[Tensor, "rows gates"]
     ) -> tuple[
         Float32[Tensor, "rows units"], Float32[Tensor, "rows units"], Float32[Tensor, "rows gates"]
     ]:
         """Hidden and cell after a step, and the gates after their functions."""
+        before = before.contiguous()
+        hidden, cell = torch.empty_like(before), torch.empty_like(before)
+        active = before.new_empty(len(before), 4 * before.shape[1])
+        # Each row of an addend lies in one piece, as in a slice of a larger product's columns.
+        rows = tuple(each if each.stride(1) == 1 else each.contiguous() for each in addends)
+        self.fill_cell(hidden, cell, active, before, rows)
+        return hidden, cell, active
 
-    @abstractmethod
     def cell_gradients(
         self,
         by_hidden: Float32[Tensor, "rows units"],
@@ -97,6 +113,35 @@ class Kernels(ABC):
         dtype: torch.dtype,
     ) -> tuple[Float[Tensor, "rows gates"], Float32[Tensor, "rows units"]]:
         """By each addend, in its type, and by the cell before."""
+        by_gates, by_before = torch.empty_like(active, dtype=dtype), torch.empty_like(cell)
+        given = in_one_piece(by_hidden, by_cell, active, before, cell)
+        self.fill_cell_gradients(by_gates, by_before, *given)
+        return by_gates, by_before
+
+    @abstractmethod
+    def fill_attention(self, alpha: Tensor, context: Tensor, *given: Tensor, captions: int) -> None:
+        """For :meth:`attend`."""
+
+    @abstractmethod
+    def fill_gradients(
+        self, by_keys: Tensor, by_query: Tensor, by_weight: Tensor, *given: Tensor, captions: int
+    ) -> None:
+        """For :meth:`gradients`; ``by_weight`` is of each image."""
+
+    @abstractmethod
+    def fill_cell(
+        self, hidden: Tensor, cell: Tensor, active: Tensor, before: Tensor, addends: Tensors
+    ) -> None:
+        """For :meth:`cell`."""
+
+    @abstractmethod
+    def fill_cell_gradients(self, by_gates: Tensor, by_before: Tensor, *given: Tensor) -> None:
+        """For :meth:`cell_gradients`."""
+
+
+def in_one_piece(*tensors: Tensor) -> Tensors:
+    """Contiguous ones with the same numbers."""
+    return tuple(tensor.contiguous() for tensor in tensors)
 
 
 class CKernels(Kernels):
@@ -117,92 +162,44 @@ class CKernels(Kernels):
             tensors, numbers = SIGNATURES[name]
             function.argtypes = [*[ctypes.c_void_p] * tensors, *[ctypes.c_int64] * numbers]
 
-    def attend(
-        self,
-        exp_keys: Float[Tensor, "images locations units"],
-        grid: Float[Tensor, "images locations channels"],
-        exp_query: Float32[Tensor, "rows units"],
-        weight: Float32[Tensor, " units"],
-        place: Int64[Tensor, " rows"],
-        captions: int,
-    ) -> tuple[Float32[Tensor, "rows locations"], Float32[Tensor, "rows channels"]]:
-        alpha = exp_query.new_empty(len(exp_query), exp_keys.shape[1])
-        context = exp_query.new_empty(len(exp_query), grid.shape[2])
-        tensors = alpha, context, exp_keys, grid, exp_query, weight, place
-        _call(self._functions["attend", grid.dtype], tensors, captions, exp_keys, grid)
-        return alpha, context
+    def fill_attention(self, alpha: Tensor, context: Tensor, *given: Tensor, captions: int) -> None:
+        exp_keys, grid, *_ = given
+        self._attention("attend", (alpha, context, *given), captions, exp_keys, grid)
 
-    def gradients(
-        self,
-        by_keys: Float32[Tensor, "images locations units"],
-        by_alpha: Float32[Tensor, "rows locations"],
-        by_context: Float32[Tensor, "rows channels"],
-        alpha: Float32[Tensor, "rows locations"],
-        exp_keys: Float[Tensor, "images locations units"],
-        grid: Float[Tensor, "images locations channels"],
-        exp_query: Float32[Tensor, "rows units"],
-        place: Int64[Tensor, " rows"],
-        captions: int,
-    ) -> tuple[Float32[Tensor, "rows units"], Float32[Tensor, " units"]]:
-        by_scores = by_alpha.clone(memory_format=torch.contiguous_format)
-        by_query = torch.empty_like(exp_query)
-        by_weight = exp_query.new_empty(len(exp_keys), exp_keys.shape[2])
-        results = by_scores, by_keys, by_query, by_weight
-        tensors = *results, by_context, alpha, exp_keys, grid, exp_query, place
-        _call(self._functions["gradients", grid.dtype], tensors, captions, exp_keys, grid)
-        return by_query, by_weight.sum(0)
+    def fill_gradients(
+        self, by_keys: Tensor, by_query: Tensor, by_weight: Tensor, *given: Tensor, captions: int
+    ) -> None:
+        by_alpha, *others = given
+        _, _, exp_keys, grid, *_ = others
+        by_scores = by_alpha.clone()
+        tensors = by_scores, by_keys, by_query, by_weight, *others
+        self._attention("gradients", tensors, captions, exp_keys, grid)
 
-    def cell(
-        self, before: Float32[Tensor, "rows units"], *addends: Float[Tensor, "rows gates"]
-    ) -> tuple[
-        Float32[Tensor, "rows units"], Float32[Tensor, "rows units"], Float32[Tensor, "rows gates"]
-    ]:
-        rows, units = before.shape
-        hidden, cell = torch.empty_like(before), torch.empty_like(before)
-        active = before.new_empty(rows, 4 * units)
-        # Each row of an addend lies in one piece, as in a slice of a larger product's columns.
-        addends = tuple(each if each.stride(1) == 1 else each.contiguous() for each in addends)
+    def _attention(
+        self, name: str, tensors: Tensors, captions: int, exp_keys: Tensor, grid: Tensor
+    ) -> None:
+        rows, images = len(tensors[-1]), len(exp_keys)
+        space = torch.empty(images + 1 + rows, dtype=torch.int64)
+        sizes = captions, rows, *exp_keys.shape, grid.shape[2]
+        function = self._functions[name, grid.dtype]
+        function(*(tensor.data_ptr() for tensor in (*tensors, space)), *sizes)
+
+    def fill_cell(
+        self, hidden: Tensor, cell: Tensor, active: Tensor, before: Tensor, addends: Tensors
+    ) -> None:
         missing = MOST_ADDENDS - len(addends)
-        before = before.contiguous()
         self._functions["cell", addends[0].dtype](
             *(tensor.data_ptr() for tensor in (hidden, cell, active, before, *addends)),
             *[None] * missing,
             *(each.stride(0) for each in addends),
             *[0] * missing,
-            rows,
-            units,
+            *before.shape,
         )
-        return hidden, cell, active
 
-    def cell_gradients(
-        self,
-        by_hidden: Float32[Tensor, "rows units"],
-        by_cell: Float32[Tensor, "rows units"],
-        active: Float32[Tensor, "rows gates"],
-        before: Float32[Tensor, "rows units"],
-        cell: Float32[Tensor, "rows units"],
-        dtype: torch.dtype,
-    ) -> tuple[Float[Tensor, "rows gates"], Float32[Tensor, "rows units"]]:
-        by_gates, by_before = torch.empty_like(active, dtype=dtype), torch.empty_like(cell)
-        given = [tensor.contiguous() for tensor in (by_hidden, by_cell, active, before, cell)]
-        self._functions["cell_gradients", dtype](
-            *(tensor.data_ptr() for tensor in (by_gates, by_before, *given)), *cell.shape
+    def fill_cell_gradients(self, by_gates: Tensor, by_before: Tensor, *given: Tensor) -> None:
+        self._functions["cell_gradients", by_gates.dtype](
+            *(tensor.data_ptr() for tensor in (by_gates, by_before, *given)), *by_before.shape
         )
-        return by_gates, by_before
-
-
-def _call(
-    function: "ctypes._NamedFuncPointer",
-    tensors: tuple[Tensor, ...],
-    captions: int,
-    exp_keys: Tensor,
-    grid: Tensor,
-) -> None:
-    rows, images = len(tensors[-1]), len(exp_keys)
-    space = torch.empty(images + 1 + rows, dtype=torch.int64)
-    tensors = tuple(tensor.contiguous() for tensor in (*tensors, space))
-    sizes = captions, rows, *exp_keys.shape, grid.shape[2]
-    function(*(tensor.data_ptr() for tensor in tensors), *sizes)
 
 
 def kernels_for(*tensors: Tensor) -> Kernels | None:
