@@ -35,6 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
     pytest.mark.filterwarnings("ignore:.*in eval mode"),
+    pytest.mark.filterwarnings("ignore:.*overridden `transfer_batch_to_device`"),
 ]
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")

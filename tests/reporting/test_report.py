@@ -122,7 +122,15 @@ class Page:
             {"width": width, "height": 1600, "deviceScaleFactor": 1, "mobile": phone},
         )
         self.chrome.get(path.resolve().as_uri())
+        self.wait_for(self.filled)
         return self
+
+    def filled(self) -> bool:
+        """Whether every card in the window has its content, which comes a moment later."""
+        return self.run(
+            "return [...document.querySelectorAll('.card')].every(card => card.hidden ||"
+            "card.firstChild || card.getBoundingClientRect().top > innerHeight)"
+        )
 
     def all(self, selector: str) -> list[WebElement]:
         return self.chrome.find_elements(By.CSS_SELECTOR, selector)
