@@ -31,7 +31,7 @@ from captioning.metrics import METRICS
 from captioning.metrics.bootstrap import intervals
 from captioning.metrics.caption_scores import CaptionScores
 from captioning.metrics.grounding import Grounding, ground
-from captioning.metrics.language import Language, describe_language
+from captioning.metrics.language import Language, describe_each, describe_language
 from captioning.metrics.tokenizer import TOKENIZATION
 from captioning.models.attention import accelerate
 from captioning.progress import Clock
@@ -382,7 +382,9 @@ def score(
     found, captions = captioner.scores.scores(), captioner.scores.captions
     photographs = {image.id: image.path for image in data.images(split)}
     found = extra.add_to(found, captions, references, photographs)
-    results.write_captions(folder / f"captions_{split}.json", captions, found.per_image)
+    train = [text for image in data.corpus.split("train") for text in data.descriptions[image.id]]
+    each = describe_each(captions, train=train, unknown=UNK)
+    results.write_captions(folder / f"captions_{split}.json", captions, found.per_image, each)
     results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
     maps = {
         image: weights.reshape(-1, *captioner.encoder.grid_size).numpy()
@@ -403,9 +405,7 @@ def score(
     objects = ground(captions, maps, data.boxes)
     language = describe_language(
         list(captions.values()),
-        train=[
-            text for image in data.corpus.split("train") for text in data.descriptions[image.id]
-        ],
+        train=train,
         vocabulary_size=len(captioner.vocabulary.words),
         unknown=UNK,
     )

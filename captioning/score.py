@@ -14,7 +14,7 @@ from captioning.data.text import Cleaner
 from captioning.errors import CaptioningError
 from captioning.extra import ExtraMetrics
 from captioning.metrics import METRICS, CaptionScorer, intervals
-from captioning.metrics.language import describe_language
+from captioning.metrics.language import describe_each, describe_language
 from captioning.metrics.tokenizer import TOKENIZATION
 from captioning.progress import Clock
 from captioning.reporting import results
@@ -23,6 +23,9 @@ from captioning.reporting.report import write_report
 from captioning.reporting.terminal import show_results
 
 log = logging.getLogger(__name__)
+
+# What is left of "<unk>", "[UNK]" and "UNK" in a caption that was cleaned.
+_UNKNOWN = "unk"
 
 
 @dataclass(frozen=True)
@@ -103,14 +106,14 @@ def score_file(
         scorer = CaptionScorer(chosen, METRICS)
         found = settings.add_to(scorer.score(captions), captions, chosen, photographs)
         cleaner = Cleaner()
-        language = describe_language(
-            [cleaner(captions[image]) for image in chosen],
-            train=None if references.train is None else {cleaner(t) for t in references.train},
-        )
+        said = {image: cleaner(captions[image]) for image in chosen}
+        train = None if references.train is None else {cleaner(t) for t in references.train}
+        language = describe_language(list(said.values()), train=train, unknown=_UNKNOWN)
     results.write_captions(
         folder / f"captions_{split}.json",
         {image: captions[image] for image in chosen},
         found.per_image,
+        describe_each(said, train=train, unknown=_UNKNOWN),
     )
     results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
     written = results.Results(
@@ -154,7 +157,8 @@ def score_file(
 def match_captions(path: Path, references: References, *, subset: bool = False) -> dict[str, str]:
     """Read captions in COCO's result format, by the image ids of the references.
 
-    The images may go by another name that the references know: Karpathy's by their ``cocoid``.
+    The images may go by another name that the references know, Karpathy's by their ``cocoid``; or
+    by that of their file without its ending, as in Flickr30k's results.
 
     Args:
         path: The file.
@@ -170,6 +174,7 @@ def match_captions(path: Path, references: References, *, subset: bool = False) 
         raise CaptioningError(f"{path}: there is no caption in it to score.")
     known = references.captions
     namings = [dict(zip(known, known, strict=True)), *references.aliases]
+    namings += [_without_endings(names) for names in namings]
     naming = max(namings, key=lambda names: sum(image in names for image in captions))
     found: dict[str, str] = {}
     for number, (image, caption) in enumerate(captions.items(), start=1):
@@ -195,6 +200,12 @@ def match_captions(path: Path, references: References, *, subset: bool = False) 
             *(path, len(found), len(known)),
         )
     return found
+
+
+def _without_endings(names: Mapping[str, str]) -> dict[str, str]:
+    """The same by files' names without their endings; empty where two would be called the same."""
+    stems = {Path(name).stem: image for name, image in names.items()}
+    return stems if len(stems) == len(names) else {}
 
 
 def find_photographs(

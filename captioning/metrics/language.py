@@ -4,7 +4,7 @@ None of this says whether a caption fits its image. A decoder that hedges repeat
 sentences and may still score well; these figures show it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
@@ -61,7 +61,7 @@ def describe_language(
     words = list(chain.from_iterable(sentences))
     pairs = [pair for sentence in sentences for pair in pairwise(sentence)]
     used = len(set(words) - {unknown})
-    known = None if train is None else {tuple(caption.split()) for caption in train}
+    known = _known(train)
     return Language(
         distinct_1=_share(len(set(words)), len(words)),
         distinct_2=_share(len(set(pairs)), len(pairs)),
@@ -73,6 +73,38 @@ def describe_language(
         else _share(sum(tuple(sentence) not in known for sentence in sentences), len(sentences)),
         unknown=None if unknown is None else _share(words.count(unknown), len(words)),
     )
+
+
+def describe_each(
+    captions: Mapping[str, str],
+    *,
+    train: Collection[str] | None = None,
+    unknown: str | None = None,
+) -> dict[str, dict[str, int | float]]:
+    """What is defined of a caption by itself, by image: the parts of the means in `Language`.
+
+    These are its ``length``; whether it is ``novel``, and its share of ``unknown`` words, where
+    train captions are known, and a word stands for unknown ones.
+
+    Args:
+        captions: By image id.
+        train: As for `describe_language`.
+        unknown: Likewise.
+    """
+    known = _known(train)
+    each: dict[str, dict[str, int | float]] = {}
+    for image, caption in captions.items():
+        words = caption.split()
+        each[image] = {"length": len(words)}
+        if known is not None:
+            each[image]["novel"] = tuple(words) not in known
+        if unknown is not None:
+            each[image]["unknown"] = _share(words.count(unknown), len(words))
+    return each
+
+
+def _known(train: Collection[str] | None) -> set[tuple[str, ...]] | None:
+    return None if train is None else {tuple(caption.split()) for caption in train}
 
 
 def _share(part: int, whole: int) -> float:

@@ -51,6 +51,17 @@ OBJECT_MEASURES: Final = {
 }
 """What tables call the shares of :class:`Objects`."""
 
+LANGUAGE_MEASURES: Final = {
+    "words a caption": "length",
+    "words used": "vocabulary",
+    "of the vocabulary": "vocabulary_share",
+    "distinct-1": "distinct_1",
+    "distinct-2": "distinct_2",
+    "not in train": "novel",
+    "<unk>": "unknown",
+}
+"""What tables call the fields of :class:`Language`."""
+
 SCHEMA: Final = 1
 """Version of the format of ``results.json``."""
 
@@ -188,18 +199,15 @@ class Language(_Record):
     def texts(self) -> dict[str, str]:
         """What tables show of it."""
 
-        def percent(share: float | None) -> str:
-            return "-" if share is None else f"{100 * share:.1f} %"
+        def text(field: str) -> str:
+            value = getattr(self, field)
+            if value is None:
+                return "-"
+            if field == "vocabulary":
+                return f"{value:,}"
+            return f"{value:.1f}" if field == "length" else f"{100 * value:.1f} %"
 
-        return {
-            "words a caption": f"{self.length:.1f}",
-            "words used": f"{self.vocabulary:,}",
-            "of the vocabulary": percent(self.vocabulary_share),
-            "distinct-1": percent(self.distinct_1),
-            "distinct-2": percent(self.distinct_2),
-            "not in train": percent(self.novel),
-            "<unk>": percent(self.unknown),
-        }
+        return {label: text(field) for label, field in LANGUAGE_MEASURES.items()}
 
 
 class Results(_Record):
@@ -344,7 +352,7 @@ def read_statistics(
     text = _read(path)
     try:
         return Statistics.from_json(json.loads(text), metrics)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CaptioningError(_not_json(path, str(error))) from None
     except CaptioningError as error:
         raise CaptioningError(f"{path}: {error}") from None
@@ -354,6 +362,7 @@ def write_captions(
     path: str | os.PathLike[str],
     captions: Mapping[str, str],
     per_image: Mapping[str, Mapping[str, float]] | None = None,
+    language: Mapping[str, Mapping[str, int | float]] | None = None,
 ) -> None:
     """Write captions in COCO's result format, each with its own scores where there are any.
 
@@ -361,19 +370,19 @@ def write_captions(
         path: the file, ``captions_<split>.json`` by custom.
         captions: ``{image: caption}``.
         per_image: ``{image: {metric: score}}`` for the metrics that are defined on one image.
+        language: what each caption is like; see `captioning.metrics.language.describe_each`.
 
     Raises:
-        ValueError: ``per_image`` names an image that has no caption.
+        ValueError: ``per_image`` or ``language`` names an image that has no caption.
         OSError: the file cannot be written; an existing one is then untouched.
     """
-    per_image = per_image or {}
-    if unknown := per_image.keys() - captions.keys():
+    beside = {"scores": per_image or {}, "language": language or {}}
+    if unknown := {image for found in beside.values() for image in found} - captions.keys():
         raise ValueError(f"scores without a caption: {min(unknown)}")
     entries: list[dict[str, object]] = []
     for image, caption in captions.items():
         entry: dict[str, object] = {"image_id": image, "caption": caption}
-        if image in per_image:
-            entry["scores"] = dict(per_image[image])
+        entry |= {key: dict(found[image]) for key, found in beside.items() if image in found}
         entries.append(entry)
     atomic_write_json(path, entries)
 
@@ -390,7 +399,7 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
     text = _read(path)
     try:
         entries = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CaptioningError(_not_json(path, str(error))) from None
     if not isinstance(entries, list):
         raise CaptioningError(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from captioning.metrics.language import Language, describe_language
+from captioning.metrics.language import Language, describe_each, describe_language
 
 CAPTIONS = ["a dog runs", "a dog sits", "a <unk> runs", ""]
 
@@ -28,6 +28,22 @@ def test_what_is_not_known_is_not_claimed() -> None:
     found = describe_language(CAPTIONS)
     assert found.vocabulary == 5  # nobody said that <unk> is no word
     assert (found.vocabulary_share, found.novel, found.unknown) == (None, None, None)
+
+
+def test_what_each_caption_is_like_averages_to_what_all_are() -> None:
+    train = ["a dog runs", "a  dog barks"]
+    captions = {str(place): caption for place, caption in enumerate(CAPTIONS)}
+    each = describe_each(captions, train=train, unknown="<unk>")
+    assert each == {
+        "0": {"length": 3, "novel": False, "unknown": 0},
+        "1": {"length": 3, "novel": True, "unknown": 0},
+        "2": {"length": 3, "novel": True, "unknown": 1 / 3},
+        "3": {"length": 0, "novel": True, "unknown": 0},
+    }
+    of_all = describe_language(CAPTIONS, train=train)
+    assert of_all.length == sum(found["length"] for found in each.values()) / 4
+    assert of_all.novel == sum(found["novel"] for found in each.values()) / 4
+    assert describe_each({"0": "a dog"}) == {"0": {"length": 2}}
 
 
 def test_pairs_do_not_reach_over_the_end_of_a_caption() -> None:

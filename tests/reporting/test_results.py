@@ -240,12 +240,17 @@ def test_captions_come_back_whatever_they_hold(tmp_path: Path) -> None:
         "2.jpg": "",
         "3.jpg": 'two\nlines\u2028and \x00 ||| \U0001f415 "quoted"',
     }
-    write_captions(tmp_path / "captions_test.json", captions, {"1.jpg": {"METEOR": 0.25}})
+    write_captions(
+        tmp_path / "captions_test.json",
+        captions,
+        {"1.jpg": {"METEOR": 0.25}},
+        {"2.jpg": {"length": 0, "novel": True}},
+    )
     assert read_captions(tmp_path / "captions_test.json") == captions
     entries = json.loads((tmp_path / "captions_test.json").read_text())
     assert entries[:2] == [
         {"image_id": "1.jpg", "caption": "a dog runs", "scores": {"METEOR": 0.25}},
-        {"image_id": "2.jpg", "caption": ""},
+        {"image_id": "2.jpg", "caption": "", "language": {"length": 0, "novel": True}},
     ]
 
 
@@ -289,9 +294,18 @@ def test_wrong_caption_file_is_told(tmp_path: Path, entries: object, problem: st
         read_captions(path)
 
 
+def test_brackets_without_end_are_no_json(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    for read in (read_captions, read_statistics, read_results):
+        with pytest.raises(CaptioningError, match=r"deep\.json: not a JSON file"):
+            read(tmp_path / "deep.json")
+
+
 def test_scores_of_an_image_without_caption_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"b\.jpg"):
         write_captions(tmp_path / "c.json", {"a.jpg": "a dog"}, {"b.jpg": {"METEOR": 0.1}})
+    with pytest.raises(ValueError, match=r"b\.jpg"):
+        write_captions(tmp_path / "c.json", {"a.jpg": "a dog"}, {}, {"b.jpg": {"length": 1}})
     assert not (tmp_path / "c.json").exists()
 
 
