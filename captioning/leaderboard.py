@@ -72,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--seeds", action="store_true", help="list each seed's run by itself")
     parser.add_argument(
+        "--language", action="store_true",
+        help="show, too, how varied, long and new the captions are",
+    )  # fmt: skip
+    parser.add_argument(
         "--best-by", choices=("dev", "test"), default="dev",
         help="choose the best run, which the others are compared with, on that split "
         "(default: dev)",
@@ -116,10 +120,10 @@ def _report(options: argparse.Namespace) -> int:
     entries = [entry for entry, is_chosen in zip(entries, chosen, strict=True) if is_chosen]
     if not entries and not failures:
         where = ", ".join(str(folder) for folder in folders)
-        that = " of which all filters hold" if filters else ""
-        print(
-            f"No run below {where} has a readable results.json{that}; `python train.py` makes one."
-        )
+        if chosen:
+            print(f"No run below {where} meets all of the filters.")
+        else:
+            print(f"No run below {where} has a readable results.json; `python train.py` makes one.")
         return status
 
     board = rank(
@@ -131,6 +135,7 @@ def _report(options: argparse.Namespace) -> int:
         each_seed=options.seeds,
         published=published,
         failures=failures,
+        language=options.language,
     )
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -10,6 +10,9 @@ from typing import Any
 from captioning.errors import CaptioningError
 from captioning.reporting.results import Results
 
+# Of a key's values, where an error names them.
+_SHOWN = 8
+
 _FIELDS: dict[str, Callable[[Results], list[str]]] = {
     "name": lambda results: [results.name],
     "data": lambda results: [results.data.name],
@@ -62,15 +65,22 @@ def choose(runs: Sequence[Results], filters: Sequence[Filter]) -> list[bool]:
     """Whether each run meets all conditions.
 
     Raises:
-        CaptioningError: no run has one of the keys, which is then misspelt.
+        CaptioningError: no run has one of the keys, or its value, which is then misspelt.
     """
     for each in filters:
-        if runs and not any(_texts(results, each.key) for results in runs):
+        there = dict.fromkeys(text for results in runs for text in _texts(results, each.key))
+        if runs and not there:
             known = {key for results in runs for key in _flat(results.settings)} | set(_FIELDS)
             near = get_close_matches(each.key, sorted(known), n=3, cutoff=0.5) or sorted(_FIELDS)
             raise CaptioningError(
                 f"--filter {each.key}={each.value}: no run has `{each.key}`; "
                 f"there is {', '.join(near)}"
+            )
+        if runs and not any(each(results) for results in runs):
+            more = f", and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+            raise CaptioningError(
+                f"--filter {each.key}={each.value}: no run has that value; there is "
+                f"{', '.join(list(there)[:_SHOWN])}{more}"
             )
     return [all(each(results) for each in filters) for results in runs]
 

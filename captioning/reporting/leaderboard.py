@@ -23,6 +23,7 @@ from captioning.reporting.ranking import (
 )
 from captioning.reporting.results import (
     BOX_SHARE,
+    LANGUAGE_MEASURES,
     METRICS,
     OBJECT_MEASURES,
     Language,
@@ -35,12 +36,11 @@ LAST_COLUMN: Final = "when (UTC)"
 
 _MISSING = "-"
 
-# Columns of language that are a share; a table for people has these.
-_SHARES = {"distinct_1": "distinct-1", "distinct_2": "distinct-2", "novel": "not in train"}
+_LANGUAGE_LABELS = {field: label for label, field in LANGUAGE_MEASURES.items()}
 
 # What a terminal narrower than this leaves out, so that it need not squeeze the rest.
 _LEFT_OUT: Final = {
-    180: ("model", "BLEU-2", "BLEU-3", *_SHARES.values(), LAST_COLUMN),
+    150: ("model", "BLEU-2", "BLEU-3", LAST_COLUMN),
     98: ("BLEU-1", "ROUGE-L"),
 }
 
@@ -97,30 +97,46 @@ def terminal_tables(board: Leaderboard, width: int = 1000) -> list[Table]:
     tables = []
     for ranking in board.rankings:
         content = ranking_table(ranking, board.metric)
-        table = Table(
-            title=Text(str(ranking.ground)),
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            padding=(0, 0),
-            pad_edge=False,
-        )
         hidden = {name for most, names in _LEFT_OUT.items() if width < most for name in names}
-        shown = [n for n, name in enumerate(content.header) if name not in hidden]
-        for column in (content.header[n] for n in shown):
-            # A narrow terminal folds names and cuts the date, never the numbers.
-            if column in TEXT_COLUMNS:
-                table.add_column(column, overflow="fold", min_width=5)
-            elif column == LAST_COLUMN:
-                table.add_column(column, no_wrap=True)
-            else:
-                cells = [row[content.header.index(column)] for row in content.rows]
-                words = [*column.split(), *(t for c in cells for t in (c.text, c.interval or ""))]
-                table.add_column(column, justify="right", min_width=max(map(len, words)))
-        for row in (*content.rows, *content.published):
-            # Text, not str: rich would read the brackets of a run's name as its markup.
-            table.add_row(*(_terminal_cell(row[n]) for n in shown))
-        tables.append(table)
+        hidden |= set(LANGUAGE_MEASURES)
+        shown = [name for name in content.header if name not in hidden]
+        rows = (*content.rows, *content.published)
+        tables.append(_terminal_table(content.header, rows, shown, str(ranking.ground)))
+        # In a table of their own: with these, one of all would be wider than most terminals.
+        if language := [name for name in content.header if name in LANGUAGE_MEASURES]:
+            tables.append(_terminal_table(content.header, content.rows, ["run", *language]))
     return tables
+
+
+def _terminal_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    shown: Sequence[str],
+    title: str | None = None,
+) -> Table:
+    """Some of the columns."""
+    table = Table(
+        title=None if title is None else Text(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0),
+        pad_edge=False,
+    )
+    cells = [[row[header.index(name)] for name in shown] for row in rows]
+    for place, column in enumerate(shown):
+        # A narrow terminal folds names and cuts the date, never the numbers.
+        if column in TEXT_COLUMNS:
+            table.add_column(column, overflow="fold", min_width=5)
+        elif column == LAST_COLUMN:
+            table.add_column(column, no_wrap=True)
+        else:
+            texts = [text for row in cells for text in (row[place].text, row[place].interval or "")]
+            least = max(map(len, (*column.split(), *texts)))
+            table.add_column(column, justify="right", min_width=least)
+    for row in cells:
+        # Text, not str: rich would read the brackets of a run's name as its markup.
+        table.add_row(*map(_terminal_cell, row))
+    return table
 
 
 def _terminal_cell(cell: Cell) -> Text:
@@ -141,7 +157,7 @@ def to_markdown(board: Leaderboard) -> str:
     for ranking in board.rankings:
         table = ranking_table(ranking, board.metric)
         lines += ["", f"## {_markdown(str(ranking.ground))}", ""]
-        lines += [_markdown_row(table.header), "|" + " --- |" * len(table.header)]
+        lines += [_markdown_row(map(_markdown, table.header)), "|" + " --- |" * len(table.header)]
         lines += [
             _markdown_row(_markdown_cell(cell) for cell in row)
             for row in (*table.rows, *table.published)
@@ -171,14 +187,40 @@ def notes(board: Leaderboard, escape: Callable[[str], str] = str) -> list[str]:
                 f"Δ is the paired difference from {escape(one_line(ranking.against.name))}{chosen}"
                 f", with its p-value over the images ({escape(str(ranking.ground.data))})."
             )
+        found += _why_not_compared(board, ranking, escape)
     if any(ranking.published for ranking in board.rankings):
         found.append("Rows marked published are what others report; they are not ranked.")
     return found
 
 
+def _why_not_compared(
+    board: Leaderboard, ranking: Ranking, escape: Callable[[str], str]
+) -> list[str]:
+    data = escape(one_line(ranking.ground.data))
+    if len(ranking.rows) < 2:
+        return []
+    if ranking.against is None:
+        # Where a run was named, the other tables are without it on purpose.
+        return [
+            f"No run on {data} has {board.metric} on {board.best_by}, to choose the best by; "
+            "--against NAME compares the others with the run of that name."
+        ] * bool(board.best_by)
+    without = [row for row in ranking.rows if not row.differences and row is not ranking.against]
+    names = ", ".join(escape(one_line(row.name)) for row in without)
+    return [
+        f"No difference is known of {names}: it takes statistics_{board.split}.json beside both "
+        f"runs' results.json, of the same images and references ({data})."
+    ] * bool(without)
+
+
 def endings(board: Leaderboard, escape: Callable[[str], str] = str) -> list[str]:
-    """What stands below the tables: runs without scores on the split, and jobs that failed."""
+    """What stands below the tables: what is not in them, and why."""
     found = [unscored_sentence(board, escape)] if board.unscored else []
+    if board.unmatched:
+        names = "; ".join(escape(one_line(each.name)) for each in board.unmatched)
+        found.append(
+            f"Published results that are not shown, as no run here is on the same images: {names}."
+        )
     return found + [
         f"failed: {escape(failure.name)}: {escape(one_line(failure.reason))}"
         for failure in board.failures
@@ -189,8 +231,8 @@ def to_csv(board: Leaderboard) -> str:
     """The rankings as CSV, one row a configuration: all in full, on the metrics' own scale.
 
     After each metric come its spread over the seeds, the ends of its interval, and the difference
-    from the best run with its p-value, where some row has them. Text that a spreadsheet would run
-    as a formula is quoted with a leading apostrophe.
+    from the best run with the ends of its interval and its p-value, where some row has them. Text
+    that a spreadsheet would run as a formula is quoted with a leading apostrophe.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -239,6 +281,8 @@ def csv_records(board: Leaderboard) -> list[dict[str, Any]]:
                 if compared:
                     pair = row.differences.get(metric)
                     record[f"{metric} difference"] = pair.difference if pair else None
+                    record[f"{metric} difference low"] = pair.low if pair else None
+                    record[f"{metric} difference high"] = pair.high if pair else None
                     record[f"{metric} p"] = pair.p_value if pair else None
             record[_dev(board.metric)] = row.means("dev").get(board.metric)
             record |= {name: mean.get(name) for name in others}
@@ -323,19 +367,21 @@ def ranking_table(ranking: Ranking, metric: str) -> RankingTable:
     """
     split = ranking.ground.split
     means = [_means(row, split, metric) for row in ranking.rows]
-    dev = () if split == "dev" else (_dev(metric),)
     delta = f"Δ {metric}"
     columns = (
         *present_metrics(means),
         *((delta,) if any(row.differences for row in ranking.rows) else ()),
-        *dev,
-        *(name for name in (*OBJECT_COLUMNS, *_SHARES) if any(name in row for row in means)),
+        *(
+            name
+            for name in (_dev(metric), *OBJECT_COLUMNS, *(LANGUAGE_COLUMNS * ranking.language))
+            if any(name in row for row in means)
+        ),
     )
     highest = {
         column: max((row[column] for row in means if column in row), default=None)
         for column in columns
         # The only run is the best of none; a large box, or strange words, are nobody's merit.
-        if len(means) > 1 and column != BOX_SHARE and column not in _SHARES
+        if len(means) > 1 and column != BOX_SHARE and column not in LANGUAGE_COLUMNS
     }
     seeds = any(len(row.entries) > 1 for row in ranking.rows)
     rows = []
@@ -353,6 +399,8 @@ def ranking_table(ranking: Ranking, metric: str) -> RankingTable:
                 *(
                     _difference(row, metric)
                     if column == delta
+                    else _language_cell(column, values.get(column), spreads.get(column))
+                    if column in LANGUAGE_COLUMNS
                     else Cell.of_score(
                         values.get(column),
                         intervals.get(column),
@@ -371,7 +419,7 @@ def ranking_table(ranking: Ranking, metric: str) -> RankingTable:
     texts = [column for column in TEXT_COLUMNS if seeds or column != "seeds"]
     header = (
         *texts,
-        *(_SHARES.get(column, column) for column in columns),
+        *(_LANGUAGE_LABELS.get(column, column) for column in columns),
         LAST_COLUMN,
     )
     return RankingTable(
@@ -380,7 +428,8 @@ def ranking_table(ranking: Ranking, metric: str) -> RankingTable:
 
 
 def _means(row: Row, split: str, metric: str) -> dict[str, float]:
-    return row.means(split) | _only(_dev(metric), row.means("dev").get(metric))
+    means = row.means(split)
+    return means if split == "dev" else means | _only(_dev(metric), row.means("dev").get(metric))
 
 
 def _only(name: str, value: Any) -> dict[str, Any]:
@@ -396,6 +445,14 @@ def _difference(row: Row, metric: str) -> Cell:
     if pair is None:
         return Cell(_MISSING)
     return Cell(f"{100 * pair.difference:+.1f}", pair.difference, f"p={pair.p_value:.3f}")
+
+
+def _language_cell(field: str, value: float | None, spread: float | None) -> Cell:
+    if value is None or field not in ("length", "vocabulary"):
+        return Cell.of_score(value, spread=spread)
+    digits = 0 if field == "vocabulary" and spread is None else 1
+    text = f"{value:,.{digits}f}" + (f" ±{spread:,.1f}" if spread is not None else "")
+    return Cell(text, value)
 
 
 def _published_row(published: Published, header: Sequence[str]) -> tuple[Cell, ...]:

@@ -142,12 +142,14 @@ class Ranking:
         rows: the configurations.
         against: the one that the others are compared with.
         published: what others published on the same split of that data set, not ranked.
+        language: whether people's tables show what captions are like as language.
     """
 
     ground: Ground
     rows: tuple[Row, ...]
     against: Row | None = None
     published: tuple[Published, ...] = ()
+    language: bool = False
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -171,6 +173,7 @@ class Leaderboard:
         rankings: at most one for each ground.
         unscored: runs without scores on the split.
         failures: jobs that have failed.
+        unmatched: published results on other images than any run's.
         metric: sorted by it.
         best_by: the split on which the best configuration, which the others are compared with, was
             chosen; None where it was named.
@@ -180,6 +183,7 @@ class Leaderboard:
     rankings: tuple[Ranking, ...]
     unscored: tuple[Entry, ...]
     failures: tuple[Failure, ...] = ()
+    unmatched: tuple[Published, ...] = ()
     metric: str = RANKED_BY
     best_by: str | None = "dev"
 
@@ -232,7 +236,7 @@ def find_failures(folders: Iterable[Path]) -> list[Failure]:
     for path, folder in _find(folders, "failed.json"):
         try:
             reason = str(json.loads(path.read_text(encoding="utf-8"))["reason"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             reason = "failed.json cannot be read"
         name = path.parent.relative_to(folder).as_posix()
         failures.append(Failure(one_line(path.parent.name if name == "." else name), reason))
@@ -260,6 +264,7 @@ def rank(
     each_seed: bool = False,
     published: Sequence[Published] = (),
     failures: Sequence[Failure] = (),
+    language: bool = False,
 ) -> Leaderboard:
     """Sort runs into rankings on ``split``: best first by the metric, runs without it last.
 
@@ -273,6 +278,7 @@ def rank(
         each_seed: whether each run has a row of its own, although it differs only in seed.
         published: results of others, to show below the runs on the same data.
         failures: jobs to list as failed.
+        language: whether to show what captions are like as language.
 
     Raises:
         CaptioningError: no run, or more than one on the same ground, is called ``against``.
@@ -290,7 +296,7 @@ def rank(
         rows.sort(key=lambda row: (-row.means(split).get(metric, -1.0), row.name))
         best = _named(rows, against) if against else _best(rows, best_by, metric)
         shown = tuple(each for each in published if _is_on(each, ground))
-        rankings.append(Ranking(ground, *_compared(rows, split, best), shown))
+        rankings.append(Ranking(ground, *_compared(rows, split, best), shown, language))
     if against and not any(ranking.against for ranking in rankings):
         raise CaptioningError(
             f"--against {against}: no run with scores on {split} has that name or folder"
@@ -300,6 +306,7 @@ def rank(
         tuple(rankings),
         tuple(sorted(unscored, key=lambda entry: (entry.results.name, str(entry.path)))),
         tuple(failures),
+        tuple(each for each in published if all(each not in r.published for r in rankings)),
         metric,
         None if against else best_by,
     )

@@ -89,6 +89,10 @@ def test_seeds_are_one_row_with_mean_spread_interval_and_difference(
     apart = statistics.fmean(means["b"]) - statistics.fmean(means["a"])
     assert float(b["CIDEr difference"]) == pytest.approx(apart, abs=1e-12)
     assert float(b["CIDEr p"]) == pytest.approx(2 / 1001)
+    apart_each = mean - np.mean(two_models["a"], axis=0)
+    error = apart_each.std(ddof=1) / len(mean) ** 0.5
+    assert float(b["CIDEr difference low"]) == pytest.approx(apart - 1.96 * error, abs=0.3 * error)
+    assert float(b["CIDEr difference high"]) == pytest.approx(apart + 1.96 * error, abs=0.3 * error)
     shown = capsys.readouterr().out
     assert (
         f"{100 * statistics.fmean(means['b']):.1f} ±{100 * statistics.stdev(means['b']):.1f}"
@@ -141,6 +145,34 @@ def test_against_a_named_run_or_folder(tmp_path: Path, capsys: pytest.CaptureFix
     assert "no run with scores on test has that name" in capsys.readouterr().err
 
 
+def test_without_dev_scores_it_says_that_none_is_compared_and_how_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, mean in (("theirs", 0.5), ("ours", 0.6)):
+        write_run(tmp_path / name, name, ciders(1, mean))
+    sentence = "No run on flickr8k has CIDEr on dev, to choose the best by; --against NAME"
+    assert main([str(tmp_path)]) == 0
+    assert sentence in capsys.readouterr().out
+    page = (tmp_path / "leaderboard.md").read_text()
+    assert sentence in page
+    assert "dev CIDEr" not in page
+    assert main([str(tmp_path), "--against", "ours"]) == 0
+    assert "No run" not in capsys.readouterr().out
+    assert rows_of(tmp_path)[1]["CIDEr p"] != ""
+
+
+def test_a_difference_that_cannot_be_taken_is_no_silent_gap(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, mean in (("a", 0.5), ("b", 0.6), ("c", 0.7)):
+        write_run(tmp_path / name, name, ciders(1, mean), dev=mean)
+    (tmp_path / "a" / "statistics_test.json").unlink()
+    assert main([str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "No difference is known of a: it takes statistics_test.json beside" in shown
+    assert [row["CIDEr p"] != "" for row in rows_of(tmp_path)] == [False, True, False]
+
+
 @pytest.mark.usefixtures("two_models")
 def test_choosing_by_test_takes_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--best-by", "test"]) == 1
@@ -191,8 +223,40 @@ def test_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is model.dropout" in capsys.readouterr().err
     assert main([str(tmp_path), "--filter", "model"]) == 1
     assert "write key=value" in capsys.readouterr().err
-    assert main([str(tmp_path), "--filter", "name=b"]) == 0
-    assert "of which all filters hold" in capsys.readouterr().out
+    assert main([str(tmp_path), "--filter", "name=b"]) == 1
+    assert "--filter name=b: no run has that value; there is a\n" in capsys.readouterr().err
+    write_run(tmp_path / "b", "b", ciders(1, 0.5), config={"model": {"dropout": 0.3}})
+    assert main([str(tmp_path), "--filter", "name=b", "--filter", "model.dropout=0.5"]) == 0
+    assert "meets all of the filters" in capsys.readouterr().out
+
+
+def test_what_captions_are_like_is_shown_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, used in ((0, 1200), (1, 1300)):
+        folder = write_run(tmp_path / str(seed), "a", ciders(seed, 0.5), seed=seed)
+        content = json.loads((folder / "results.json").read_text())
+        content["language"] = {
+            "test": {
+                "distinct_1": 0.25, "distinct_2": 0.5, "vocabulary": used, "length": 9.5 + seed,
+                "novel": 0.875, "unknown": 0.0,
+            }
+        }  # fmt: skip
+        (folder / "results.json").write_text(json.dumps(content))
+    assert main([str(tmp_path)]) == 0
+    assert "words used" not in (tmp_path / "leaderboard.md").read_text() + capsys.readouterr().out
+    assert float(rows_of(tmp_path)[0]["vocabulary"]) == 1250  # files for programs have all
+    assert main([str(tmp_path), "--language"]) == 0
+    lines = (tmp_path / "leaderboard.md").read_text().splitlines()
+    header, _, row = (line.split(" | ") for line in lines if line.startswith("| "))
+    shown = dict(zip(header, row, strict=True))
+    assert shown["words used"] == "1,250.0 ±70.7"
+    assert shown["words a caption"] == "10.0 ±0.7"
+    assert shown["not in train"] == "87.5 ±0.0"
+    assert shown["\\<unk>"] == "0.0 ±0.0"
+    assert "of the vocabulary" not in shown
+    assert "1,250.0 ±70.7" in capsys.readouterr().out
+    assert "1,250.0 ±70.7" in (tmp_path / "leaderboard.html").read_text()
 
 
 def test_published_results_stand_below_unranked_with_their_source(tmp_path: Path) -> None:
@@ -208,6 +272,17 @@ def test_published_results_stand_below_unranked_with_their_source(tmp_path: Path
     assert first["published"] == ""
     assert "1502.03044" in second["published"]
     assert float(second["BLEU-1"]) == 0.67
+
+
+def test_published_results_on_other_images_are_named_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "a", "a", ciders(1, 0.01))
+    assert main([str(tmp_path), "--published", str(PUBLISHED)]) == 0
+    sentence = "no run here is on the same images: soft attention, Xu et al. 2015; hard"
+    assert sentence in capsys.readouterr().out
+    assert sentence in (tmp_path / "leaderboard.md").read_text()
+    assert len(rows_of(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
