@@ -39,7 +39,7 @@ class SweptRun:
 
     Attributes:
         folder: the run's own.
-        values: what distinguishes it, by key.
+        values: what distinguishes it, by key; all runs of a sweep have the same keys.
         score: what is compared, on the metric's own scale; None where it has not finished.
         reason: why it failed, where it did.
     """
@@ -66,7 +66,7 @@ class Setting:
 def varying(runs: Sequence[SweptRun]) -> list[str]:
     """The keys that have several values, without the seed, in the order of the runs' own."""
     keys = list(dict.fromkeys(key for run in runs for key in run.values if key != SEED))
-    return [key for key in keys if len({run.values.get(key) for run in runs if run.values}) > 1]
+    return [key for key in keys if len({run.values[key] for run in runs}) > 1]
 
 
 def settings_of(runs: Sequence[SweptRun], keys: Sequence[str]) -> list[Setting]:
@@ -74,7 +74,7 @@ def settings_of(runs: Sequence[SweptRun], keys: Sequence[str]) -> list[Setting]:
     scores: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for run in runs:
         if run.score is not None:
-            scores[tuple(run.values.get(key, "") for key in keys)].append(run.score)
+            scores[tuple(run.values[key] for key in keys)].append(run.score)
     settings = [Setting(values, tuple(found)) for values, found in scores.items()]
     return sorted(settings, key=lambda setting: [_order(value) for value in setting.values])
 
@@ -97,7 +97,7 @@ def sweep_figure(runs: Sequence[SweptRun], metric: str) -> "Figure | None":
     figure = Figure(figsize=(width, 4.4), dpi=_DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    scales = [Scale(key, (run.values[key] for run in runs if key in run.values)) for key in keys]
+    scales = [Scale(key, (run.values[key] for run in runs)) for key in keys]
     hundredfold = f"{metric} x 100"
     if len(keys) == 1:
         _lines(axes, settings, scales[0])
@@ -113,12 +113,13 @@ class Scale:
     """Where the values of a key stand along an axis.
 
     A few values stand side by side, in their order; many numbers, as a search has them, by their
-    size, or by its logarithm where they span more than two powers of ten.
+    size, or by its logarithm where they span a power of ten.
 
     Attributes:
         values: all that occur, in their order.
         logarithmic: whether places are powers of ten.
         few: whether values stand side by side.
+        ordered: whether all are numbers.
     """
 
     FEW = 12
@@ -128,20 +129,24 @@ class Scale:
         self.values = sorted(set(values), key=_order)
         numbers = [number for value in self.values if (number := _number(value)) is not None]
         self.few = len(self.values) <= self.FEW or len(numbers) < len(self.values)
-        self.logarithmic = not self.few and 0 < 100 * numbers[0] < numbers[-1]
+        self.ordered = len(numbers) == len(self.values)
+        self.logarithmic = not self.few and 0 < 10 * numbers[0] <= numbers[-1]
 
     def place(self, value: str) -> float:
         """The coordinate of a value."""
-        if self.few:
-            return self.values.index(value)
-        number = float(value)
+        return float(self.values.index(value)) if self.few else self._along(float(value))
+
+    def _along(self, number: float) -> float:
         return math.log10(number) if self.logarithmic else number
 
     @property
     def ticks(self) -> dict[float, str]:
         """What is written, by its coordinate."""
-        shown = self.values if self.few else self.values[:: max(1, len(self.values) // 5)]
-        return {self.place(value): _short(value) for value in shown}
+        if self.few:
+            return {self.place(value): _short(value) for value in self.values}
+        low, high = float(self.values[0]), float(self.values[-1])
+        shown = _powers(low, high) if self.logarithmic else _round(low, high)
+        return {self._along(number): f"{number:.6g}" for number in shown}
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -152,12 +157,16 @@ class Scale:
 def _lines(axes: "Axes", settings: Sequence[Setting], scale: Scale) -> None:
     """The mean over seeds, and each seed as a dot."""
     places = [scale.place(setting.values[0]) for setting in settings]
-    axes.plot(places, [100 * setting.mean for setting in settings], marker="o", color="C0")
+    means = [100 * setting.mean for setting in settings]
+    # Between words there is nothing that a line could show.
+    axes.plot(places, means, "o-" if scale.ordered else "o", color="C0")
     for place, setting in zip(places, settings, strict=True):
         if len(setting.scores) > 1:
             scores = [100 * score for score in setting.scores]
             axes.plot([place] * len(scores), scores, ".", color="C0", alpha=0.5)
     axes.set_xticks(list(scale.ticks), list(scale.ticks.values()))
+    if scale.few:
+        axes.set_xlim(-0.5, len(scale.values) - 0.5)
     axes.set_xlabel(scale.key)
     axes.grid(axis="y", alpha=0.3)
 
@@ -225,7 +234,7 @@ def _parallel_coordinates(
         side.set_visible(False)
 
 
-def _label(axes: "Axes", x: float, y: float, text: str) -> None:
+def _label(axes: "Axes", x: int, y: float, text: str) -> None:
     axes.annotate(
         text, (x, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
@@ -282,6 +291,22 @@ def _order(value: str) -> tuple[bool, float, str]:
     """Numbers by their size, before words by the alphabet."""
     number = _number(value)
     return number is None, number or 0.0, value
+
+
+def _round(low: float, high: float) -> list[float]:
+    """At most six round numbers, at equal distances."""
+    least = (high - low) / 5
+    power = 10 ** math.floor(math.log10(least))
+    step = next(step for times in (1, 2, 5, 10) if (step := times * power) >= least)
+    return [step * times for times in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Powers of ten; within two of them also their doubles and fivefolds."""
+    factors = (1, 2, 5) if high < 100 * low else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    numbers = [factor * 10.0**power for power in powers for factor in factors]
+    return [number for number in numbers if low <= number <= high]
 
 
 def _short(value: str) -> str:
