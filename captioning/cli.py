@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,14 @@ from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from captioning.errors import CaptioningError
+from captioning.files import atomic_write_text
 
 Task = Literal["train", "evaluate", "caption"]
 
@@ -96,29 +99,60 @@ def train_in_sweep(config: DictConfig) -> float | None:
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    hidden = set(hydra.job.config.override_dirname.exclude_keys)
-    overrides = [
-        str(each.input_line)
-        for each in OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-        if each.key_or_group not in hidden
-    ]
-    try:
-        settings = resolved(config)
-    except CaptioningError as error:
-        jobs.fail(folder, str(error), overrides)
-        return None
+    overrides = varied(hydra)
     alone = hydra.runtime.choices["hydra/launcher"] == "basic"
     logs = OmegaConf.to_container(hydra.job_logging, resolve=True)
     assert isinstance(logs, dict)
-    return jobs.run_job(
-        folder,
-        settings,
-        overrides=overrides,
-        command=command_of(hydra),
-        logging={str(key): value for key, value in logs.items()},
-        cwd=Path(hydra.runtime.cwd),
-        output=None if alone else folder / "output.log",
-    )
+    try:
+        return jobs.run_job(
+            folder,
+            resolved(config),
+            overrides=overrides,
+            command=command_of(hydra),
+            logging={str(key): value for key, value in logs.items()},
+            cwd=Path(hydra.runtime.cwd),
+            output=None if alone else folder / "output.log",
+        )
+    except (CaptioningError, OSError) as error:
+        jobs.fail(folder, str(error), overrides)
+        return None
+
+
+def varied(hydra: HydraConf | DictConfig) -> list[str]:
+    """What distinguishes a job in its sweep: ``key=value``, without quotes."""
+    return _varied(hydra.overrides.task, hydra.job.config.override_dirname.exclude_keys)
+
+
+def _varied(overrides: Sequence[str], common: Sequence[str]) -> list[str]:
+    given = OverridesParser.create().parse_overrides(list(overrides))
+    return [f"{key_of(each)}={_value_of(each)}" for each in given if key_of(each) not in common]
+
+
+def key_of(override: Override) -> str:
+    """The key that an override sets, with its package, as in ``decoding@validation``."""
+    return override.get_key_element().lstrip("+~")
+
+
+def _value_of(override: Override) -> str:
+    value = override.value()
+    return value if isinstance(value, str) else str(override.input_line).partition("=")[2]
+
+
+def job_folder(overrides: Sequence[str], common: Sequence[str]) -> str:
+    """What the folder of a job is called: by what varies, as far as a file system takes it."""
+    return file_name(",".join(sorted(_varied(overrides, common))) or "job")
+
+
+def file_name(text: str) -> str:
+    """A text as the name of one file; where it had to be changed, with a digest of the text."""
+    name = re.sub(r"[^\w ,.=+@:()\[\]{}-]", "_", text).encode()[:150].decode(errors="ignore")
+    if name == text:
+        return name
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+# For the configurations: ${job_folder:OVERRIDES,THOSE IN COMMON}
+OmegaConf.register_new_resolver("job_folder", job_folder)
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -163,12 +197,21 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         hydra = config.hydra
         given = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-        fixed = [each.key_or_group for each in given if not each.is_sweep_override()]
-        swept = [each.key_or_group for each in given if each.is_sweep_override()]
+        fixed = [key_of(each) for each in given if not each.is_sweep_override()]
+        swept = [key_of(each) for each in given if each.is_sweep_override()]
         swept += sorted(set(hydra.sweeper.get("params") or []) - {*fixed, *swept})
+        if config.get("resume") or "resume" in swept:
+            sys.exit(
+                "error: resume is for a single run, as all jobs would write into that run's "
+                "folder: leave it out. The jobs of a sweep go on by themselves."
+            )
         folder = Path(hydra.sweep.dir).absolute()  # Ray's workers are elsewhere
         if not any(each.startswith("hydra.sweep.dir=") for each in hydra.overrides.hydra):
             folder /= sweep_name(config, swept)
+        try:
+            atomic_write_text(folder / "multirun.yaml", OmegaConf.to_yaml(config))
+        except OSError as error:
+            sys.exit(f"error: {folder} cannot be written ({error.strerror}).")
         self.failures = failures(folder)
         settings = {
             "hydra.sweep.dir": quoted(str(folder)),
@@ -188,6 +231,9 @@ class Sweep(Callback):
             summarise(folder)
         except CaptioningError as error:  # of which Hydra would make a warning, and status 0
             sys.exit(f"error: {error}")
+        except Exception:  # likewise; it is a fault of this code, and not of the user's
+            traceback.print_exc()
+            sys.exit(1)
         if failures(folder) - self.failures:
             sys.exit(1)
 
@@ -205,7 +251,7 @@ def sweep_name(config: DictConfig, swept: Sequence[str]) -> str:
     assert isinstance(plain, dict)
     common = essence({str(key): value for key, value in plain.items() if key != "hydra"})
     digest = hashlib.sha256(json.dumps([common, sorted(swept)]).encode()).hexdigest()[:6]
-    name = config.hydra.runtime.choices.get("sweep") or ",".join(swept)
+    name = config.hydra.runtime.choices.get("sweep") or ",".join(swept).replace("/", ".")
     return f"{name[:100]}-{digest}" if name else digest
 
 

@@ -62,6 +62,19 @@ class Job:
     logging: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a job ended without results, as in its ``failed.json``.
+
+    Attributes:
+        reason: in one line.
+        overrides: as those of :class:`Job`.
+    """
+
+    reason: str
+    overrides: list[str]
+
+
 def run_job(
     folder: Path,
     config: dict[str, Any],
@@ -106,7 +119,8 @@ def run_job(
         status = _run(folder, cwd, output)
     if status == 0:
         return objective(folder) if leads else None
-    fail(folder, read_failure(folder) or ending(status), overrides)
+    failure = read_failure(folder)
+    fail(folder, failure.reason if failure else ending(status), overrides)
     return None
 
 
@@ -148,15 +162,20 @@ def ending(status: int) -> str:
     return f"The process was killed by {name}{memory}."
 
 
-def read_failure(folder: Path) -> str | None:
-    """The reason of a failed job; None where it has not failed."""
+def read_failure(folder: Path) -> Failure | None:
+    """Why a job failed; None where it has not failed."""
     path = folder / "failed.json"
-    return str(json.loads(path.read_text())["reason"]) if path.is_file() else None
+    try:
+        return Failure(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise CaptioningError(f"{path} tells of no failure ({error}): delete it.") from error
 
 
 def write_failure(folder: Path, reason: str, overrides: list[str]) -> None:
     """Write ``failed.json``."""
-    atomic_write_json(folder / "failed.json", {"reason": reason, "overrides": overrides})
+    atomic_write_json(folder / "failed.json", asdict(Failure(reason, overrides)))
 
 
 def fail(folder: Path, reason: str, overrides: list[str]) -> None:
@@ -195,7 +214,7 @@ def check_free(folder: Path, job: Job) -> None:
         taken = earlier.data != job.data or essence(earlier.config) != essence(job.config)
     if taken:
         raise CaptioningError(
-            f"{folder} holds a run with another configuration or other data, which is not "
+            "The job's folder holds a run with another configuration or other data, which is not "
             "overwritten: delete it, or choose another hydra.sweep.dir."
         )
 

@@ -1,5 +1,6 @@
 """SLURM as a launcher: an array of jobs, through submitit."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,8 +35,14 @@ class SlurmLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Submit the jobs, and wait for all of them."""
-        from hydra_plugins.captioning_sweeps._launching import require
+        from hydra_plugins.captioning_sweeps._launching import ended, require
 
+        for key in ("gpus_per_node", "tasks_per_node"):
+            if not isinstance(self.settings.get(key), int | None):
+                sys.exit(
+                    f"error: hydra.launcher.{key}={self.settings[key]} must be a number, which it "
+                    "has from trainer.devices: give trainer.devices=N."
+                )
         with require("slurm"):
             from hydra_plugins.hydra_submitit_launcher import submitit_launcher as plugin
             from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
@@ -52,7 +59,15 @@ class SlurmLauncher(Launcher):
         )
         with self.outliving():
             returns: Sequence[JobReturn] = launcher.launch(job_overrides, initial_job_idx)
-        return returns
+        return [
+            ended(self.composed(overrides), returned)
+            for overrides, returned in zip(job_overrides, returns, strict=True)
+        ]
+
+    def composed(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of a job."""
+        loader = self.hydra_context.config_loader
+        return loader.load_sweep_config(self.config, list(overrides))
 
     @contextmanager
     def outliving(self) -> Iterator[None]:
@@ -70,9 +85,8 @@ class SlurmLauncher(Launcher):
                 return results(job)
             except (FailedJobError, UncompletedJobError) as error:
                 (overrides, *_) = job.submission().args
-                loader = self.hydra_context.config_loader
-                config = loader.load_sweep_config(self.config, list(overrides))
-                return [died(config, f"SLURM's job {job.job_id} died ({job.state}): {error}")]
+                reason = f"SLURM's job {job.job_id} died ({job.state}): {error}"
+                return [died(self.composed(overrides), reason)]
 
         job_class.results = outlived
         try:

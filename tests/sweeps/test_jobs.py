@@ -1,6 +1,7 @@
 """Sweeps one job after the other: what is skipped, continued, run again, refused and told."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -157,6 +158,50 @@ def test_a_folder_with_another_run_is_not_touched(multirun: Run, tmp_path: Path)
     assert "is not overwritten" in ended.out
     assert not (taken / "results.json").exists()
     assert (tmp_path / "mine" / "model.dropout=0.4" / "results.json").exists()
+
+
+def test_folders_have_names_that_any_file_system_takes(multirun: Run) -> None:
+    long = "x" * 300
+    ended = multirun("-m", f"name='two words',a/b,a_b,{long},{long}y", "+trainer.max_steps=3")
+    assert ended.status == 0, ended.out
+    folders = {path.name for path in ended.folder.iterdir() if path.is_dir()}
+    assert len(folders) == 5  # and none inside another
+    assert {"name=two words", "name=a_b"} < folders
+    assert all(len(name) < 200 for name in folders)
+
+
+def test_a_key_for_two_places_is_two_keys(multirun: Run) -> None:
+    ended = multirun("-m", "decoding=beam,greedy", "decoding@validation=greedy")
+    assert ended.status == 0, ended.out
+    assert ended.ran().keys() == {"decoding=beam", "decoding=greedy"}
+
+
+def test_a_job_of_which_nothing_varies_has_a_folder_too(multirun: Run) -> None:
+    ended = multirun("-m", "model.dropout=0.3")
+    assert ended.status == 0, ended.out
+    assert ended.ran().keys() == {"job"}
+
+
+def test_two_sweeps_in_one_folder_are_one_picture(multirun: Run, tmp_path: Path) -> None:
+    """Of a key that a run has not set, it has the configuration's own value."""
+    for swept in ("model.dropout=0.3,0.4", "model.attention_dim=8,16"):
+        ended = multirun("-m", swept, "hydra.sweep.dir=mine")
+        assert ended.status == 0, ended.out
+    page = (tmp_path / "mine" / "sweep.html").read_text()
+    cells = {tuple(re.findall("<td>([^<]*)</td>", row)[:2]) for row in page.split("<tr>")[2:]}
+    assert cells == {("8", "0.5"), ("16", "0.5"), ("512", "0.3"), ("512", "0.4")}
+    assert (tmp_path / "mine" / "sweep.png").exists()
+
+
+def test_what_cannot_be_a_sweep_is_refused_in_a_sentence(multirun: Run, tmp_path: Path) -> None:
+    ended = multirun("-m", "model.dropout=0.3,0.4", "resume=last.ckpt")
+    assert ended.status == 1
+    assert ended.out.startswith("error: resume is for a single run")
+    (tmp_path / "file").touch()
+    ended = multirun("-m", "model.dropout=0.3,0.4", "hydra.sweep.dir=file/sweep")
+    assert ended.status == 1
+    assert ended.out == f"error: {tmp_path}/file/sweep cannot be written (Not a directory).\n"
+    assert not list(tmp_path.rglob("job.json"))
 
 
 @pytest.mark.parametrize(

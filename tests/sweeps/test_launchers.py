@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hydra_plugins.captioning_sweeps.ray_launcher import share
+from hydra_plugins.captioning_sweeps.ray_launcher import check_room, share
 
 Run = Callable[..., Any]
 Start = Callable[..., subprocess.Popen[str]]
@@ -155,12 +155,44 @@ def test_a_sweep_spreads_over_the_machines_of_a_cluster(
 
 
 def test_what_a_job_takes_of_a_cluster() -> None:
-    cpus, big = {"CPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}
-    assert share([cpus, cpus], 1) == {"num_gpus": 0, "num_cpus": 1, "max_retries": 0}
-    assert share([cpus, cpus], 2) == {"num_gpus": 0, "num_cpus": 2, "max_retries": 0}
-    assert share([cpus, big], "auto") == {"num_gpus": 1, "num_cpus": 8, "max_retries": 0}
-    small = {"CPU": 6.0, "GPU": 2.0}
-    assert share([big, small], 2) == {"num_gpus": 2, "num_cpus": 6, "max_retries": 0}
+    def taken(nodes: list[dict[str, float]], devices: Any, **given: Any) -> tuple[float, float]:
+        trainer = {"devices": devices, "accelerator": given.pop("accelerator", "auto")}
+        remote = share(nodes, trainer, {"num_gpus": None, "num_cpus": None} | given)
+        assert remote["max_retries"] == 0
+        return remote["num_gpus"], remote["num_cpus"]
+
+    cpus, big, small = {"CPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 6.0, "GPU": 2.0}
+    assert taken([cpus, cpus], 1) == (0, 1)
+    assert taken([cpus, cpus], 2) == (0, 2)
+    assert taken([cpus, big], "auto") == (1, 8)
+    assert taken([big, small], 2) == (2, 6)
+    assert taken([big, small], [0, 1]) == (2, 6)
+    assert taken([big], 1, accelerator="cpu") == (0, 1)
+    # Two jobs a GPU, and so many on the machine: 16 share 64 CPUs.
+    assert taken([big], 1, num_gpus=0.5) == (0.5, 4)
+    assert taken([big], 1, num_cpus=2) == (1, 2)
+
+
+def test_a_job_that_no_machine_has_room_for_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """Ray would wait for ever."""
+    nodes = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}]
+    check_room({"num_gpus": 2, "num_cpus": 8}, nodes, {}, local=True)
+    check_room({"num_gpus": 0, "num_cpus": 64}, nodes, {"num_nodes": 1}, local=True)
+    with pytest.raises(SystemExit, match="needs 4 GPUs and 16 CPUs, which no machine has"):
+        check_room({"num_gpus": 4, "num_cpus": 16}, nodes, {}, local=True)
+    with pytest.raises(SystemExit, match="needs 1 GPUs and 64 CPUs, which no machine has"):
+        check_room({"num_gpus": 1, "num_cpus": 64}, nodes, {}, local=True)
+    with pytest.raises(SystemExit, match="hydra/launcher=slurm runs one on several"):
+        check_room({"num_gpus": 1, "num_cpus": 1}, nodes, {"num_nodes": 2}, local=True)
+    with caplog.at_level("WARNING"):  # a cluster may grow
+        check_room({"num_gpus": 4, "num_cpus": 16}, nodes, {}, local=False)
+    assert "waiting until one has joined" in caplog.text
+
+
+def test_slurm_needs_a_number_of_devices(multirun: Run) -> None:
+    ended = multirun("-m", "seed=0,1", "hydra/launcher=slurm", "trainer=ddp")
+    assert ended.status == 1
+    assert ended.out.splitlines()[-1].startswith("error: hydra.launcher.gpus_per_node=auto")
 
 
 def test_slurm_by_submitits_local_executor(multirun: Run) -> None:
@@ -198,25 +230,37 @@ def test_a_search_goes_on_after_failures_and_interruptions(
     start: Start, multirun: Run, tmp_path: Path
 ) -> None:
     options = ("sweep=optuna", "hydra.sweeper.params=null", "seed=interval(1,1000)")
-    first = multirun(*options, "model.dropout=2,0.3,0.4", "hydra.sweeper.n_trials=6")
+    first = multirun(*options, "model.dropout=2,5,0.3,0.4", "hydra.sweeper.n_trials=8")
     import optuna
 
     def trials() -> list[Any]:
-        return optuna.load_study(
-            study_name=first.folder.name, storage=f"sqlite:///{first.folder / 'optuna.db'}"
-        ).trials
+        """Those of the latest study."""
+        storage = f"sqlite:///{first.folder / 'optuna.db'}"
+        studies = optuna.get_all_study_summaries(storage)
+        latest = max(studies, key=lambda study: study._study_id)
+        return optuna.load_study(study_name=latest.study_name, storage=storage).trials
 
-    assert {trial.state.name for trial in trials()} == {"COMPLETE", "FAIL"}, first.out
-    assert len(trials()) == 6
+    assert {trial.params["model.dropout"] for trial in trials()} >= {"2", "5"}, first.out
+    assert len(trials()) == 8
     assert first.status == 1
-    assert all(
-        (trial.state.name == "FAIL") == (trial.params["model.dropout"] == "2") for trial in trials()
-    )
+    for trial in trials():
+        good = trial.params["model.dropout"] in {"0.3", "0.4"}
+        assert trial.state.name == ("COMPLETE" if good else "FAIL")
     assert "best_value: 0.04" in (first.folder / "optimization_results.yaml").read_text()
-    nothing = multirun(*options, "model.dropout=2,0.3,0.4", "hydra.sweeper.n_trials=6")
+    nothing = multirun(*options, "model.dropout=2,5,0.3,0.4", "hydra.sweeper.n_trials=8")
     assert nothing.folder == first.folder
-    assert len(trials()) == 6
+    assert len(trials()) == 8
     assert nothing.ran() == first.ran()
+
+    # Another choice: what was tried before and is still to be had counts, and nothing runs twice.
+    kept = [trial.params for trial in trials() if trial.params["model.dropout"] != "2"]
+    wider = multirun(
+        *options, "model.dropout=5,0.3,0.4,0.9", f"hydra.sweeper.n_trials={len(kept) + 2}"
+    )
+    assert wider.folder == first.folder
+    assert [trial.params for trial in trials()[: len(kept)]] == kept, wider.out
+    assert len(trials()) == len(kept) + 2
+    assert all(len(runs) == 1 for runs in wider.ran().values())
 
 
 @pytest.mark.slow

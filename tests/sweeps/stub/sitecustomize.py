@@ -1,10 +1,11 @@
 """Put first on PYTHONPATH: a training that takes no time in place of the real one.
 
 What ``model.dropout`` says of it: below 1 it finishes, with that as its dev CIDEr; 2 fails; 3 is
-killed in its second epoch, unless it continues; 4 waits to be killed.
+killed in its second epoch, unless it continues; 4 waits to be killed; 5 scores NaN.
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -29,7 +30,7 @@ def train(config: dict[str, Any], folder: Path, command: str) -> None:
         (folder / "pid").write_text(str(os.getpid()))
         time.sleep(60)
     time.sleep(float(os.environ.get("STUB_SECONDS", "0")))
-    scores = {"CIDEr": dropout / 10 if dropout < 1 else 0.5}
+    scores = {"CIDEr": dropout / 10 if dropout < 1 else math.nan if dropout == 5 else 0.5}
     write_results(
         folder / "results.json",
         Results(
