@@ -262,6 +262,8 @@ def _comparison(
         return None, ""
     each = len(data_block(gallery)) / len(images)
     gallery["images"] = spread(images, min(MOST_COMPARED, int(most_bytes / each)), difference_of)
+    if len(gallery["images"]) == len(images):
+        return gallery, f"{len(images):,} images, which the reports of these runs share."
     note = f"{len(gallery['images']):,} of the {len(images):,} images that the reports of these "
     return gallery, note + f"runs share, evenly spread by how far apart their {RANKED_BY} is."
 

@@ -584,6 +584,25 @@ def test_scores_of_every_split_with_intervals_and_objects(tmp_path: Path, page: 
     assert "model.dropout=0.5" in page.all("details pre")[0].get_attribute("textContent")
 
 
+@browser
+@pytest.mark.parametrize("width", [360, 900, 1200])
+def test_names_of_measures_stay_on_one_line(tmp_path: Path, page: Page, width: int) -> None:
+    scores = {split: dict.fromkeys(METRICS, 0.9) | {"CIDEr": 2.8} for split in ("dev", "test")}
+    wide = dict.fromkeys(METRICS, (0.81, 0.99)) | {"CIDEr": (2.658, 2.983)}
+    folder = write_run(tmp_path, scores=scores, intervals={"dev": wide, "test": wide})
+    write_metrics(folder)
+    page.open(write_report(folder, "test", []), width, phone=width == 360)
+    lines = """
+        return [...document.querySelectorAll('table th')].map(cell => {
+            const range = document.createRange();
+            range.selectNodeContents(cell);
+            return new Set([...range.getClientRects()].map(({ top }) => top)).size;
+        });
+    """
+    assert set(page.run(lines)) == {1}
+    assert page.widest() == width
+
+
 def test_a_page_that_is_no_report(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     with pytest.raises(CaptioningError, match=r"report\.html: not a report .*No such file"):
@@ -709,6 +728,8 @@ def test_leaderboards_gallery_stays_within_its_bytes(
     assert main([str(tmp_path)]) == 0
     images = read_report_data(page)["images"]
     assert len(images) == 3
+    assert "3 images, which the reports of these runs share." in page.read_text()
     monkeypatch.setattr(report, "GALLERY_BYTES", int(2.5 * len(json.dumps(images)) / 3))
     assert main([str(tmp_path)]) == 0
     assert {image["id"] for image in read_report_data(page)["images"]} == {"far", "near"}
+    assert "2 of the 3 images that the reports of these runs share" in page.read_text()
