@@ -186,6 +186,36 @@ def interruptible() -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
 
 
+def fixed_and_swept(hydra: DictConfig) -> tuple[list[str], list[str]]:
+    """The keys that a multirun sets for all its jobs, and those that vary."""
+    given = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    fixed = [key_of(each) for each in given if not each.is_sweep_override()]
+    swept = [key_of(each) for each in given if each.is_sweep_override()]
+    swept += sorted(set(hydra.sweeper.get("params") or []) - {*fixed, *swept})
+    return fixed, swept
+
+
+def for_all_jobs(config: DictConfig, fixed: Sequence[str], **settings: str) -> None:
+    """Have the jobs of a multirun composed with settings of Hydra's, and named by what varies."""
+    hidden = f"[{','.join(map(quoted, fixed))}]"
+    settings = {"job.config.override_dirname.exclude_keys": hidden, **settings}
+    with read_write(config), open_dict(config):
+        config.hydra.overrides.hydra += [f"hydra.{key}={value}" for key, value in settings.items()]
+
+
+class Evaluations(Callback):
+    """What surrounds a multirun of ``eval.py``: folders named by what varies, and a leaderboard."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        for_all_jobs(config, fixed_and_swept(config.hydra)[0])
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from captioning import leaderboard
+
+        split = ["--split", "dev"] if config.split == "dev" else []
+        leaderboard.main([os.path.relpath(config.hydra.sweep.dir), *split])
+
+
 class Sweep(Callback):
     """What surrounds a multirun of ``train.py``, as a callback of Hydra's.
 
@@ -196,10 +226,7 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         hydra = config.hydra
-        given = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
-        fixed = [key_of(each) for each in given if not each.is_sweep_override()]
-        swept = [key_of(each) for each in given if each.is_sweep_override()]
-        swept += sorted(set(hydra.sweeper.get("params") or []) - {*fixed, *swept})
+        fixed, swept = fixed_and_swept(hydra)
         if config.get("resume") or "resume" in swept:
             sys.exit(
                 "error: resume is for a single run, as all jobs would write into that run's "
@@ -213,14 +240,10 @@ class Sweep(Callback):
         except OSError as error:
             sys.exit(f"error: {folder} cannot be written ({error.strerror}).")
         self.failures = failures(folder)
-        settings = {
-            "hydra.sweep.dir": quoted(str(folder)),
-            "hydra.job.config.override_dirname.exclude_keys": f"[{','.join(map(quoted, fixed))}]",
-            "hydra.output_subdir": "null",  # job.json has all of it
-        }
-        # What launchers compose the configuration of each job with.
-        with read_write(config), open_dict(config):
-            hydra.overrides.hydra += [f"{key}={value}" for key, value in settings.items()]
+        # The configuration of each job is in its job.json.
+        settings = {"sweep.dir": quoted(str(folder)), "output_subdir": "null"}
+        for_all_jobs(config, fixed, **settings)
+        with read_write(config):
             hydra.sweep.dir = str(folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

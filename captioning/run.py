@@ -87,13 +87,16 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, float]]:
+def train(
+    config: Config, folder: Path, command: str, logger: Config | None = None
+) -> dict[str, dict[str, float]]:
     """Train a model, then score the dev and the test split with its best checkpoint.
 
     Args:
         config: as composed from ``conf/train.yaml``.
         folder: the run's own, where everything is written.
         command: the command line, for ``results.json``.
+        logger: in place of the configuration's own, where that does not tell runs apart.
 
     Returns:
         ``{split: {metric: score}}``; nothing in a process that does not lead, where there are
@@ -102,7 +105,7 @@ def train(config: Config, folder: Path, command: str) -> dict[str, dict[str, flo
     """
     quieten()
     keep_freed_memory()
-    loggers = make_loggers(config, folder)
+    loggers = make_loggers(config if logger is None else {**config, "logger": logger}, folder)
     try:
         return _train(config, folder, command, loggers)
     except BaseException:

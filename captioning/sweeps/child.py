@@ -32,10 +32,8 @@ def main(folder: Path) -> int:
     try:
         from captioning import run  # only now: torch takes its time
 
-        config = {**job.config, "logger": told_apart(job.config["logger"], folder)}
-        if last.is_file():
-            config["resume"] = str(last)
-        run.train(config, folder, job.command)
+        config = job.config | ({"resume": str(last)} if last.is_file() else {})
+        run.train(config, folder, job.command, told_apart(config["logger"], folder))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:

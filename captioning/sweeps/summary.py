@@ -46,7 +46,8 @@ def swept_runs(folder: Path) -> list[SweptRun]:
         job, failure = read_job(path), read_failure(path)
         overrides = job.overrides if job else failure.overrides if failure else []
         score = objective(path) if job and (path / "results.json").is_file() else None
-        runs.append(SweptRun(path, values_of(overrides), score, failure and failure.reason))
+        reason = failure.reason if failure else None
+        runs.append(SweptRun(path, values_of(overrides), score, reason))
         configs.append(job.config if job else {})
     keys = list(dict.fromkeys(key for run in runs for key in run.values))
     return [

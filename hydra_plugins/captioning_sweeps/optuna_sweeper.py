@@ -32,8 +32,8 @@ class OptunaSweeper(Sweeper):
         n_startup_trials: random ones at the start.
         seed: of the search.
         storage: the URL of a data base; None is a file in the sweep's folder.
-        params: ``{key: values}``, in Hydra's grammar: a choice, ``interval(low, high)`` or
-            ``tag(log, interval(low, high))``, of whole numbers where both ends are. Sweeps on the
+        params: ``{key: values}``, in Hydra's grammar: a choice, ``interval(low, high)``, of whole
+            numbers ``int(interval(low, high))``, or ``tag(log, ...)`` of either. Sweeps on the
             command line come on top.
     """
 

@@ -229,7 +229,7 @@ def test_what_slurm_kills_is_outlived(start: Start, multirun: Run, tmp_path: Pat
 def test_a_search_goes_on_after_failures_and_interruptions(
     start: Start, multirun: Run, tmp_path: Path
 ) -> None:
-    options = ("sweep=optuna", "hydra.sweeper.params=null", "seed=interval(1,1000)")
+    options = ("sweep=optuna", "hydra.sweeper.params=null", "seed=int(interval(1,1000))")
     first = multirun(*options, "model.dropout=2,5,0.3,0.4", "hydra.sweeper.n_trials=8")
     import optuna
 
@@ -242,6 +242,7 @@ def test_a_search_goes_on_after_failures_and_interruptions(
 
     assert {trial.params["model.dropout"] for trial in trials()} >= {"2", "5"}, first.out
     assert len(trials()) == 8
+    assert all(isinstance(trial.params["seed"], int) for trial in trials())
     assert first.status == 1
     for trial in trials():
         good = trial.params["model.dropout"] in {"0.3", "0.4"}

@@ -51,6 +51,7 @@ def test_a_job_is_one_run_in_the_group_of_its_sweep_and_says_that_it_failed(
 
     def fails(config: Any, folder: Path, command: str, loggers: list[Any]) -> None:
         (logger,) = (each for each in loggers if isinstance(each, WandbLogger))
+        assert config["logger"] == CONFIG["logger"]  # or each seed would be a configuration
         logger.log_hyperparams(run.flat(config))
         runs.append(logger.experiment)
         (folder / "checkpoints" / "last.ckpt").touch()

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 
-def train(config: dict[str, Any], folder: Path, command: str) -> None:
+def train(config: dict[str, Any], folder: Path, command: str, logger: Any) -> None:
     from captioning.reporting.results import Data, Results, versions, write_results
 
     start, dropout = time.time(), config["model"]["dropout"]
