@@ -39,8 +39,8 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
 
     Training and evaluation write into the folder that Hydra made for them.
 
-    A user's mistake ends a single run with one sentence and status 1. In a sweep it is raised, so
-    that the launcher notes the failed job and goes on; so is anything under HYDRA_FULL_ERROR=1.
+    A user's mistake ends a single run with one sentence and status 1, and an evaluation in a
+    multirun with a ``failed.json``. Under HYDRA_FULL_ERROR=1 it is raised.
     """
     hydra = HydraConfig.get()
     # On a new machine matplotlib would speak first, of its fonts, as soon as it is imported.
@@ -66,8 +66,14 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
         job = run.train if task == "train" else run.evaluate
         return job(settings, folder, command)
     except CaptioningError as error:
-        if hydra.mode is RunMode.MULTIRUN or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        in_multirun = hydra.mode is RunMode.MULTIRUN
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or (in_multirun and task == "caption"):
             raise
+        if in_multirun:
+            from captioning.sweeps import jobs
+
+            jobs.fail(Path(hydra.runtime.output_dir), str(error), varied(hydra))
+            return {}
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
@@ -208,12 +214,15 @@ class Evaluations(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         for_all_jobs(config, fixed_and_swept(config.hydra)[0])
+        self.failures = failures(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from captioning import leaderboard
 
+        folder = Path(config.hydra.sweep.dir)
         split = ["--split", "dev"] if config.split == "dev" else []
-        leaderboard.main([os.path.relpath(config.hydra.sweep.dir), *split])
+        if leaderboard.main([os.path.relpath(folder), *split]) or failures(folder) - self.failures:
+            sys.exit(1)
 
 
 class Sweep(Callback):

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from captioning.sweeps.jobs import ending, essence
+
+ROOT = Path(__file__).parents[2]
 
 Run = Callable[..., Any]
 Start = Callable[..., subprocess.Popen[str]]
@@ -202,6 +205,35 @@ def test_what_cannot_be_a_sweep_is_refused_in_a_sentence(multirun: Run, tmp_path
     assert ended.status == 1
     assert ended.out == f"error: {tmp_path}/file/sweep cannot be written (Not a directory).\n"
     assert not list(tmp_path.rglob("job.json"))
+
+
+def test_a_multirun_of_eval_ends_with_a_leaderboard(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    captions = [{"image_id": "a.jpg", "caption": "a dog runs"}]
+    (tmp_path / "in").mkdir()
+    for name in ("first", "second"):
+        (tmp_path / "in" / f"{name}.json").write_text(json.dumps(captions))
+    references = {"a.jpg": ["a dog runs fast", "the dog runs"]}
+    (tmp_path / "references.json").write_text(json.dumps(references))
+    ended = subprocess.run(
+        [sys.executable, ROOT / "eval.py", "-m", "references=references.json",
+         "captions=in/first.json,in/second.json,in/third.json", "hydra.sweep.dir=out"],
+        cwd=tmp_path, env=environment, text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stdout
+    folders = sorted(path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert [len(list(folder.glob("results.json"))) for folder in folders] == [1, 1, 0]
+    (failed,) = (json.loads(path.read_text()) for path in tmp_path.rglob("failed.json"))
+    assert failed["overrides"] == ["captions=in/third.json"]
+    board = (tmp_path / "out" / "leaderboard.md").read_text()
+    rows = [line.split(" |")[0] for line in board.splitlines() if line.startswith("| ")]
+    assert len(rows) == 4  # two are the head
+    assert "first" in rows[2]
+    assert "second" in rows[3]
+    assert re.search(r"^failed: captions=in_third.json-\w+: in/third.json", board, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
