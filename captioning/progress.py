@@ -37,14 +37,14 @@ def track_progress(
 
     Args:
         what: The work, as a noun phrase.
-        total: Number of steps.
+        total: Number of steps; of none there is nothing to show.
         visible: False shows nothing.
 
     Yields:
         A function to call with the number of steps just done.
     """
     console = Console(stderr=True)
-    if not visible:
+    if not visible or not total:
         yield lambda steps: None
     elif console.is_terminal:
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -53,3 +53,12 @@ def test_a_bar_in_the_terminal_leaves_what_is_printed_to_the_pipe(
     printed = capsys.readouterr()
     assert printed.out == "one\ta caption\n"
     assert "Counting" in printed.err
+
+
+def test_no_bar_for_nothing_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with track_progress("Reading images", 0):
+        pass
+    assert capsys.readouterr().err == ""
