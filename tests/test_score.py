@@ -202,8 +202,8 @@ def test_captions_of_others_stand_beside_runs_with_their_photographs(
     assert language.novel is not None
     assert language.novel > 0.9
     assert language.unknown == 0
-    entries_ = json.loads((tmp_path / "one" / "captions_test.json").read_text())
-    of_each = [entry["language"] for entry in entries_]
+    written = json.loads((tmp_path / "one" / "captions_test.json").read_text())
+    of_each = [entry["language"] for entry in written]
     assert sum(found["novel"] for found in of_each) / len(of_each) == language.novel
     lengths = [found["length"] for found in of_each]
     assert sum(lengths) / len(lengths) == pytest.approx(language.length)
