@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from pytorch_lightning.plugins import Precision
 from pytorch_lightning.utilities import GradClipAlgorithmType
-from torch import Tensor, nn
+from torch import Tensor
 
 from captioning.build import build
 from captioning.data.datamodule import Batch
@@ -21,6 +21,7 @@ from captioning.errors import CaptioningError
 from captioning.metrics.caption_scores import CaptionScores
 from captioning.models.decoder import Decoder, TeacherForced
 from captioning.models.encoders.base import GridEncoder
+from captioning.models.words import cross_entropy
 
 Spec = Mapping[str, Any]
 """A configuration of plain data: ``_target_`` (a dotted path) and its arguments."""
@@ -58,13 +59,11 @@ class CrossEntropy:
 
     def __call__(self, output: TeacherForced) -> dict[str, Tensor]:
         """The ``loss`` and its parts."""
-        cross_entropy = nn.functional.cross_entropy(
-            output.logits.float(), output.targets, label_smoothing=self.label_smoothing
-        )
-        parts = {"cross_entropy": cross_entropy, "loss": cross_entropy}
+        loss = cross_entropy(output.logits, output.targets, self.label_smoothing)
+        parts = {"cross_entropy": loss, "loss": loss}
         if output.coverage is not None and self.attention_penalty:
             parts["attention_term"] = self.attention_term(output.coverage, output.lengths)
-            parts["loss"] = cross_entropy + self.attention_penalty * parts["attention_term"]
+            parts["loss"] = loss + self.attention_penalty * parts["attention_term"]
         return parts
 
     def attention_term(

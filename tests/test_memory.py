@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +33,26 @@ def test_a_step_like_the_last_one_asks_the_system_for_no_memory() -> None:
         return int(done.stdout)
 
     assert page_faults("kept") < page_faults("default") / 3
+
+
+HUGE = """
+import re, torch
+from pathlib import Path
+from captioning.memory import keep_freed_memory
+
+keep_freed_memory()
+grids = [torch.ones(7 << 20, dtype=torch.uint8) for _ in range(20)]
+print(re.search(r"AnonHugePages: *(\\d+)", Path("/proc/self/smaps_rollup").read_text())[1])
+"""
+
+
+def test_what_tensors_use_is_in_huge_pages_where_the_system_has_them() -> None:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if (
+        platform.libc_ver()[0] != "glibc"
+        or not setting.exists()
+        or "[never]" in setting.read_text()
+    ):
+        pytest.skip("this system has no huge pages to give")
+    done = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 100_000  # kB, of 140 MB

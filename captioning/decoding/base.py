@@ -82,26 +82,33 @@ class Decoding(ABC):
         probabilities, so that scores of different captions stay comparable. Where the options
         leave no word at all, ``<end>`` is allowed, whatever ``min_length`` says.
         """
-        log_probs = logits.float().log_softmax(-1)
-        log_probs[..., PAD] = log_probs[..., START] = -torch.inf
+        return self.forbid(logits.float().log_softmax(-1), history)
+
+    def forbid(
+        self,
+        scores: Float[Tensor, "images captions words"],
+        history: Int[Tensor, "images captions length"],
+    ) -> Float[Tensor, "images captions words"]:
+        """Set in place to -inf what the options forbid."""
+        scores[..., PAD] = scores[..., START] = -torch.inf
         length = history.shape[-1]
         if not self.allow_unknown:
-            log_probs[..., UNKNOWN] = -torch.inf
+            scores[..., UNKNOWN] = -torch.inf
         if length and not self.allow_repeats:
-            log_probs.scatter_(-1, history[..., -1:], -torch.inf)
+            scores.scatter_(-1, history[..., -1:], -torch.inf)
         n = self.no_repeat_ngram
         if n and length >= n:
             grams = history.unfold(-1, n, 1)  # images x captions x (length - n + 1) x n
             recent = history[..., length - n + 1 :]
             seen = (grams[..., :-1] == recent[..., None, :]).all(-1)
             # Where nothing matches, forbid <pad>, which is forbidden anyway.
-            log_probs.scatter_(-1, grams[..., -1].where(seen, PAD), -torch.inf)
+            scores.scatter_(-1, grams[..., -1].where(seen, PAD), -torch.inf)
         if length < self.min_length:
-            end = log_probs[..., END].clone()
-            log_probs[..., END] = -torch.inf
-            stuck = log_probs.amax(-1) == -torch.inf
-            log_probs[..., END] = end.where(stuck, -torch.inf)
-        return log_probs
+            end = scores[..., END].clone()
+            scores[..., END] = -torch.inf
+            stuck = scores.amax(-1) == -torch.inf
+            scores[..., END] = end.where(stuck, -torch.inf)
+        return scores
 
 
 def select(tensors: Memory | State, index: Tensor) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from captioning.decoding.base import END, PAD, START, Decoding, Hypothesis, select
 from captioning.errors import CaptioningError
 from captioning.models.decoder import Decoder
+from captioning.models.words import highest, log_sum_exp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +56,15 @@ class Beam(Decoding):
 
         for length in range(1, self.max_length + 1):
             step = decoder.step(last, state, memory)
-            scores = total[..., None] + self.log_probs(step.logits, history)
-            vocabulary = scores.shape[-1]
-            candidates = scores.flatten(1)
+            # No more than the best few words of a beam can be among the best of all beams.
+            normalizer = log_sum_exp(step.logits)
+            best, words = highest(self.forbid(step.logits, history), width)
+            candidates = (total[..., None] + (best - normalizer[..., None])).flatten(1)
             total, chosen = candidates.topk(min(width, candidates.shape[1]))
             room = torch.tensor([width - len(finished[i]) for i in images.tolist()], device=device)
             place = torch.arange(total.shape[1], device=device)
             total = total.masked_fill(place >= room[:, None], -torch.inf)
-            parent, last = chosen // vocabulary, chosen % vocabulary
+            parent, last = chosen // words.shape[-1], words.flatten(1).gather(1, chosen)
             state = {name: reorder(tensor, parent) for name, tensor in step.state.items()}
             history = torch.cat([reorder(history, parent), last[..., None]], -1)
             if attention and step.attention is not None:
@@ -77,10 +79,10 @@ class Beam(Decoding):
             for ((row, beam), log_prob), tokens in zip(
                 found, history[rows, beams].tolist(), strict=True
             ):
-                words = [token for token in tokens if token != END]
-                looked = None if maps is None else maps[row, beam, : len(words)].clone()
+                caption = [token for token in tokens if token != END]
+                looked = None if maps is None else maps[row, beam, : len(caption)].clone()
                 rank_by = log_prob / length**self.length_penalty
-                finished[int(images[row])].append(Hypothesis(words, log_prob, rank_by, looked))
+                finished[int(images[row])].append(Hypothesis(caption, log_prob, rank_by, looked))
             total = total.masked_fill(ended, -torch.inf)
             last = last.masked_fill(ended, PAD)
             live = (possible & ~ended).any(1)

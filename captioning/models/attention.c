@@ -22,6 +22,9 @@
 
 static inline float total(vec value)
 {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)value);
+#endif
     for (int half = WIDTH / 2; half; half /= 2)
         for (int i = 0; i < half; i++)
             value[i] += value[i + half];
@@ -35,6 +38,10 @@ static inline int64_t least(int64_t x, int64_t y)
 
 #define MOST_ROWS 16 /* rows of an image that are computed together */
 #define STREAMS 8    /* locations that are read side by side, each in its order in memory */
+
+/* For a loop of no more rounds than that: what it adds up then stays in registers. */
+#define UNROLLED(most) PRAGMA(GCC unroll most)
+#define PRAGMA(text) _Pragma(#text)
 
 /* The call with n = count; up to the usual five, n is known to the compiler, and so sums over the
  * locations stay in registers. */
@@ -140,13 +147,18 @@ static INLINED void NAMED(scores)(const ELEMENT *keys, const float *const *queri
                                   float sum_of_weight, int64_t locations, int64_t units)
 {
     for (int64_t p = 0; p < locations; p++) {
-        vec sums[MOST_ROWS] = {0};
+        vec sums[MOST_ROWS];
+        UNROLLED(5)
+        for (int64_t r = 0; r < rows; r++)
+            sums[r] = (vec){0};
         for (int64_t a = 0; a < units; a += WIDTH) {
             int64_t left = units - a;
             vec key = NAMED(load)(keys + p * units + a, left), v = load_fp32(weight + a, left);
+            UNROLLED(5)
             for (int64_t r = 0; r < rows; r++)
                 sums[r] += v * NAMED(inverse)(1 + key * load_fp32(queries[r] + a, left));
         }
+        UNROLLED(5)
         for (int64_t r = 0; r < rows; r++)
             out[r][p] = sum_of_weight - 2 * total(sums[r]);
     }
@@ -163,6 +175,7 @@ static INLINED void NAMED(mix)(float *const *contexts, const ELEMENT *grid,
             here[p] = NAMED(load)(grid + (start + p) * channels + c, left);
         for (int64_t r = 0; r < rows; r++) {
             vec sum = load_fp32(contexts[r] + c, left);
+            UNROLLED(8)
             for (int64_t p = 0; p < many; p++)
                 sum += weights[r][start + p] * here[p];
             store_fp32(contexts[r] + c, sum, left);

@@ -12,21 +12,6 @@
 
 #include "vectors.h"
 
-/* e^x to two units in the last place: 2^n e^r with |r| <= log(2) / 2, by Cephes' polynomial. */
-static inline vec exponential(vec x)
-{
-    x = bounded(x, -87, 87);
-    vec shifted = x * 1.44269504f + 12582912.0f; /* n in the lowest bits */
-    vec n = shifted - 12582912.0f, r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vec p = 1.9875691500e-4f * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1;
-    return (vec)((words)p + ((words)shifted << 23));
-}
-
 static inline vec sigmoid(vec x)
 {
     return 1 / (1 + exponential(-x));

@@ -29,13 +29,17 @@ log = logging.getLogger(__name__)
 
 Tensors = tuple[Tensor, ...]
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "cell.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "cell.c", "words.c"))
 HEADER = Path(__file__).with_name("vectors.h")
 MOST_ADDENDS = 3
 wanted = True
 """Whether the kernels are to be used."""
 
-SIGNATURES = {"attend": (8, 6), "gradients": (11, 6), "cell": (7, 5), "cell_gradients": (7, 2)}
+SIGNATURES = {
+    "attend": (8, 6), "gradients": (11, 6), "cell": (7, 5), "cell_gradients": (7, 2),
+    "log_sum_exp": (2, 2), "highest": (3, 3),
+    "cross_entropy": (5, 2), "cross_entropy_gradients": (6, 2),
+}  # fmt: skip
 """How many tensors, and then how many whole numbers, each function takes."""
 
 SLOWER = "Attention and LSTM are not compiled, and so slower:"
@@ -147,7 +151,7 @@ def in_one_piece(*tensors: Tensor) -> Tensors:
 class CKernels(Kernels):
     """The functions of the compiled library, on tensors in the CPU's memory.
 
-    Arguments are described in ``attention.c`` and ``cell.c``.
+    Arguments are described in ``attention.c``, ``cell.c`` and ``words.c``.
     """
 
     def __init__(self, library: Path) -> None:
@@ -181,8 +185,7 @@ class CKernels(Kernels):
         rows, images = len(tensors[-1]), len(exp_keys)
         space = torch.empty(images + 1 + rows, dtype=torch.int64)
         sizes = captions, rows, *exp_keys.shape, grid.shape[2]
-        function = self._functions[name, grid.dtype]
-        function(*(tensor.data_ptr() for tensor in (*tensors, space)), *sizes)
+        self.call(name, grid.dtype, (*tensors, space), *sizes)
 
     def fill_cell(
         self, hidden: Tensor, cell: Tensor, active: Tensor, before: Tensor, addends: Tensors
@@ -197,9 +200,12 @@ class CKernels(Kernels):
         )
 
     def fill_cell_gradients(self, by_gates: Tensor, by_before: Tensor, *given: Tensor) -> None:
-        self._functions["cell_gradients", by_gates.dtype](
-            *(tensor.data_ptr() for tensor in (by_gates, by_before, *given)), *by_before.shape
-        )
+        self.call("cell_gradients", by_gates.dtype, (by_gates, by_before, *given), *by_before.shape)
+
+    def call(self, name: str, dtype: torch.dtype, tensors: Tensors, *numbers: int) -> None:
+        """The function of that name and type of element, on contiguous tensors."""
+        function = self._functions[name, dtype]
+        function(*(tensor.data_ptr() for tensor in tensors), *numbers)
 
 
 def kernels_for(*tensors: Tensor) -> Kernels | None:
@@ -209,6 +215,12 @@ def kernels_for(*tensors: Tensor) -> Kernels | None:
     if not wanted or not taken or any(tensor.dtype != first.dtype for tensor in tensors):
         return None
     return kernels(first.device.type)
+
+
+def c_kernels_for(*tensors: Tensor) -> CKernels | None:
+    """Those in C, likewise."""
+    found = kernels_for(*tensors)
+    return found if isinstance(found, CKernels) else None
 
 
 @functools.cache

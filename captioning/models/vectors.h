@@ -39,7 +39,11 @@ static inline vec load_bf16(const uint16_t *from, int64_t count)
         part = *(const halves *)from;
     else
         memcpy(&part, from, 2 * (size_t)count);
+#ifdef __AVX512F__ /* of which compilers make four instructions */
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)part), 16);
+#else
     return (vec)(__builtin_convertvector(part, words) << 16);
+#endif
 }
 
 static inline void store_bf16(uint16_t *to, vec value, int64_t count)
@@ -59,4 +63,19 @@ static inline vec bounded(vec x, float from, float to)
     vec low = from - (vec){0}, high = to - (vec){0};
     words below = (words)(x < low), above = (words)(x > high);
     return (vec)(((words)x & ~(below | above)) | ((words)low & below) | ((words)high & above));
+}
+
+/* e^x to two units in the last place: 2^n e^r with |r| <= log(2) / 2, by Cephes' polynomial. */
+static inline vec exponential(vec x)
+{
+    x = bounded(x, -87, 87);
+    vec shifted = x * 1.44269504f + 12582912.0f; /* n in the lowest bits */
+    vec n = shifted - 12582912.0f, r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1;
+    return (vec)((words)p + ((words)shifted << 23));
 }

@@ -1,0 +1,135 @@
+#ifndef ELEMENT
+/* What the loss and beam search ask of the scores of all words: rows x words, contiguous, in
+ * float32, or in bfloat16 for the functions whose name ends so. */
+
+#include "vectors.h"
+
+static inline float number_fp32(float x)
+{
+    return x;
+}
+
+static inline float number_bf16(uint16_t x)
+{
+    union { uint32_t bits; float number; } whole = {(uint32_t)x << 16};
+    return whole.number;
+}
+
+static inline vec higher(vec x, vec y)
+{
+    words above = (words)(x > y);
+    return (vec)(((words)x & above) | ((words)y & ~above));
+}
+
+#define ELEMENT float
+#define NAMED(name) name##_fp32
+#include "words.c"
+#undef ELEMENT
+#undef NAMED
+#define ELEMENT uint16_t
+#define NAMED(name) name##_bf16
+#include "words.c"
+
+#else /* once for each type of the scores */
+
+static float NAMED(of_row)(const ELEMENT *row, int64_t count)
+{
+    vec most = (vec){0} - INFINITY, sums = {0};
+    int64_t w = 0;
+    for (; w + WIDTH <= count; w += WIDTH)
+        most = higher(NAMED(load)(row + w, WIDTH), most);
+    float highest = -INFINITY, sum = 0;
+    for (int i = 0; i < WIDTH; i++)
+        highest = most[i] > highest ? most[i] : highest;
+    for (; w < count; w++)
+        highest = NAMED(number)(row[w]) > highest ? NAMED(number)(row[w]) : highest;
+    for (w = 0; w + WIDTH <= count; w += WIDTH)
+        sums += exponential(NAMED(load)(row + w, WIDTH) - highest);
+    for (; w < count; w++)
+        sum += expf(NAMED(number)(row[w]) - highest);
+    for (int i = 0; i < WIDTH; i++)
+        sum += sums[i];
+    return highest + logf(sum);
+}
+
+/* out (rows): log sum e^score. */
+void NAMED(log_sum_exp)(float *out, const ELEMENT *scores, int64_t rows, int64_t count)
+{
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows; r++)
+        out[r] = NAMED(of_row)(scores + r * count, count);
+}
+
+/* loss (rows): log sum e^score less the expected score, where the target has the share `shares[0]`
+ * and each word, the target too, `shares[1]`. normalizer (rows): log sum e^score. */
+void NAMED(cross_entropy)(float *loss, float *normalizer, const ELEMENT *scores,
+                          const int64_t *targets, const float *shares, int64_t rows, int64_t count)
+{
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows; r++) {
+        const ELEMENT *row = scores + r * count;
+        vec sums = {0};
+        float sum = 0;
+        int64_t w = 0;
+        for (; w + WIDTH <= count; w += WIDTH)
+            sums += NAMED(load)(row + w, WIDTH);
+        for (; w < count; w++)
+            sum += NAMED(number)(row[w]);
+        for (int i = 0; i < WIDTH; i++)
+            sum += sums[i];
+        normalizer[r] = NAMED(of_row)(row, count);
+        loss[r] = normalizer[r] - shares[0] * NAMED(number)(row[targets[r]]) - shares[1] * sum;
+    }
+}
+
+/* out (rows x words): by the scores, the gradient of the sum of losses times `by_loss[0]`. */
+void NAMED(cross_entropy_gradients)(ELEMENT *out, const float *by_loss, const float *normalizer,
+                                    const ELEMENT *scores, const int64_t *targets,
+                                    const float *shares, int64_t rows, int64_t count)
+{
+    const float by = by_loss[0];
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows; r++) {
+        const ELEMENT *row = scores + r * count;
+        ELEMENT *to = out + r * count;
+        for (int64_t w = 0; w < count; w += WIDTH) {
+            int64_t left = count - w;
+            vec share = exponential(NAMED(load)(row + w, left) - normalizer[r]);
+            NAMED(store)(to + w, by * (share - shares[1]), left);
+        }
+        int64_t w = targets[r];
+        vec share = exponential(NAMED(load)(row + w, 1) - normalizer[r]);
+        NAMED(store)(to + w, by * (share - shares[1] - shares[0]), 1);
+    }
+}
+
+/* The highest scores of each row, first the highest, and which words they are of (both rows x
+ * most); of equal ones the first. Where there are no more, -inf and word 0. */
+void NAMED(highest)(float *out, int64_t *which, const ELEMENT *scores, int64_t rows, int64_t count,
+                    int64_t most)
+{
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows; r++) {
+        const ELEMENT *row = scores + r * count;
+        float *best = out + r * most;
+        int64_t *word = which + r * most;
+        for (int64_t k = 0; k < most; k++) {
+            best[k] = -INFINITY;
+            word[k] = 0;
+        }
+        for (int64_t w = 0; w < count; w++) {
+            float score = NAMED(number)(row[w]);
+            if (!(score > best[most - 1]))
+                continue;
+            int64_t k = most - 1;
+            for (; k > 0 && score > best[k - 1]; k--) {
+                best[k] = best[k - 1];
+                word[k] = word[k - 1];
+            }
+            best[k] = score;
+            word[k] = w;
+        }
+    }
+}
+
+#endif
