@@ -18,6 +18,8 @@ from captioning.memory import keep_freed_memory
 from captioning.models.attn_lstm import AttentionLSTM
 
 IMAGES, CAPTIONS, LOCATIONS, CHANNELS, SIZE, WORDS = 16, 5, 196, 512, 512, 2600
+WARM_UP = 30  # steps, of the 375 of an epoch
+REPEAT = 4  # steps a round, to one of the reference
 
 
 def decoder_of(
@@ -141,20 +143,23 @@ def run(rounds: int) -> list[Figure]:
     keep_freed_memory()  # as train.py does
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    batches = [batch_of(generator) for _ in range(4)]
     count = IMAGES * CAPTIONS
-    tokens = sum(int((tokens[..., 1:] != 0).sum()) for _, tokens in batches) / len(batches)
+    sample = [batch_of(generator)[1] for _ in range(50)]
+    tokens = sum(int((tokens[..., 1:] != 0).sum()) for tokens in sample) / len(sample)
     figures = []
     for precision in dict.fromkeys((native_precision(), "fp32")):
         step = Step(decoder_of(), precision)
-        turn = iter(range(10**9))
+        # No batch twice: the same shapes again would be faster than training ever is.
+        batches = [batch_of(generator) for _ in range(WARM_UP + 1 + REPEAT * rounds)]
+        for _ in range(WARM_UP):
+            step(*batches.pop())
         with elsewhere() as call:  # there, freed memory is given back, as wherever textbooks run
             call(textbook_step)
             ours, theirs, ratio = paired(
-                lambda step=step, turn=turn: step(*batches[next(turn) % 4]),
+                lambda step=step, batches=batches: step(*batches.pop()),
                 lambda call=call: call(textbook_step),
                 rounds=rounds,
-                repeat=4,
+                repeat=REPEAT,
             )
         needed = 3 * 2 * multiply_adds(int(tokens), images=IMAGES)
         rate = matrix_rate(torch.bfloat16 if precision == "bf16" else torch.float32)

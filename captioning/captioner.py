@@ -150,12 +150,6 @@ class Captioner(pl.LightningModule):
         """Hypotheses for grids or preprocessed images, best first, each with its attention."""
         return (decoding or self.validation)(self.decoder, self.grid(images), attention=True)
 
-    def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Move the images alone: see :meth:`captioning.models.decoder.Decoder.forward`."""
-        return batch._replace(images=batch.images.to(device, non_blocking=True))
-
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on the seed and the epoch alone, so that a resumed run continues exactly.
         # Here and not at the epoch's start, of which Lightning says nothing on a resume.

@@ -72,7 +72,6 @@ def quieten() -> None:
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
-        "Setuptools is replacing distutils",  # torch.compile's, of itself
         ".*LeafSpec",  # torch's own, of a name that Lightning still uses
         ".*smaller than the logging interval",  # trials on a few batches
         ".*does not have many workers",  # grids are read faster than a process hands them over
@@ -81,7 +80,6 @@ def quieten() -> None:
         "Checkpoint directory .* is not empty",  # a resumed run goes on with its own
         "Experiment logs directory .* is not empty",  # likewise
         ".*sync_dist=True",  # the scores are of all processes' captions already
-        ".*overridden `transfer_batch_to_device`",  # on purpose: images alone are moved
         "Image size .* could be decompression bomb",  # such an image is refused by name
     ):
         warnings.filterwarnings("ignore", message)

@@ -35,7 +35,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
     pytest.mark.filterwarnings("ignore:.*in eval mode"),
-    pytest.mark.filterwarnings("ignore:.*overridden `transfer_batch_to_device`"),
 ]
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")

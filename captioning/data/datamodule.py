@@ -284,6 +284,12 @@ class CaptionDataModule(pl.LightningDataModule):
         ]
         return CaptionData(images, tokens, self.store, self.encoder)
 
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move the images alone; decoders want the captions in the CPU's memory."""
+        return batch._replace(images=batch.images.to(device, non_blocking=True))
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """The training split, in an order that depends on the seed and the epoch alone."""
         dataset = self.dataset("train")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from captioning.errors import CaptioningError
@@ -109,6 +109,17 @@ class Decoding(ABC):
             stuck = scores.amax(-1) == -torch.inf
             scores[..., END] = end.where(stuck, -torch.inf)
         return scores
+
+
+ROUND = 10
+"""What the images that are being captioned are a multiple of, so that shapes recur: see
+:data:`captioning.models.decoder.ROUND`."""
+
+
+def staying(live: Bool[Tensor, " images"]) -> Bool[Tensor, " images"]:
+    """Those images that stay in the batch: all live ones, and some more to make up the number."""
+    finished = (~live).nonzero().flatten()[: -int(live.sum()) % ROUND]
+    return live.index_fill(0, finished, True)
 
 
 def select(tensors: Memory | State, index: Tensor) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from captioning.decoding.base import END, PAD, START, Decoding, Hypothesis, select
+from captioning.decoding.base import END, PAD, START, Decoding, Hypothesis, select, staying
 from captioning.errors import CaptioningError
 from captioning.models.decoder import Decoder
 from captioning.models.words import highest, log_sum_exp
@@ -90,9 +90,10 @@ class Beam(Decoding):
                 break
             # Leaving the batch is a copy of what stays; waiting a while for others costs less.
             if live.sum() <= 0.8 * len(live):
-                images, total, last, history = images[live], total[live], last[live], history[live]
-                state, memory = select(state, live), select(memory, live)
-                maps = maps[live] if maps is not None else None
+                stay = staying(live)
+                images, total, last, history = images[stay], total[stay], last[stay], history[stay]
+                state, memory = select(state, stay), select(memory, stay)
+                maps = maps[stay] if maps is not None else None
         return [sorted(found, key=lambda h: -h.score) for found in finished]
 
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from captioning.decoding.base import END, PAD, START, Decoding, Hypothesis, select
+from captioning.decoding.base import END, PAD, START, Decoding, Hypothesis, select, staying
 from captioning.errors import CaptioningError
 from captioning.models.decoder import Decoder
 
@@ -59,11 +59,12 @@ class OneByOne(Decoding):
                     maps = step.attention.new_zeros(*size, step.attention.shape[-1])
                 maps[images, :, word] = step.attention
             live = ~ended.all(1)
-            if not live.all():
-                if not live.any():
-                    break
-                images, last, ended = images[live], last[live], ended[live]
-                state, memory = select(state, live), select(memory, live)
+            if not live.any():
+                break
+            stay = staying(live)
+            if not stay.all():
+                images, last, ended = images[stay], last[stay], ended[stay]
+                state, memory = select(state, stay), select(memory, stay)
         lengths = (written != PAD).sum(-1).tolist()
         words, totals = written.tolist(), total.tolist()
         hypotheses = [

@@ -43,8 +43,9 @@ class TeacherForced(NamedTuple):
     """The predictions for real captions, each word given the true words before it.
 
     Attributes:
-        logits: N x V, for the N tokens that are not padding, in the order of ``targets``.
-        targets: N, the true next tokens.
+        logits: N x V, for N tokens, in the order of ``targets``.
+        targets: N, the true next tokens, each once; and padding, which does not count, where there
+            are rows of other captions besides (see :data:`ROUND`).
         coverage: B x K x P, the attention that each location got, summed over a caption's words;
             None without attention.
         lengths: B x K, how many targets each caption has (0 where an image has fewer captions).
@@ -88,6 +89,14 @@ class Decoder(nn.Module, ABC):
 
 PAD = 0
 """The padding token, as in :class:`captioning.data.text.Vocabulary`."""
+
+ROUND = 16
+"""What the rows of a word are a multiple of, where there are many.
+
+As captions end, each word of each batch would have a number of rows of its own; and for every new
+shape of a matrix product, oneDNN writes code, which takes longer than the product. A few rows more,
+of captions that have ended, keep to few shapes.
+"""
 
 
 class RecurrentDecoder(Decoder):
@@ -195,6 +204,7 @@ class RecurrentDecoder(Decoder):
             gates = self.input_gates(embedded)
         else:  # of the beams of many images, most end in one of few words
             words, which = torch.unique(words, return_inverse=True)
+            words = nn.functional.pad(words, (0, -len(words) % ROUND))
             embedded = self.embedding(words)
             gates = self.input_gates(embedded).index_select(0, which)
             embedded = embedded.index_select(0, which)
@@ -215,11 +225,14 @@ class RecurrentDecoder(Decoder):
         lengths = (tokens[:, 1:] != PAD).sum(1)
         # Longest first, so that the captions that still have a word are the first rows.
         place = lengths.argsort(descending=True, stable=True)[: int((lengths > 0).sum())]
-        real = lengths[place] > torch.arange(tokens.shape[1] - 1, device=tokens.device)[:, None]
-        counts = [count for count in real.sum(1).tolist() if count]
+        real = (tokens[place, 1:] != PAD).sum(0)
+        real = real[real > 0]
+        computed = round_up(real, len(place))
+        mask = torch.arange(len(place), device=tokens.device) < computed[:, None]
 
-        # From here on all real tokens are in one row after another: word by word, not by caption.
-        inputs, targets = tokens[place, :-1].T[real], tokens[place, 1:].T[real]
+        # From here on the tokens are in one row after another: word by word, not by caption.
+        words = len(real)
+        inputs, targets = tokens[place, :words].T[mask], tokens[place, 1 : words + 1].T[mask]
         inputs, targets, lengths, place = (
             tensor.to(grid.device, non_blocking=True)
             for tensor in (inputs, targets, lengths, place)
@@ -232,7 +245,7 @@ class RecurrentDecoder(Decoder):
             seen = self.recurrent_dropout(torch.ones_like(state["hidden"]))
         states: list[State] = []
         linear = Unrolled()
-        for gates in torch.split(self.input_gates(embedded), counts):
+        for gates in torch.split(self.input_gates(embedded), computed.tolist()):
             live = len(gates)
             state = {name: first_rows(value, live) for name, value in state.items()}
             if seen is not None:
@@ -247,7 +260,8 @@ class RecurrentDecoder(Decoder):
         assert hidden is not None
         coverage = None
         if "attention" in state:
-            looked = sum_over_words([state["attention"] for state in states])
+            attended = zip(states, real.tolist(), strict=True)
+            looked = sum_over_words([first_rows(s["attention"], count) for s, count in attended])
             coverage = rows.spread(looked, images)
         return TeacherForced(
             self.read_out(embedded, hidden, of_all_words("context")),
@@ -274,6 +288,13 @@ class RecurrentDecoder(Decoder):
     def read_context(self, context: Tensor) -> Tensor:
         """L_z z of the deep output."""
         raise TypeError(f"{type(self).__name__} has a context but no read_context")
+
+
+def round_up(counts: Int[Tensor, " words"], most: int) -> Int[Tensor, " words"]:
+    """Rows that are computed for so many real ones: see :data:`ROUND`."""
+    if most < 4 * ROUND:
+        return counts
+    return ((counts + ROUND - 1) // ROUND * ROUND).clamp(max=most)
 
 
 def check_settings(sizes: Mapping[str, int], shares: Mapping[str, float]) -> None:

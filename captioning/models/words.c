@@ -61,7 +61,8 @@ void NAMED(log_sum_exp)(float *out, const ELEMENT *scores, int64_t rows, int64_t
 }
 
 /* loss (rows): log sum e^score less the expected score, where the target has the share `shares[0]`
- * and each word, the target too, `shares[1]`. normalizer (rows): log sum e^score. */
+ * and each word, the target too, `shares[1]`; 0 where the target is 0, which is padding.
+ * normalizer (rows): log sum e^score. */
 void NAMED(cross_entropy)(float *loss, float *normalizer, const ELEMENT *scores,
                           const int64_t *targets, const float *shares, int64_t rows, int64_t count)
 {
@@ -71,6 +72,9 @@ void NAMED(cross_entropy)(float *loss, float *normalizer, const ELEMENT *scores,
         vec sums = {0};
         float sum = 0;
         int64_t w = 0;
+        loss[r] = normalizer[r] = 0;
+        if (!targets[r])
+            continue;
         for (; w + WIDTH <= count; w += WIDTH)
             sums += NAMED(load)(row + w, WIDTH);
         for (; w < count; w++)
@@ -92,6 +96,10 @@ void NAMED(cross_entropy_gradients)(ELEMENT *out, const float *by_loss, const fl
     for (int64_t r = 0; r < rows; r++) {
         const ELEMENT *row = scores + r * count;
         ELEMENT *to = out + r * count;
+        if (!targets[r]) {
+            memset(to, 0, sizeof *to * (size_t)count);
+            continue;
+        }
         for (int64_t w = 0; w < count; w += WIDTH) {
             int64_t left = count - w;
             vec share = exponential(NAMED(load)(row + w, left) - normalizer[r]);

@@ -23,12 +23,14 @@ def cross_entropy(
 
     Args:
         scores: before the softmax; computed with in single precision, whatever they are.
-        targets: the true words.
+        targets: the true words; 0 is padding, and does not count.
         label_smoothing: share of the probability that is spread over all words.
     """
     compiled = native.c_kernels_for(scores)
     if compiled is None or not len(targets):
-        return nn.functional.cross_entropy(scores.float(), targets, label_smoothing=label_smoothing)
+        return nn.functional.cross_entropy(
+            scores.float(), targets, label_smoothing=label_smoothing, ignore_index=0
+        )
     loss: Tensor = _CrossEntropy.apply(scores, targets, label_smoothing, compiled)
     return loss
 
@@ -50,15 +52,17 @@ class _CrossEntropy(torch.autograd.Function):
             words,
         )
         ctx.compiled = compiled
-        ctx.save_for_backward(normalizer, scores, targets, shares)
-        return loss.mean()
+        count = (targets != 0).sum()
+        ctx.save_for_backward(count, normalizer, scores, targets, shares)
+        return loss.sum() / count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor, None, None, None]:
-        _, scores, *_ = saved = ctx.saved_tensors
+        count, *saved = ctx.saved_tensors
+        scores = saved[1]
         gradient = torch.empty_like(scores)
-        of_each = by_loss / len(scores)
+        of_each = by_loss / count
         ctx.compiled.call(
             "cross_entropy_gradients", scores.dtype, (gradient, of_each, *saved), *scores.shape
         )

@@ -37,7 +37,7 @@ OBJECT_COLUMNS: Final = {
 LANGUAGE_COLUMNS: Final = tuple(name for name in Language.model_fields)
 
 # What changes no score, or names the one run: all else makes another configuration.
-_NOT_CONFIGURATION = ("seed", "resume", "ckpt")
+_NOT_CONFIGURATION = ("seed", "resume", "ckpt", "logger")
 
 _CLIP = ("CLIPScore", "RefCLIPScore")
 

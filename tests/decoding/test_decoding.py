@@ -252,7 +252,7 @@ def decode_one_by_one(strategy: Decoding, decoder: Decoder, grid: Tensor) -> lis
 def test_a_batch_gives_what_its_images_give_alone(
     strategy: Decoding, make: type[RecurrentDecoder]
 ) -> None:
-    decoder, grid = random_decoder(end=1.5, make=make), random_grid(16)
+    decoder, grid = random_decoder(end=1.5, make=make), random_grid(36)
     together = strategy(decoder, grid, attention=True)
     alone = decode_one_by_one(strategy, decoder, grid)
     for ours, theirs in zip(together, alone, strict=True):

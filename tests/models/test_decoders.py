@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from captioning.captioner import CrossEntropy
 from captioning.errors import CaptioningError
 from captioning.models.attn_lstm import AttentionLSTM
 from captioning.models.decoder import Decoder, RecurrentDecoder, State, TeacherForced
@@ -269,6 +270,34 @@ def test_padding_changes_nothing(make: type[RecurrentDecoder], lengths: list[lis
     assert padded.lengths.tolist() == [[*row, 0, 0] for row in plain.lengths.tolist()]
     if plain.coverage is not None:
         torch.testing.assert_close(padded.coverage[:, :-2], plain.coverage)
+
+
+@DECODERS
+def test_rows_beyond_the_real_ones_keep_to_few_shapes_and_change_nothing(
+    make: type[RecurrentDecoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 70 captions; the exact way is that of fewer, which the textbook was compared with."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(4, VOCABULARY, (14, 5, 9), generator=generator)
+    lengths = torch.randint(2, 10, (14, 5, 1), generator=generator)
+    tokens = tokens.where(torch.arange(9) < lengths, 0)
+    decoder, grid = decoder_of(make), grid_of(14)
+
+    def outcome(round_to: int) -> tuple[TeacherForced, list[Tensor]]:
+        monkeypatch.setattr("captioning.models.decoder.ROUND", round_to)
+        output = decoder(grid, tokens)
+        loss = CrossEntropy(attention_penalty=1.0)(output)["loss"]
+        return output, [loss, *torch.autograd.grad(loss, list(decoder.parameters()))]
+
+    (exact, expected), (rounded, got) = outcome(1000), outcome(16)
+    assert (exact.targets > 0).all()
+    assert rounded.targets[rounded.targets > 0].equal(exact.targets)
+    # Of 70 rows, a word has all or a multiple of 16.
+    assert len(rounded.targets) % 16 in {70 * n % 16 for n in range(1, 9)}
+    assert len(exact.targets) < len(rounded.targets) < len(exact.targets) + 8 * 16
+    torch.testing.assert_close(rounded.logits[rounded.targets > 0], exact.logits)
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @DECODERS

@@ -22,15 +22,17 @@ def scores_of(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 3.
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("words", [1, 15, 16, 50, 2600])
+@pytest.mark.parametrize("words", [2, 15, 16, 50, 2600])
 def test_the_loss_and_its_gradient_are_torchs(
     dtype: torch.dtype, smoothing: float, words: int
 ) -> None:
     scores = scores_of(7, words, dtype=dtype)
-    targets = torch.arange(7).mul(3) % words
+    targets = torch.tensor([0, 1, 0, words - 1, words // 2, 1, 1])  # 0 is padding
     exact = scores.detach().double().requires_grad_()
     ours = cross_entropy(scores, targets, smoothing)
-    theirs = nn.functional.cross_entropy(exact, targets, label_smoothing=smoothing)
+    theirs = nn.functional.cross_entropy(
+        exact[targets != 0], targets[targets != 0], label_smoothing=smoothing
+    )
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=1e-6)
     (got,) = torch.autograd.grad(2 * ours, scores)
