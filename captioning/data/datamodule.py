@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -79,16 +80,16 @@ class CaptionData(Dataset[Batch]):
         captions = [self.tokens[index] for index in indices]
         most = max(map(len, captions))
         longest = max(len(caption) for of_image in captions for caption in of_image)
-        tokens = torch.zeros(len(images), most, longest, dtype=torch.long)
+        tokens = np.zeros((len(images), most, longest), np.int64)  # filled faster than a tensor
         for of_image, rows in zip(captions, tokens, strict=True):
             for caption, row in zip(of_image, rows, strict=False):
-                row[: len(caption)] = torch.tensor(caption)
+                row[: len(caption)] = caption
         ids = [image.id for image in images]
         if self.store is not None:
             pictures = self.store.gather(ids)
         else:
             pictures = torch.stack([self.preprocessing(load_rgb(image.path)) for image in images])
-        return Batch(pictures, tokens, ids)
+        return Batch(pictures, torch.from_numpy(tokens), ids)
 
 
 class LengthGrouped(DistributedSampler[int]):
