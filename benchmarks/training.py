@@ -41,12 +41,13 @@ def batch_of(
     lengths: tuple[int, int] = (9, 17),
 ) -> tuple[Tensor, Tensor]:
     """Grids and captions of 9 to 17 words, all made up."""
-    grid = torch.randn(images, locations, CHANNELS, generator=generator).relu()
     shortest, longest = lengths
     length = torch.randint(shortest, longest + 1, (images, captions, 1), generator=generator)
     place = torch.arange(longest + 2)
     tokens = torch.randint(4, words, (images, captions, longest + 2), generator=generator)
     tokens = torch.where(place == 0, 1, torch.where(place == length + 1, 2, tokens))
+    # Last, so that the captions are the same for any number of locations.
+    grid = torch.randn(images, locations, CHANNELS, generator=generator).relu()
     return grid, tokens.masked_fill(place > length + 1, 0)
 
 
