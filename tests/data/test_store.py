@@ -96,7 +96,7 @@ def builder(directory: Path, images: Path, seconds: float) -> Iterator[subproces
     process = subprocess.Popen(command)
     try:
         deadline = time.monotonic() + 120
-        while not list(directory.glob("tiny-*/index.txt")):
+        while not any(path.stat().st_size for path in directory.glob("tiny-*/index.txt")):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
