@@ -164,7 +164,7 @@ class FeatureStore:
             for start in range(0, len(ids), _READ_AT_ONCE):
                 some = ids[start : start + _READ_AT_ONCE]
                 held[start : start + len(some)] = self.gather(some)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             raise CaptioningError(
                 f"data.resident=true: {len(ids)} grids of {self.nbytes / 1e9:.1f} GB in all do not "
                 f"fit into the memory of {device}: use data.resident=false."

@@ -20,17 +20,6 @@
 
 #include "vectors.h"
 
-static inline float total(vec value)
-{
-#ifdef __AVX512F__
-    return _mm512_reduce_add_ps((__m512)value);
-#endif
-    for (int half = WIDTH / 2; half; half /= 2)
-        for (int i = 0; i < half; i++)
-            value[i] += value[i + half];
-    return value[0];
-}
-
 static inline int64_t least(int64_t x, int64_t y)
 {
     return x < y ? x : y;

@@ -1,9 +1,9 @@
 """What is written in C for a CPU, compiled by the machine's own compiler on first use.
 
 That takes two seconds, once a machine: the library stays in the cache. For a GPU there is the same
-in Triton, in :mod:`captioning.models.gpu`. Without either,
-:mod:`captioning.models.attention` and :mod:`captioning.models.cell` compute the same with torch
-alone, and slower.
+for attention and cell in Triton, in :mod:`captioning.models.gpu`. Without either,
+:mod:`captioning.models.attention`, :mod:`captioning.models.cell` and
+:mod:`captioning.models.words` compute the same with torch alone, and slower.
 """
 
 import ctypes
@@ -224,7 +224,7 @@ def c_kernels_for(*tensors: Tensor) -> CKernels | None:
 
 
 @functools.cache
-def kernels(device: str = "cpu") -> Kernels | None:
+def kernels(device: str) -> Kernels | None:
     """The kernels for a kind of device; None, with a line in the log, where there are none."""
     try:
         if device == "cpu":

@@ -57,6 +57,18 @@ static inline void store_bf16(uint16_t *to, vec value, int64_t count)
         memcpy(to, &part, 2 * (size_t)count);
 }
 
+/* The sum of all. */
+static inline float total(vec value)
+{
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)value);
+#endif
+    for (int half = WIDTH / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            value[i] += value[i + half];
+    return value[0];
+}
+
 /* What is no number stays none. */
 static inline vec bounded(vec x, float from, float to)
 {

@@ -38,17 +38,16 @@ static float NAMED(of_row)(const ELEMENT *row, int64_t count)
     int64_t w = 0;
     for (; w + WIDTH <= count; w += WIDTH)
         most = higher(NAMED(load)(row + w, WIDTH), most);
-    float highest = -INFINITY, sum = 0;
+    float highest = -INFINITY;
     for (int i = 0; i < WIDTH; i++)
         highest = most[i] > highest ? most[i] : highest;
     for (; w < count; w++)
         highest = NAMED(number)(row[w]) > highest ? NAMED(number)(row[w]) : highest;
     for (w = 0; w + WIDTH <= count; w += WIDTH)
         sums += exponential(NAMED(load)(row + w, WIDTH) - highest);
+    float sum = total(sums);
     for (; w < count; w++)
         sum += expf(NAMED(number)(row[w]) - highest);
-    for (int i = 0; i < WIDTH; i++)
-        sum += sums[i];
     return highest + logf(sum);
 }
 
@@ -70,17 +69,15 @@ void NAMED(cross_entropy)(float *loss, float *normalizer, const ELEMENT *scores,
     for (int64_t r = 0; r < rows; r++) {
         const ELEMENT *row = scores + r * count;
         vec sums = {0};
-        float sum = 0;
         int64_t w = 0;
         loss[r] = normalizer[r] = 0;
         if (!targets[r])
             continue;
         for (; w + WIDTH <= count; w += WIDTH)
             sums += NAMED(load)(row + w, WIDTH);
+        float sum = total(sums);
         for (; w < count; w++)
             sum += NAMED(number)(row[w]);
-        for (int i = 0; i < WIDTH; i++)
-            sum += sums[i];
         normalizer[r] = NAMED(of_row)(row, count);
         loss[r] = normalizer[r] - shares[0] * NAMED(number)(row[targets[r]]) - shares[1] * sum;
     }

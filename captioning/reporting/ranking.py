@@ -18,6 +18,7 @@ from captioning.metrics.bootstrap import Paired, Statistics, compare, mean_inter
 from captioning.reporting.published import Published
 from captioning.reporting.results import (
     OBJECT_MEASURES,
+    WHERE_DATA_LIES,
     Language,
     Results,
     read_results,
@@ -369,8 +370,7 @@ def _configuration(results: Results) -> str:
     settings = {k: v for k, v in _on(results.settings).items() if k not in _NOT_CONFIGURATION}
     data = settings.get("data")
     if isinstance(data, dict):  # where the photographs lie is no part of what was done with them
-        places = "root", "cache", "workers", "resident"
-        settings["data"] = {k: v for k, v in data.items() if k not in places}
+        settings["data"] = {k: v for k, v in data.items() if k not in WHERE_DATA_LIES}
     parts = (results.vocabulary, results.encoder, results.model, results.decoding)
     described = [part.model_dump() if part else None for part in parts]
     return json.dumps([results.name, settings, described], sort_keys=True)

@@ -41,6 +41,9 @@ METRICS: Final = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "
 OPTIONAL_METRICS: Final = {"SPICE": 1, "CLIPScore": 2.5, "RefCLIPScore": 2.5}
 """The metrics that are only there where they were asked for, with the highest value of each."""
 
+WHERE_DATA_LIES: Final = {"root", "cache", "workers", "resident"}
+"""Settings of ``data`` that say where it is and how it is read: no other run because of them."""
+
 BOX_SHARE: Final = "box share"
 OBJECT_MEASURES: Final = {
     "captions right": "right",

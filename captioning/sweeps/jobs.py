@@ -28,7 +28,7 @@ from captioning.data.folder import data_folder
 from captioning.errors import CaptioningError
 from captioning.files import atomic_write_json
 from captioning.locks import file_lock
-from captioning.reporting.results import read_results
+from captioning.reporting.results import WHERE_DATA_LIES, read_results
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ RANK = "SLURM_PROCID"
 
 # Where things are and who is told of the run: neither makes it another run. What the data is, its
 # fingerprint says.
-_INCIDENTAL = {"resume": ..., "logger": ..., "data": {"root", "cache", "workers", "resident"}}
+_INCIDENTAL = {"resume": ..., "logger": ..., "data": WHERE_DATA_LIES}
 
 
 @dataclass(frozen=True)

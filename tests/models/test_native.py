@@ -10,7 +10,7 @@ import torch
 from captioning.errors import CaptioningError
 from captioning.models import attention, native
 
-pytestmark = pytest.mark.skipif(native.kernels() is None, reason="there is no C compiler")
+pytestmark = pytest.mark.skipif(native.kernels("cpu") is None, reason="there is no C compiler")
 
 THREADS = """
 import sys, torch
