@@ -1,23 +1,39 @@
 """An epoch of Flickr8k's size on a GPU, the grids resident in its memory."""
 
-import torch
+import tempfile
+from pathlib import Path
+from typing import Any
 
-from benchmarks.measure import Figure, matrix_rate, paired
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from benchmarks.loading import make_grid, make_store
+from benchmarks.measure import Figure, matrix_rate, paired, seconds
 from benchmarks.textbook import Textbook
 from benchmarks.training import (
     CAPTIONS,
     CHANNELS,
     IMAGES,
     LOCATIONS,
+    WORDS,
     Step,
     TextbookStep,
     batch_of,
     decoder_of,
     multiply_adds,
 )
+from captioning.callbacks import MovingAverage
+from captioning.captioner import Captioner
+from captioning.data import store as stores
+from captioning.data.corpus import CaptionedImage
+from captioning.data.datamodule import Batch, CaptionData, CaptionDataModule, LengthGrouped
+from captioning.models.encoders.vgg16 import VGG16
+from captioning.run import make_trainer, quieten
 
 EPOCH = 6000  # images of Flickr8k's training split
 STEPS = 25  # of the reference, which stand for its epoch
+EPOCHS = 4  # of Lightning's
 
 
 def run(rounds: int) -> list[Figure]:
@@ -25,7 +41,7 @@ def run(rounds: int) -> list[Figure]:
     if not torch.cuda.is_available():
         print("gpu: there is no CUDA device here; nothing is measured.")
         return []
-    return [epoch(torch.device("cuda"), rounds)]
+    return [epoch(torch.device("cuda"), rounds), trained("gpu", "bf16-mixed")]
 
 
 def epoch(
@@ -59,12 +75,93 @@ def epoch(
         finish()
 
     theirs()
+    first = seconds(ours)
     mine, other, ratio = paired(ours, theirs, rounds=rounds)
     share = len(batches) / steps
     tokens = sum(int((of_batch[..., 1:] != 0).sum()) for of_batch in batches)
     needed = 3 * 2 * multiply_adds(tokens, images=images, locations=locations)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     return Figure(
         f"an epoch of {images * CAPTIONS:,} captions", mine, "s", share * other, share * ratio,
-        needed / matrix_rate(torch.bfloat16, device.type), f"on {name}, {len(batches)} steps",
+        needed / matrix_rate(torch.bfloat16, device.type),
+        f"on {name_of(device.type)}, {len(batches)} steps; the first epoch took {first:.1f} s",
+    )  # fmt: skip
+
+
+def name_of(device: str) -> str:
+    """The GPU's own name."""
+    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
+
+
+class MadeUp(CaptionDataModule):
+    """Captions of 9 to 17 words, and one grid for all images."""
+
+    def __init__(self, folder: Path, images: int, device: torch.device) -> None:
+        super().__init__(batch_size=IMAGES)
+        encoder, generator = VGG16(weights="random"), torch.Generator().manual_seed(0)
+        row = stores.pack(make_grid(encoder))
+        store = make_store(folder, encoder, images, len(row))
+        (store.folder / "grids.bin").write_bytes(row * images)
+        if device.type == "cuda":
+            store.hold(device)
+        lengths = torch.randint(9, 18, (images, CAPTIONS), generator=generator).tolist()
+        tokens = [
+            [[1, *torch.randint(4, WORDS, (length,), generator=generator).tolist(), 2]
+             for length in of_image]
+            for of_image in lengths
+        ]  # fmt: skip
+        listed = [CaptionedImage(str(number), Path(), "train", ()) for number in range(images)]
+        self.made = CaptionData(listed, tokens, store, encoder)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        sampler = LengthGrouped(self.made, IMAGES, processes=1, process=0, seed=0)
+        return DataLoader(self.made, IMAGES, sampler=sampler, collate_fn=lambda batch: batch)
+
+
+class Times(pl.Callback):
+    """Seconds of each epoch's batches."""
+
+    def __init__(self) -> None:
+        self.epochs: list[float] = []
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.start = self.now()
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self.epochs.append(self.now() - self.start)
+
+    @staticmethod
+    def now() -> float:
+        import time
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def trained(accelerator: str, precision: str, images: int = EPOCH) -> Figure:
+    """Seconds of an epoch of ``train.py``: Lightning's loop, with clipping and the average."""
+    quieten()
+    torch.manual_seed(0)
+    device = torch.device("cuda" if accelerator == "gpu" else "cpu")
+    captioner = Captioner(
+        vocabulary=[f"w{number}" for number in range(WORDS - 4)],
+        encoder={"_target_": "captioning.models.encoders.vgg16.VGG16", "weights": "random"},
+        model={"_target_": "captioning.models.attn_lstm.AttentionLSTM"},
+        optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3, "fused": True},
+    )
+    times = Times()
+    settings = {
+        "accelerator": accelerator, "devices": 1, "precision": precision, "max_epochs": EPOCHS,
+        "gradient_clip_val": 2.0, "limit_val_batches": 0, "enable_checkpointing": False,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        data = MadeUp(Path(folder), images, device)
+        callbacks = [MovingAverage(0.998), times]
+        trainer = make_trainer(settings, Path(folder), callbacks, [])
+        trainer.fit(captioner, datamodule=data)
+    rest = times.epochs[1:]
+    return Figure(
+        "the same by train.py's trainer", sorted(rest)[len(rest) // 2], "s",
+        note=f"on {name_of(device.type)}; epochs: {', '.join(f'{t:.2f}' for t in times.epochs)} s; "
+        f"{len(captioner.graphs)} graphs",
     )  # fmt: skip

@@ -16,6 +16,7 @@ from benchmarks.textbook import Textbook, rows
 from captioning.captioner import CrossEntropy
 from captioning.memory import keep_freed_memory
 from captioning.models.attn_lstm import AttentionLSTM
+from captioning.models.graphs import LossGraphs
 
 IMAGES, CAPTIONS, LOCATIONS, CHANNELS, SIZE, WORDS = 16, 5, 196, 512, 512, 2600
 WARM_UP = 30  # steps, of the 375 of an epoch
@@ -72,17 +73,25 @@ class Step:
 
     def __init__(self, decoder: AttentionLSTM, precision: str) -> None:
         self.decoder, self.precision = decoder, precision
-        self.loss = CrossEntropy()
+        self.loss, self.graphs = CrossEntropy(), LossGraphs()
         self.optimizer = torch.optim.AdamW(decoder.parameters(), 1e-3, fused=True)
 
     def __call__(self, grid: Tensor, tokens: Tensor) -> None:
         """One step."""
         with torch.autocast(grid.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            loss = self.loss(self.decoder(grid, tokens))["loss"]
+            if grid.is_cuda:
+                parameters = list(self.decoder.parameters())
+                loss = self.graphs(self.losses, parameters, grid, tokens)["loss"]
+            else:
+                loss = self.losses(grid, tokens)["loss"]
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.decoder.parameters(), 2.0)
         self.optimizer.step()
+
+    def losses(self, grid: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        """The loss and its parts."""
+        return self.loss(self.decoder(grid, tokens))
 
 
 class TextbookStep:

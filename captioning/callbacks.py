@@ -3,6 +3,7 @@
 import logging
 import time
 from io import BytesIO
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks.weight_averaging import WeightAveraging
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.seed import isolate_rng
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionData
@@ -36,6 +39,44 @@ class Patience(EarlyStopping):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict({**state_dict, "patience": self.patience})
+
+
+class MovingAverage(WeightAveraging):
+    """An exponential moving average of the weights: what is validated, kept and scored.
+
+    Lightning's own leaves it in the CPU's memory, makes a new tensor of each weight at every step,
+    and asks a GPU each time how many it has averaged, which waits until the GPU has nothing to do.
+
+    Args:
+        decay: the share of the average that stays at a step.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        super().__init__(multi_avg_fn=self.average)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device  # where the model is not, yet
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        if self._latest_update_step == 0:
+            super().on_train_batch_end(trainer, pl_module, *args)  # copies
+        elif trainer.global_step > self._latest_update_step:
+            assert self._average_model is not None
+            tensors = (
+                chain(module.parameters(), module.buffers())
+                for module in (self._average_model.module, pl_module)
+            )
+            pairs = list(zip(*tensors, strict=True))
+            weights = [pair for pair in pairs if pair[0].is_floating_point()]
+            self.average(*map(list, zip(*weights, strict=True)), 0)
+            for average, count in pairs:
+                if not average.is_floating_point():
+                    average.copy_(count)
+            self._latest_update_step = trainer.global_step
 
 
 class EpochLog(pl.Callback):

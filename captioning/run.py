@@ -13,12 +13,12 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from rich.console import Console
 
 from captioning.build import build, own, validated
-from captioning.callbacks import AttentionImages, EpochLog, Patience
+from captioning.callbacks import AttentionImages, EpochLog, MovingAverage, Patience
 from captioning.captioner import Captioner, read_checkpoint
 from captioning.data.datamodule import CaptionDataModule
 from captioning.data.extraction import choose_device, choose_precision
@@ -136,14 +136,15 @@ def _train(
         AttentionImages(),
     ]
     if settings.average_decay:
-        callbacks.insert(0, EMAWeightAveraging(decay=settings.average_decay))
+        callbacks.insert(0, MovingAverage(settings.average_decay))
     trainer = make_trainer(config["trainer"], folder, callbacks, loggers)
+    device = trainer.strategy.root_device
     leads = trainer.is_global_zero
     if not leads:
         logging.getLogger("captioning").setLevel(logging.WARNING)
     clock = Clock()
     pl.seed_everything(settings.seed, verbose=False)
-    accelerate(settings.compile, trainer.strategy.root_device.type)
+    accelerate(settings.compile, device.type)
 
     with clock("data"):
         data.read()
@@ -162,7 +163,7 @@ def _train(
         check_resumable(Path(settings.resume), captioner)
     with clock("features"):
         data.open_images(captioner.encoder)
-        data.hold_grids(trainer.strategy.root_device)
+        data.hold_grids(device)
     if leads:
         data.write_text(folder)
     captioner.expect(data.references("dev"))

@@ -8,7 +8,7 @@ and reorder beams without knowing what is inside.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -83,7 +83,8 @@ class Decoder(nn.Module, ABC):
         """Predict every next token of the given captions (``<start>`` ... ``<end>``, 0-padded).
 
         Tokens may stay in the CPU's memory where the grid is on a GPU: what their lengths decide
-        is then known without waiting for the GPU.
+        is then known without waiting for the GPU. Of tokens on a GPU nothing is known beforehand,
+        and padding is computed, too, to no effect.
         """
 
 
@@ -219,33 +220,19 @@ class RecurrentDecoder(Decoder):
         grid: Float[Tensor, "images locations channels"],
         tokens: Int[Tensor, "images captions length"],
     ) -> TeacherForced:
-        memory = self.prepare(grid)
         images, captions, _ = tokens.shape
+        memory = self.prepare(grid)
         tokens = tokens.flatten(0, 1)
-        lengths = (tokens[:, 1:] != PAD).sum(1)
-        # Longest first, so that the captions that still have a word are the first rows.
-        place = lengths.argsort(descending=True, stable=True)[: int((lengths > 0).sum())]
-        real = (tokens[place, 1:] != PAD).sum(0)
-        real = real[real > 0]
-        computed = round_up(real, len(place))
-        mask = torch.arange(len(place), device=tokens.device) < computed[:, None]
-
-        # From here on the tokens are in one row after another: word by word, not by caption.
-        words = len(real)
-        inputs, targets = tokens[place, :words].T[mask], tokens[place, 1 : words + 1].T[mask]
-        inputs, targets, lengths, place = (
-            tensor.to(grid.device, non_blocking=True)
-            for tensor in (inputs, targets, lengths, place)
-        )
-        rows = Rows(place, captions)
-        embedded = self.dropout(self.embedding(self.drop_words(inputs)))
+        layout = (packed if tokens.device.type == "cpu" else dense)(tokens).to(grid.device)
+        rows = Rows(layout.place, captions)
+        embedded = self.dropout(self.embedding(self.drop_words(layout.inputs)))
         state = self.first(memory, rows)
         seen = None
         if self.recurrent_dropout.p:
             seen = self.recurrent_dropout(torch.ones_like(state["hidden"]))
         states: list[State] = []
         linear = Unrolled()
-        for gates in torch.split(self.input_gates(embedded), computed.tolist()):
+        for gates in torch.split(self.input_gates(embedded), layout.counts):
             live = len(gates)
             state = {name: first_rows(value, live) for name, value in state.items()}
             if seen is not None:
@@ -256,18 +243,18 @@ class RecurrentDecoder(Decoder):
         def of_all_words(name: str) -> Tensor | None:
             return torch.cat([state[name] for state in states]) if name in state else None
 
-        hidden = of_all_words("hidden")
+        hidden, attention = of_all_words("hidden"), of_all_words("attention")
         assert hidden is not None
         coverage = None
-        if "attention" in state:
-            attended = zip(states, real.tolist(), strict=True)
-            looked = sum_over_words([first_rows(s["attention"], count) for s, count in attended])
+        if attention is not None:
+            attention = attention * (layout.targets != PAD)[:, None]
+            looked = sum_over_words(torch.split(attention, layout.counts))
             coverage = rows.spread(looked, images)
         return TeacherForced(
             self.read_out(embedded, hidden, of_all_words("context")),
-            targets,
+            layout.targets,
             coverage,
-            lengths.view(images, captions),
+            layout.lengths.view(images, captions),
         )
 
     def drop_words(self, tokens: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
@@ -288,6 +275,57 @@ class RecurrentDecoder(Decoder):
     def read_context(self, context: Tensor) -> Tensor:
         """L_z z of the deep output."""
         raise TypeError(f"{type(self).__name__} has a context but no read_context")
+
+
+class Layout(NamedTuple):
+    """In which order the words of captions are computed: the first of all, the second of all, ...
+
+    Attributes:
+        place: the captions' places, in the order of the rows.
+        counts: how many rows have a first word, a second, ...; always the first so many.
+        inputs: N, the tokens that are read, word after word.
+        targets: N, those to be predicted; 0 where a row has none.
+        lengths: how many targets each caption has, in the order of their places.
+    """
+
+    place: Int[Tensor, " rows"]
+    counts: list[int]
+    inputs: Int[Tensor, " tokens"]
+    targets: Int[Tensor, " tokens"]
+    lengths: Int[Tensor, " captions"]
+
+    def to(self, device: torch.device) -> "Layout":
+        """The same on a device."""
+        place, inputs, targets, lengths = (
+            tensor.to(device, non_blocking=True)
+            for tensor in (self.place, self.inputs, self.targets, self.lengths)
+        )
+        return Layout(place, self.counts, inputs, targets, lengths)
+
+
+def packed(tokens: Int[Tensor, "captions length"]) -> Layout:
+    """With nothing for padding, but for :data:`ROUND`: captions that have ended leave the rows."""
+    lengths = (tokens[:, 1:] != PAD).sum(1)
+    # Longest first, so that the captions that still have a word are the first rows.
+    place = lengths.argsort(descending=True, stable=True)[: int((lengths > 0).sum())]
+    real = (tokens[place, 1:] != PAD).sum(0)
+    counts = round_up(real[real > 0], len(place))
+    mask = torch.arange(len(place), device=tokens.device) < counts[:, None]
+    words = len(counts)
+    inputs, targets = tokens[place, :words].T[mask], tokens[place, 1 : words + 1].T[mask]
+    return Layout(place, counts.tolist(), inputs, targets, lengths)
+
+
+def dense(tokens: Int[Tensor, "captions length"]) -> Layout:
+    """With every caption at every word, of which nothing but the shape has to be known."""
+    captions, length = tokens.shape
+    return Layout(
+        torch.arange(captions, device=tokens.device),
+        [captions] * (length - 1),
+        tokens[:, :-1].T.flatten(),
+        tokens[:, 1:].T.flatten(),
+        (tokens[:, 1:] != PAD).sum(1),
+    )
 
 
 def round_up(counts: Int[Tensor, " words"], most: int) -> Int[Tensor, " words"]:
@@ -327,9 +365,10 @@ def by_image(rows: Tensor, images: int, captions: int) -> Tensor:
     return rows.view(images, captions, *rows.shape[1:])
 
 
-def sum_over_words(parts: list[Tensor]) -> Tensor:
+def sum_over_words(parts: Sequence[Tensor]) -> Tensor:
     """The sum of tensors with ever fewer rows, the missing ones being zero."""
     total = parts[-1]
     for part in reversed(parts[:-1]):
-        total = part + nn.functional.pad(total, (0, 0, 0, len(part) - len(total)))
+        missing = len(part) - len(total)
+        total = part + (nn.functional.pad(total, (0, 0, 0, missing)) if missing else total)
     return total

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor
 
 from benchmarks.training import batch_of, decoder_of
+from captioning.captioner import CrossEntropy
+from captioning.errors import CaptioningError
+from captioning.models.graphs import LossGraphs
 
 pytest.importorskip("captioning.models.gpu")
 
@@ -56,24 +59,115 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
     assert all(line.endswith("True") for line in lines)
 
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+Numbers = tuple[Tensor, list[Tensor]]
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@needs_gpu
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16", 0.03)])
-def test_a_gpu_computes_what_the_cpu_does(precision: str, tolerance: float) -> None:
+@pytest.mark.parametrize("of_tokens", ["cpu", "cuda"])
+def test_a_gpu_computes_what_the_cpu_does(of_tokens: str, precision: str, tolerance: float) -> None:
     """Loss and all gradients, of the true sizes."""
     torch.manual_seed(0)
     grid, tokens = batch_of(torch.Generator().manual_seed(1), images=4)
     decoder = decoder_of(dropout=0.0)
 
-    def gradients(device: str, dtype: torch.dtype | None) -> list[torch.Tensor]:
+    def gradients(device: str, dtype: torch.dtype | None, tokens: Tensor) -> list[Tensor]:
         model = decoder.to(device)
         with torch.autocast(device, dtype, enabled=dtype is not None):
-            output = model(grid.to(device), tokens.to(device))
-        loss = nn.functional.cross_entropy(output.logits.float(), output.targets)
+            output = model(grid.to(device), tokens)
+        loss = CrossEntropy()(output)["loss"]
         found = torch.autograd.grad(loss, list(model.parameters()))
         return [loss.detach().cpu(), *(each.cpu() for each in found)]
 
-    expected = gradients("cpu", None)
-    found = gradients("cuda", torch.bfloat16 if precision == "bf16" else None)
+    expected = gradients("cpu", None, tokens)
+    dtype = torch.bfloat16 if precision == "bf16" else None
+    found = gradients("cuda", dtype, tokens.to(of_tokens))
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours - theirs).norm() <= tolerance * theirs.norm()
+
+
+class Losses:
+    """A decoder's loss on a GPU, with its gradients, as Python says it or by graphs."""
+
+    def __init__(self, dropout: float) -> None:
+        torch.manual_seed(0)
+        self.decoder = decoder_of(dropout=dropout).cuda()
+        self.objective = CrossEntropy(attention_penalty=0.5)
+        self.parameters = list(self.decoder.parameters())
+        self.graphs = LossGraphs()
+
+    def __call__(self, grid: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        return self.objective(self.decoder(grid, tokens))
+
+    def of(self, batch: tuple[Tensor, Tensor], *, graph: bool) -> Numbers:
+        grid, tokens = (tensor.cuda() for tensor in batch)
+        torch.manual_seed(1)
+        with torch.autocast("cuda", torch.bfloat16):
+            parts = (
+                self.graphs(self, self.parameters, grid, tokens) if graph else self(grid, tokens)
+            )
+        return parts["loss"].detach(), list(torch.autograd.grad(parts["loss"], self.parameters))
+
+
+def alike(ours: Numbers, theirs: Numbers) -> None:
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-4, atol=0)
+    for a, b in zip(ours[1], theirs[1], strict=True):
+        assert (a - b).norm() <= 1e-3 * b.norm()
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_graphs_give_the_losses_and_gradients_that_python_does(dropout: float) -> None:
+    """Of other batches, lengths and weights than those that were recorded."""
+    losses, generator = Losses(dropout), torch.Generator().manual_seed(1)
+    optimizer = torch.optim.SGD(losses.parameters, lr=0.1)
+    for number in range(8):
+        longest = 12 + number % 2
+        batch = batch_of(generator, images=4, lengths=(7, longest))
+        ours = losses.of(batch, graph=True)
+        alike(ours, losses.of(batch, graph=False))
+        for parameter, gradient in zip(losses.parameters, ours[1], strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    assert len(losses.graphs) == 2
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_gradients_of_several_batches_add_up_and_none_is_lost() -> None:
+    losses, generator = Losses(0.0), torch.Generator().manual_seed(1)
+    batches = [batch_of(generator, images=4, lengths=(9, 9)) for _ in range(4)]
+    expected = [losses.of(batch, graph=False)[1] for batch in batches]
+    for batch in batches:
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = losses.graphs(losses, losses.parameters, batch[0].cuda(), batch[1])["loss"]
+        (loss / 4).backward()
+    for parameter, gradients in zip(losses.parameters, zip(*expected, strict=True), strict=True):
+        assert parameter.grad is not None
+        mean = torch.stack(gradients).mean(0)
+        assert (parameter.grad - mean).norm() <= 1e-2 * mean.norm()
+    with torch.autocast("cuda", torch.bfloat16):
+        first, _ = (
+            losses.graphs(losses, losses.parameters, batch[0].cuda(), batch[1])["loss"]
+            for batch in batches[:2]
+        )
+    with pytest.raises(RuntimeError, match="overwritten"):
+        first.backward()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_what_no_graph_can_record_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = Losses(0.0)
+    batch = batch_of(torch.Generator().manual_seed(1), images=2)
+    monkeypatch.setattr(
+        losses,
+        "objective",
+        lambda output: {"loss": output.logits.sum() * output.lengths.sum().item()},
+    )
+    losses.of(batch, graph=True)
+    with pytest.raises(CaptioningError, match=r"compile=false"):
+        losses.of(batch, graph=True)
