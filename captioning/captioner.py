@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -137,7 +138,7 @@ class Captioner(pl.LightningModule):
         self.attention: dict[str, Tensor] = {}  # of the last test: words x locations, by image
         self.run: dict[str, Any] = {"name": "captioner", "seed": 0}
         self.graphs = LossGraphs()
-        self.last_loss: tuple[int, Tensor] | None = None  # and its step, not looked at yet
+        self.recent: deque[tuple[int, Tensor]] = deque()  # steps and losses, not looked at yet
 
     @property
     def encoder(self) -> GridEncoder:
@@ -163,9 +164,9 @@ class Captioner(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of the true captions, each word given the true words before it."""
-        self.check_loss()
         parts = self.losses(self.grid(batch.images), batch.tokens)
-        self.last_loss = self.global_step, parts["loss"].detach()
+        self.recent.append((self.global_step, parts["loss"].detach()))
+        self.check_losses(but=2)
         for name, value in parts.items():
             self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=len(batch.ids))
         return parts["loss"]
@@ -187,23 +188,24 @@ class Captioner(pl.LightningModule):
         """The same, as Python says it."""
         return self.objective(self.decoder(grid, tokens))
 
-    def check_loss(self) -> None:
-        """Stop if the last step's loss is none.
+    def check_losses(self, but: int = 0) -> None:
+        """Stop if a loss is none, of all steps but the last ``but``.
 
-        That step's, not this one's: a GPU would have nothing to do while Python reads it.
+        To look at those, Python would wait for a GPU, which then had to wait for Python.
         """
-        if self.last_loss is None:
-            return
-        step, loss = self.last_loss
-        self.last_loss = None
-        if not torch.isfinite(loss):
-            raise CaptioningError(
-                f"The loss is {loss.item()} at step {step}: lower "
-                "optimizer.lr or trainer.gradient_clip_val, or use trainer.precision=32-true."
-            )
+        while len(self.recent) > but:
+            step, loss = self.recent.popleft()
+            if not torch.isfinite(loss):
+                raise CaptioningError(
+                    f"The loss is {loss.item()} at step {step}: lower optimizer.lr or "
+                    "trainer.gradient_clip_val, or use trainer.precision=32-true."
+                )
+
+    def on_train_epoch_end(self) -> None:
+        self.check_losses()
 
     def on_validation_epoch_start(self) -> None:
-        self.check_loss()
+        self.check_losses()
 
     def expect(
         self,

@@ -17,13 +17,13 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 import captioning.callbacks
-from captioning.callbacks import AttentionImages, EpochLog, Patience
+from captioning.callbacks import AttentionImages, EpochLog, MovingAverage, Patience
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
 from captioning.data.images import load_rgb
@@ -189,7 +189,7 @@ def expected(fitted: Fitted, image: str, region: tuple[float, float, float, floa
 def test_the_images_are_those_of_the_averaged_weights(
     fit: Fit, tensorboard: TensorBoardLogger, trainable: bool, ema_first: bool
 ) -> None:
-    callbacks = [AttentionImages(3, every=1), EMAWeightAveraging(decay=0.7)]
+    callbacks = [AttentionImages(3, every=1), MovingAverage(decay=0.7)]
     fitted = fit(
         *(reversed(callbacks) if ema_first else callbacks),
         logger=tensorboard,
@@ -207,6 +207,60 @@ def test_the_images_are_those_of_the_averaged_weights(
         # A batch of three rounds otherwise than one alone, which may tip a pixel.
         assert last.shape == wanted.shape
         assert abs(last - wanted).max() <= 1
+
+
+class Weights(pl.Callback):
+    """All weights after each step, before they are averaged."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[Tensor]] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        self.steps.append([weight.detach().clone() for weight in pl_module.parameters()])
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_what_is_kept_is_the_moving_average_of_the_weights_after_every_step(
+    fit: Fit, tmp_path: Path, every: int
+) -> None:
+    """Of each step of the optimiser, which may be of several batches."""
+    seen = Weights()
+    fitted = fit(
+        seen,
+        MovingAverage(decay=0.7),
+        logger=CSVLogger(tmp_path),
+        epochs=2,
+        accumulate_grad_batches=every,
+    )
+    epoch = len(seen.steps) // 2  # its last batch is a step in any case
+    ends = [n for n in range(2 * epoch) if (n % epoch + 1) % every == 0 or n % epoch + 1 == epoch]
+    first, *rest = (seen.steps[number] for number in ends)
+    assert fitted.trainer.global_step == len(ends) > 3
+    average = first
+    for weights in rest:
+        average = [0.7 * a + 0.3 * w for a, w in zip(average, weights, strict=True)]
+    for ours, theirs in zip(fitted.captioner.parameters(), average, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_kept(
+    fit: Fit, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever step it is, an epoch's last one included: no dev score is given of such weights."""
+    plain = Captioner.losses
+
+    def losses(self: Captioner, grid: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        parts = plain(self, grid, tokens)
+        wrong = self.global_step == step
+        return {name: value * float("nan") if wrong else value for name, value in parts.items()}
+
+    monkeypatch.setattr(Captioner, "losses", losses)
+    monkeypatch.setattr(Captioner, "validation_step", lambda *_: pytest.fail("was validated"))
+    with pytest.raises(CaptioningError, match=rf"The loss is nan at step {step}: lower"):
+        fit(logger=CSVLogger(tmp_path), num_sanity_val_steps=0)
 
 
 def test_they_are_drawn_at_the_first_epoch_and_then_every_few(

@@ -1,8 +1,8 @@
 """What :mod:`captioning.models.native` has in C for a CPU, in Triton for NVIDIA's GPUs.
 
 At each word, attention in torch's own kernels writes a tensor of captions x locations x units to
-the GPU's memory and reads it back, and an LSTM cell is a dozen launches. Here attention is one
-launch forward and two backward, a cell one each way, and nothing leaves the chip but the results.
+the GPU's memory and reads it back, and an LSTM cell is a dozen launches. Here attention is two
+launches each way, a cell one, and what is written between two launches is a number a location.
 
 Triton compiles at the first call; its interpreter (``TRITON_INTERPRET=1``) runs the same functions
 on a CPU, which is how they are tested without a GPU.
@@ -17,20 +17,30 @@ from torch import Tensor
 from captioning.models import triton_functions as functions
 from captioning.models.native import MOST_ADDENDS, Kernels, Tensors
 
-TILE = 16
-"""Columns that are read together: in bfloat16, of each location one sector of the GPU's memory."""
+SOME, WIDE = 32, 128
+"""Locations of a program, and columns that it reads together."""
+NARROW = 32
+"""Columns of a program that reads all locations."""
 
 
 class TritonKernels(Kernels):
     """The functions of :mod:`captioning.models.triton_functions`, on tensors of the GPU's."""
 
     def fill_attention(self, alpha: Tensor, context: Tensor, *given: Tensor, captions: int) -> None:
-        exp_keys, grid, *_ = given
-        _, locations, units = exp_keys.shape
+        exp_keys, grid, exp_query, weight, place = given
+        (rows, locations), channels = alpha.shape, grid.shape[2]
+        scores = torch.empty_like(alpha)
         _launch(
-            functions.attend, (len(alpha),),
-            alpha, context, *given, captions, locations, units, grid.shape[2],
-            LOCATIONS=triton.next_power_of_2(locations), TILE=TILE, num_warps=8,
+            functions.score, (rows, triton.cdiv(locations, SOME)),
+            scores, exp_keys, exp_query, weight, place,
+            captions, locations, exp_keys.shape[2],
+            SOME=SOME, TILE=WIDE,
+        )  # fmt: skip
+        _launch(
+            functions.mix, (rows, triton.cdiv(channels, NARROW)),
+            alpha, context, scores, grid, place,
+            captions, locations, channels,
+            LOCATIONS=triton.next_power_of_2(locations), TILE=NARROW,
         )  # fmt: skip
 
     def fill_gradients(
@@ -38,20 +48,19 @@ class TritonKernels(Kernels):
     ) -> None:
         by_alpha, by_context, alpha, exp_keys, grid, exp_query, place = given
         (images, locations, units), rows = exp_keys.shape, len(exp_query)
-        across = triton.next_power_of_2(locations)
-        by_scores = torch.empty_like(alpha)
+        by_weights = torch.empty_like(alpha)
         _launch(
-            functions.through_softmax, (rows,),
-            by_scores, by_alpha, by_context, alpha, grid, place,
+            functions.through_context, (rows, triton.cdiv(locations, SOME)),
+            by_weights, by_alpha, by_context, grid, place,
             captions, locations, grid.shape[2],
-            LOCATIONS=across, TILE=TILE, num_warps=8,
+            SOME=SOME, TILE=WIDE,
         )  # fmt: skip
         _launch(
-            functions.slopes, (images, triton.cdiv(units, TILE)),
-            by_keys, by_query, by_weight, by_scores, exp_keys, exp_query, place,
-            captions, rows, locations, units,
-            ROWS=triton.next_power_of_2(images * captions), LOCATIONS=across, TILE=TILE,
-            num_warps=8,
+            functions.slopes, (images, triton.cdiv(units, NARROW)),
+            by_keys, by_query, by_weight, by_weights, alpha, exp_keys, exp_query, place,
+            rows, locations, units,
+            CAPTIONS=captions, ROWS=triton.next_power_of_2(images * captions),
+            LOCATIONS=triton.next_power_of_2(locations), TILE=NARROW, num_warps=8,
         )  # fmt: skip
 
     def fill_cell(

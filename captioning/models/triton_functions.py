@@ -8,18 +8,18 @@ import triton.language as tl
 
 
 @triton.jit
-def attend(
-    alpha, context, exp_keys, grid, exp_query, weight, place,
-    captions, locations, units, channels,
-    LOCATIONS: tl.constexpr, TILE: tl.constexpr,
+def score(
+    scores, exp_keys, exp_query, weight, place,
+    captions, locations, units,
+    SOME: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """One program a row: its scores, their softmax, and the mix of the grid."""
+    """One program a row and some of its locations: their scores."""
     row = tl.program_id(0)
     image = tl.load(place + row) // captions
-    p = tl.arange(0, LOCATIONS)
+    p = tl.program_id(1) * SOME + tl.arange(0, SOME)
     there = p < locations
     keys = exp_keys + (image * locations + p) * units
-    half = tl.zeros([LOCATIONS], tl.float32)  # (sum v - v . tanh) / 2
+    half = tl.zeros([SOME], tl.float32)  # (sum v - v . tanh) / 2
     total = 0.0
     for start in range(0, units, TILE):
         a = start + tl.arange(0, TILE)
@@ -29,29 +29,44 @@ def attend(
         k = tl.load(keys[:, None] + a, mask=there[:, None] & inside, other=0.0).to(tl.float32)
         half += tl.sum(v / (1.0 + k * q), 1)
         total += tl.sum(v, 0)
-    scores = tl.where(there, total - 2.0 * half, -float("inf"))
-    scores = tl.exp(scores - tl.max(scores, 0))
-    attention = scores / tl.sum(scores, 0)
-    tl.store(alpha + row * locations + p, attention, mask=there)
-    cells = grid + (image * locations + p) * channels
-    for start in range(0, channels, TILE):
-        c = start + tl.arange(0, TILE)
-        inside = c < channels
-        g = tl.load(cells[:, None] + c, mask=there[:, None] & inside, other=0.0).to(tl.float32)
-        mixed = tl.sum(tl.where(there[:, None], attention[:, None] * g, 0.0), 0)
-        tl.store(context + row * channels + c, mixed, mask=inside)
+    tl.store(scores + row * locations + p, total - 2.0 * half, mask=there)
 
 
 @triton.jit
-def through_softmax(
-    by_scores, by_alpha, by_context, alpha, grid, place,
+def mix(
+    alpha, context, scores, grid, place,
     captions, locations, channels,
     LOCATIONS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """One program a row: from alpha and the context back through the softmax."""
+    """One program a row and tile of channels: the softmax, and what it mixes of the grid."""
     row = tl.program_id(0)
     image = tl.load(place + row) // captions
+    c = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    inside = c < channels
     p = tl.arange(0, LOCATIONS)
+    there = p < locations
+    cells = grid + (image * locations + p) * channels
+    g = tl.load(cells[:, None] + c, mask=there[:, None] & inside, other=0.0).to(tl.float32)
+    given = tl.load(scores + row * locations + p, mask=there, other=-float("inf"))
+    powers = tl.exp(given - tl.max(given, 0))
+    attention = powers / tl.sum(powers, 0)
+    if tl.program_id(1) == 0:
+        tl.store(alpha + row * locations + p, attention, mask=there)
+    # A location that is not there has the weight 0, but a score of NaN makes all weights NaN.
+    mixed = tl.sum(tl.where(there[:, None], attention[:, None] * g, 0.0), 0)
+    tl.store(context + row * channels + c, mixed, mask=inside)
+
+
+@triton.jit
+def through_context(
+    by_weights, by_alpha, by_context, grid, place,
+    captions, locations, channels,
+    SOME: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """One program a row and some of its locations: by alpha, what comes through the context too."""
+    row = tl.program_id(0)
+    image = tl.load(place + row) // captions
+    p = tl.program_id(1) * SOME + tl.arange(0, SOME)
     there = p < locations
     cells = grid + (image * locations + p) * channels
     gradient = tl.load(by_alpha + row * locations + p, mask=there, other=0.0)
@@ -61,18 +76,16 @@ def through_softmax(
         of_context = tl.load(by_context + row * channels + c, mask=inside, other=0.0)
         g = tl.load(cells[:, None] + c, mask=there[:, None] & inside, other=0.0).to(tl.float32)
         gradient += tl.sum(g * of_context, 1)
-    attention = tl.load(alpha + row * locations + p, mask=there, other=0.0)
-    mean = tl.sum(attention * gradient, 0)
-    tl.store(by_scores + row * locations + p, attention * (gradient - mean), mask=there)
+    tl.store(by_weights + row * locations + p, gradient, mask=there)
 
 
 @triton.jit(do_not_specialize=["rows"])  # or it would be compiled anew as captions end
 def slopes(
-    by_keys, by_query, by_weight, by_scores, exp_keys, exp_query, place,
-    captions, rows, locations, units,
-    ROWS: tl.constexpr, LOCATIONS: tl.constexpr, TILE: tl.constexpr,
+    by_keys, by_query, by_weight, by_weights, alpha, exp_keys, exp_query, place,
+    rows, locations, units,
+    CAPTIONS: tl.constexpr, ROWS: tl.constexpr, LOCATIONS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """One program an image and tile of units, through all of the image's rows.
+    """One program an image and tile of units, back through the softmax of all the image's rows.
 
     So each sum is made by one program in one order: results do not differ from run to run.
     """
@@ -86,23 +99,25 @@ def slopes(
     k = tl.load(exp_keys + at, mask=full, other=0.0).to(tl.float32)
     r = tl.arange(0, ROWS)
     places = tl.load(place + r, mask=r < rows, other=-1)
-    of_key = tl.zeros([LOCATIONS, TILE], tl.float32)
+    of_key = tl.load(by_keys + at, mask=full, other=0.0)
     of_weight = tl.zeros([TILE], tl.float32)
-    for caption in range(captions):
-        found = places == image * captions + caption
-        if tl.max(found.to(tl.int32), 0) > 0:
-            row = tl.sum(tl.where(found, r, 0), 0)
-            q = tl.load(exp_query + row * units + a, mask=inside, other=0.0)
-            of_scores = tl.load(by_scores + row * locations + p, mask=there, other=0.0)
-            s = 1.0 / (1.0 + k * q)
-            weighed = of_scores[:, None] * s
-            slope = weighed - weighed * s
-            tl.store(by_query + row * units + a, tl.sum(slope, 0), mask=inside)
-            of_weight += tl.sum(weighed, 0)
-            of_key += slope
+    # Unrolled and without a branch, so that one caption's numbers are loaded during another's sums.
+    for caption in tl.static_range(CAPTIONS):
+        found = places == image * CAPTIONS + caption
+        count = tl.sum(found.to(tl.int32), 0)  # 1, or 0: then nothing is loaded or stored
+        row = tl.sum(tl.where(found, r, 0), 0)
+        q = tl.load(exp_query + row * units + a, mask=a < units * count, other=0.0)
+        attention = tl.load(alpha + row * locations + p, mask=p < locations * count, other=0.0)
+        gradient = tl.load(by_weights + row * locations + p, mask=p < locations * count, other=0.0)
+        of_scores = attention * (gradient - tl.sum(attention * gradient, 0))
+        s = 1.0 / (1.0 + k * q)
+        weighed = of_scores[:, None] * s
+        slope = weighed - weighed * s
+        tl.store(by_query + row * units + a, tl.sum(slope, 0), mask=a < units * count)
+        of_weight += tl.sum(weighed, 0)
+        of_key += slope
     tl.store(by_weight + image * units + a, of_weight, mask=inside)
-    before = tl.load(by_keys + at, mask=full, other=0.0)
-    tl.store(by_keys + at, before + of_key, mask=full)
+    tl.store(by_keys + at, of_key, mask=full)
 
 
 @triton.jit

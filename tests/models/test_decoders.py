@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from captioning.captioner import CrossEntropy
 from captioning.errors import CaptioningError
 from captioning.models.attn_lstm import AttentionLSTM
-from captioning.models.decoder import Decoder, RecurrentDecoder, State, TeacherForced
+from captioning.models.decoder import Decoder, RecurrentDecoder, State, TeacherForced, dense
 from captioning.models.lstm import LSTM
 
 VOCABULARY, LOCATIONS, CHANNELS, HIDDEN, EMBED, ATTENTION = 60, 7, 6, 5, 4, 3
@@ -270,6 +270,33 @@ def test_padding_changes_nothing(make: type[RecurrentDecoder], lengths: list[lis
     assert padded.lengths.tolist() == [[*row, 0, 0] for row in plain.lengths.tolist()]
     if plain.coverage is not None:
         torch.testing.assert_close(padded.coverage[:, :-2], plain.coverage)
+
+
+@DECODERS
+@LAYOUTS
+def test_what_a_gpu_computes_of_captions_whose_lengths_it_does_not_wait_for(
+    make: type[RecurrentDecoder], lengths: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every caption at every word: loss, attention and gradients are those without padding."""
+    decoder, tokens = decoder_of(make), tokens_of(lengths)
+    grid = grid_of(len(tokens))
+
+    def outcome() -> tuple[TeacherForced, list[Tensor]]:
+        output = decoder(grid, tokens)
+        loss = CrossEntropy(attention_penalty=1.0)(output)["loss"]
+        found = torch.autograd.grad(loss, list(decoder.parameters()))
+        return output, [loss.detach(), *found]
+
+    plain, expected = outcome()
+    monkeypatch.setattr("captioning.models.decoder.packed", dense)
+    padded, got = outcome()
+    assert len(padded.targets) == tokens[..., 1:].numel()
+    assert sorted(padded.targets[padded.targets > 0].tolist()) == sorted(plain.targets.tolist())
+    assert padded.lengths.equal(plain.lengths)
+    if plain.coverage is not None:
+        torch.testing.assert_close(padded.coverage, plain.coverage)
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @DECODERS
