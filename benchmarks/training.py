@@ -80,18 +80,13 @@ class Step:
         """One step."""
         with torch.autocast(grid.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if grid.is_cuda:
-                parameters = list(self.decoder.parameters())
-                loss = self.graphs(self.losses, parameters, grid, tokens)["loss"]
+                loss = self.graphs(self.decoder, self.loss, grid, tokens)["loss"]
             else:
-                loss = self.losses(grid, tokens)["loss"]
+                loss = self.loss(self.decoder(grid, tokens))["loss"]
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.decoder.parameters(), 2.0)
         self.optimizer.step()
-
-    def losses(self, grid: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        """The loss and its parts."""
-        return self.loss(self.decoder(grid, tokens))
 
 
 class TextbookStep:

@@ -59,23 +59,26 @@ class MovingAverage(WeightAveraging):
         self._device = trainer.strategy.root_device  # where the model is not, yet
         super().setup(trainer, pl_module, stage)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self._average_model is not None
+        tensors = (  # once: finding them takes as long as averaging them
+            chain(module.parameters(), module.buffers())
+            for module in (self._average_model.module, pl_module)
+        )
+        pairs = list(zip(*tensors, strict=True))
+        weights = [pair for pair in pairs if pair[0].is_floating_point()]
+        self.weights = [list(each) for each in zip(*weights, strict=True)]
+        self.counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
         if self._latest_update_step == 0:
             super().on_train_batch_end(trainer, pl_module, *args)  # copies
         elif trainer.global_step > self._latest_update_step:
-            assert self._average_model is not None
-            tensors = (
-                chain(module.parameters(), module.buffers())
-                for module in (self._average_model.module, pl_module)
-            )
-            pairs = list(zip(*tensors, strict=True))
-            weights = [pair for pair in pairs if pair[0].is_floating_point()]
-            self.average(*map(list, zip(*weights, strict=True)), 0)
-            for average, count in pairs:
-                if not average.is_floating_point():
-                    average.copy_(count)
+            self.average(*self.weights, 0)
+            for average, count in self.counts:
+                average.copy_(count)
             self._latest_update_step = trainer.global_step
 
 

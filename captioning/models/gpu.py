@@ -17,7 +17,7 @@ from torch import Tensor
 from captioning.models import triton_functions as functions
 from captioning.models.native import MOST_ADDENDS, Kernels, Tensors
 
-SOME, WIDE = 32, 128
+SOME, WIDE = 16, 128
 """Locations of a program, and columns that it reads together."""
 NARROW = 32
 """Columns of a program that reads all locations."""
@@ -29,18 +29,18 @@ class TritonKernels(Kernels):
     def fill_attention(self, alpha: Tensor, context: Tensor, *given: Tensor, captions: int) -> None:
         exp_keys, grid, exp_query, weight, place = given
         (rows, locations), channels = alpha.shape, grid.shape[2]
-        scores = torch.empty_like(alpha)
+        scores, across = torch.empty_like(alpha), triton.next_power_of_2(locations)
         _launch(
             functions.score, (rows, triton.cdiv(locations, SOME)),
             scores, exp_keys, exp_query, weight, place,
             captions, locations, exp_keys.shape[2],
-            SOME=SOME, TILE=WIDE,
+            SOME=SOME, TILE=WIDE, num_warps=2,
         )  # fmt: skip
         _launch(
             functions.mix, (rows, triton.cdiv(channels, NARROW)),
             alpha, context, scores, grid, place,
             captions, locations, channels,
-            LOCATIONS=triton.next_power_of_2(locations), TILE=NARROW,
+            LOCATIONS=across, TILE=NARROW, num_warps=_warps(across),
         )  # fmt: skip
 
     def fill_gradients(
@@ -48,19 +48,19 @@ class TritonKernels(Kernels):
     ) -> None:
         by_alpha, by_context, alpha, exp_keys, grid, exp_query, place = given
         (images, locations, units), rows = exp_keys.shape, len(exp_query)
-        by_weights = torch.empty_like(alpha)
+        by_weights, across = torch.empty_like(alpha), triton.next_power_of_2(locations)
         _launch(
             functions.through_context, (rows, triton.cdiv(locations, SOME)),
             by_weights, by_alpha, by_context, grid, place,
             captions, locations, grid.shape[2],
-            SOME=SOME, TILE=WIDE,
+            SOME=SOME, TILE=WIDE, num_warps=2,
         )  # fmt: skip
         _launch(
             functions.slopes, (images, triton.cdiv(units, NARROW)),
             by_keys, by_query, by_weight, by_weights, alpha, exp_keys, exp_query, place,
             rows, locations, units,
             CAPTIONS=captions, ROWS=triton.next_power_of_2(images * captions),
-            LOCATIONS=triton.next_power_of_2(locations), TILE=NARROW, num_warps=8,
+            LOCATIONS=across, TILE=NARROW, num_warps=_warps(across),
         )  # fmt: skip
 
     def fill_cell(
@@ -78,6 +78,11 @@ class TritonKernels(Kernels):
             functions.lstm_cell_gradients, _tiles(by_before),
             by_gates, by_before, *given, by_before.shape[1], TILE=_tile(by_before),
         )  # fmt: skip
+
+
+def _warps(locations: int) -> int:
+    """So many that a thread has 64 numbers of a tile: twice as many would not stay in registers."""
+    return min(max(locations * NARROW // (64 * 32), 1), 32)
 
 
 def _tile(cell: Tensor) -> int:

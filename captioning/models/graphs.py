@@ -5,22 +5,24 @@ ask for them than the GPU to do them. A graph asks for all at once. It is record
 does, once a shape, and then replayed on other numbers in the same places.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 
 from captioning.errors import CaptioningError
 
-Losses = Callable[[Tensor, Tensor], dict[str, Tensor]]
-"""From grids and tokens, the ``loss`` and its parts."""
+Objective = Callable[[Any], dict[str, Tensor]]
+"""From what a model predicts, the ``loss`` and its parts."""
 
 
 class LossGraphs:
-    """Computes a loss, from the second batch of a shape on by a graph.
+    """Computes the loss of a model, from the second batch of a shape on by a graph.
 
     What is computed must be decided by shapes alone, and by nothing that the GPU has computed. The
     gradients lie in one place for all graphs, until the next call. Copies hold no graph.
@@ -42,90 +44,101 @@ class LossGraphs:
 
     def __call__(
         self,
-        losses: Losses,
-        parameters: Sequence[nn.Parameter],
+        model: nn.Module,
+        objective: Objective,
         grid: Float[Tensor, "images locations channels"],
         tokens: Int[Tensor, "images captions length"],
     ) -> dict[str, Tensor]:
-        """What ``losses(grid, tokens)`` gives, the gradients of ``loss`` included.
+        """What ``objective(model(grid, tokens))`` gives, the gradients of ``loss`` included.
 
         Args:
-            losses: always the same function.
-            parameters: what gradients are wanted of; a graph reads them where they were in memory
-                when it was recorded, and another one is recorded if they have moved.
-            grid: on a GPU.
+            model: always the same; a graph reads its parameters where they were in memory when it
+                was recorded, and another one is recorded if they have moved.
+            objective: always the same.
+            grid: on a GPU, as the model is.
             tokens: anywhere.
 
         Raises:
-            CaptioningError: ``losses`` does what no graph can record.
+            CaptioningError: something is done that no graph can record.
         """
         self.calls += 1
         tokens = tokens.to(grid.device, non_blocking=True)
+        parameters = dict(model.named_parameters())
         autocast = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-        places = tuple(parameter.data_ptr() for parameter in parameters)
+        places = tuple(parameter.data_ptr() for parameter in parameters.values())
         key = grid.shape, grid.dtype, tokens.shape, autocast, places
         if key not in self._met:  # compiles, allocates and chooses what a graph then takes over
             self._met.add(key)
-            return losses(grid, tokens)
+            return objective(model(grid, tokens))
         if key not in self._graphs:
-            self._graphs[key] = self._record(losses, parameters, grid, tokens, autocast)
-        return self._graphs[key](self, grid, tokens)
-
-    def _record(
-        self,
-        losses: Losses,
-        parameters: Sequence[nn.Parameter],
-        grid: Tensor,
-        tokens: Tensor,
-        autocast: tuple[bool, torch.dtype],
-    ) -> "_Graph":
-        if not self._gradients:
-            self._gradients = [torch.empty_like(parameter) for parameter in parameters]
-            self._pool = torch.cuda.graph_pool_handle()
-        made = _Graph(torch.empty_like(grid), torch.empty_like(tokens), list(parameters))
-        torch.cuda.synchronize()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        # A weight that autocast has cast before would be one that is never cast again.
-        enabled, dtype = autocast
-        with (
-            torch.cuda.stream(stream),
-            torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False),
-        ):
+            if not self._gradients:
+                self._gradients = [torch.empty_like(each) for each in parameters.values()]
+                self._pool = torch.cuda.graph_pool_handle()
+            inputs = torch.empty_like(grid), torch.empty_like(tokens)
+            graph = _Graph(self._gradients, *inputs)
             try:
-                made.graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-                parts = losses(made.grid, made.tokens)
-                found = torch.autograd.grad(parts["loss"], parameters, allow_unused=True)
-                for into, gradient in zip(self._gradients, found, strict=True):
-                    into.zero_() if gradient is None else into.copy_(gradient)
-                made.parts = {name: value.detach() for name, value in parts.items()}
-                made.graph.capture_end()
+                graph.record(model, objective, parameters, self._pool)
             except RuntimeError as error:
                 reason = str(error).strip().partition("\n")[0]
                 raise CaptioningError(
                     f"The loss cannot be recorded as a CUDA graph ({reason}): use compile=false."
                 ) from error
-        torch.cuda.current_stream().wait_stream(stream)
-        made.gradients = self._gradients
-        return made
+            self._graphs[key] = graph
+        parts = self._graphs[key](grid, tokens)
+        loss = _Replayed.apply(parts["loss"], self._gradients, self, *parameters.values())
+        return parts | {"loss": loss}
 
 
 class _Graph:
     """One shape's: where it reads, what it does, where the results are."""
 
-    parts: dict[str, Tensor]
-    gradients: list[Tensor]
-
-    def __init__(self, grid: Tensor, tokens: Tensor, parameters: list[nn.Parameter]) -> None:
-        self.grid, self.tokens, self.parameters = grid, tokens, parameters
+    def __init__(self, gradients: list[Tensor], grid: Tensor, tokens: Tensor) -> None:
+        self.gradients, self.grid, self.tokens = gradients, grid, tokens
+        self.parts: dict[str, Tensor] = {}
         self.graph = torch.cuda.CUDAGraph()
 
-    def __call__(self, owner: LossGraphs, grid: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    def record(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        parameters: Mapping[str, nn.Parameter],
+        pool: Any,
+    ) -> None:
+        """Do everything once, for the record alone.
+
+        Raises:
+            RuntimeError: something cannot be recorded.
+        """
+        torch.cuda.synchronize()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+        with (
+            torch.cuda.stream(stream),
+            # A weight that autocast had cast before would never be cast again.
+            torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False),
+        ):
+            self.graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                # Of tensors of its own: autograd may know the parameters from another stream.
+                leaves = {name: each.detach().requires_grad_() for name, each in parameters.items()}
+                output = functional_call(model, leaves, (self.grid, self.tokens))
+                parts = objective(output)
+                found = torch.autograd.grad(parts["loss"], list(leaves.values()), allow_unused=True)
+                for into, gradient in zip(self.gradients, found, strict=True):
+                    into.zero_() if gradient is None else into.copy_(gradient)
+                self.parts = {name: value.detach() for name, value in parts.items()}
+            except BaseException:
+                with suppress(RuntimeError):  # of a record that has failed already
+                    self.graph.capture_end()
+                raise
+            self.graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def __call__(self, grid: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         self.grid.copy_(grid)
         self.tokens.copy_(tokens)
         self.graph.replay()
-        parts = {name: value.clone() for name, value in self.parts.items()}
-        loss = _Replayed.apply(parts["loss"], self.gradients, owner, *self.parameters)
-        return parts | {"loss": loss}
+        return {name: value.clone() for name, value in self.parts.items()}
 
 
 class _Replayed(torch.autograd.Function):
