@@ -138,7 +138,8 @@ class Captioner(pl.LightningModule):
         self.attention: dict[str, Tensor] = {}  # of the last test: words x locations, by image
         self.run: dict[str, Any] = {"name": "captioner", "seed": 0}
         self.graphs = LossGraphs()
-        self.recent: deque[tuple[int, Tensor]] = deque()  # steps and losses, not looked at yet
+        # Steps and losses that are not looked at yet.
+        self.recent: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
 
     @property
     def encoder(self) -> GridEncoder:
@@ -165,7 +166,7 @@ class Captioner(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of the true captions, each word given the true words before it."""
         parts = self.losses(self.grid(batch.images), batch.tokens)
-        self.recent.append((self.global_step, parts["loss"].detach()))
+        self.recent.append((self.global_step, *to_host(parts["loss"].detach())))
         self.check_losses(but=2)
         # At other steps nobody would see it, and Lightning takes a millisecond to note it.
         each = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -190,10 +191,12 @@ class Captioner(pl.LightningModule):
     def check_losses(self, but: int = 0) -> None:
         """Stop if a loss is none, of all steps but the last ``but``.
 
-        To look at those, Python would wait for a GPU, which then had to wait for Python.
+        For those, Python would wait for a GPU, which then had to wait for Python.
         """
         while len(self.recent) > but:
-            step, loss = self.recent.popleft()
+            step, loss, event = self.recent.popleft()
+            if event is not None:
+                event.synchronize()
             if not torch.isfinite(loss):
                 raise CaptioningError(
                     f"The loss is {loss.item()} at step {step}: lower optimizer.lr or "
@@ -321,6 +324,19 @@ class Captioner(pl.LightningModule):
         captioner.on_load_checkpoint(checkpoint)
         captioner.load_state_dict(checkpoint["state_dict"])
         return captioner.eval()
+
+
+def to_host(value: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The value in the CPU's memory, and the event after which it is there; None for at once.
+
+    ``value.item()`` would wait until the GPU has nothing left to do.
+    """
+    if not value.is_cuda:
+        return value, None
+    host = value.to("cpu", non_blocking=True)
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return host, event
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -122,6 +122,8 @@ def fit(root: Path, tmp_path: Path) -> Fit:
             validation={"_target_": decoding, "max_length": 6},
         )
         data.open_images(captioner.encoder)
+        if trainer.get("accelerator") == "gpu":
+            data.hold_grids(torch.device("cuda"))
         captioner.expect(data.references("dev"))
         settings = {
             "accelerator": "cpu",
@@ -221,9 +223,19 @@ class Weights(pl.Callback):
         self.steps.append([weight.detach().clone() for weight in pl_module.parameters()])
 
 
+GPU = pytest.param(
+    "gpu",
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+    ],
+)
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", GPU])
 @pytest.mark.parametrize("every", [1, 2])
 def test_what_is_kept_is_the_moving_average_of_the_weights_after_every_step(
-    fit: Fit, tmp_path: Path, every: int
+    fit: Fit, tmp_path: Path, every: int, accelerator: str
 ) -> None:
     """Of each step of the optimiser, which may be of several batches."""
     seen = Weights()
@@ -233,6 +245,7 @@ def test_what_is_kept_is_the_moving_average_of_the_weights_after_every_step(
         logger=CSVLogger(tmp_path),
         epochs=2,
         accumulate_grad_batches=every,
+        accelerator=accelerator,
     )
     epoch = len(seen.steps) // 2  # its last batch is a step in any case
     ends = [n for n in range(2 * epoch) if (n % epoch + 1) % every == 0 or n % epoch + 1 == epoch]
@@ -242,7 +255,8 @@ def test_what_is_kept_is_the_moving_average_of_the_weights_after_every_step(
     for weights in rest:
         average = [0.7 * a + 0.3 * w for a, w in zip(average, weights, strict=True)]
     for ours, theirs in zip(fitted.captioner.parameters(), average, strict=True):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours, theirs, check_device=False)
+    assert (len(fitted.captioner.graphs) > 0) == (accelerator == "gpu")
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])

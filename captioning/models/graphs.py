@@ -31,6 +31,7 @@ class LossGraphs:
     def __init__(self) -> None:
         self._graphs: dict[Hashable, _Graph] = {}
         self._met: set[Hashable] = set()
+        self._parameters: dict[str, nn.Parameter] = {}
         self._gradients: list[Tensor] = []
         self._pool: Any = None
         self.calls = 0
@@ -63,7 +64,9 @@ class LossGraphs:
         """
         self.calls += 1
         tokens = tokens.to(grid.device, non_blocking=True)
-        parameters = dict(model.named_parameters())
+        if not self._parameters:
+            self._parameters = dict(model.named_parameters())
+        parameters = self._parameters
         autocast = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
         places = tuple(parameter.data_ptr() for parameter in parameters.values())
         key = grid.shape, grid.dtype, tokens.shape, autocast, places

@@ -1,13 +1,18 @@
 """Reading images ahead, in threads."""
 
+import hashlib
 import threading
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from captioning.data.extraction import load_in_batches
+from captioning.data.extraction import extract_grids, load_in_batches
+from captioning.data.scenes import draw, scenes
 from captioning.errors import CaptioningError
+from captioning.models.encoders.vgg16 import VGG16
 
 
 def load(number: int) -> Tensor:
@@ -46,3 +51,37 @@ def test_it_reads_two_batches_ahead_and_no_more() -> None:
     assert not loaded.acquire(timeout=0.2)
     batches.close()
     assert len(asked) == 12
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_gpu_computes_the_grids_of_the_cpu(tmp_path: Path) -> None:
+    files = {}
+    for number, scene in enumerate(islice(scenes("test"), 12)):
+        path = tmp_path / f"{number}.png"
+        draw(scene)[0].save(path)
+        files[hashlib.sha256(path.read_bytes()).hexdigest()] = path
+    encoder = VGG16(weights="random")
+
+    def grids(device: str, precision: str) -> dict[str, Tensor]:
+        batches = extract_grids(
+            encoder,
+            files,
+            batch_size=5,
+            workers=2,
+            device=torch.device(device),
+            precision=precision,
+        )
+        return {
+            digest: torch.from_numpy(grid).float()
+            for batch in batches
+            for digest, grid in zip(batch.digests, batch.grids, strict=True)
+        }
+
+    expected = grids("cpu", "fp32")
+    for precision, least in (("fp32", 0.99999), ("bf16", 0.999)):
+        found = grids("cuda", precision)
+        assert found.keys() == expected.keys() == files.keys()
+        for name, grid in found.items():
+            cosine = torch.cosine_similarity(grid.flatten(), expected[name].flatten(), 0)
+            assert cosine > least
