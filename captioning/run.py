@@ -183,9 +183,10 @@ def _train(
         except SystemExit:  # which is what Lightning makes of Ctrl-C
             raise KeyboardInterrupt if trainer.interrupted else SystemExit from None
 
-    if trainer.world_size > 1:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
         trainer.strategy.barrier()
-        torch.distributed.destroy_process_group()  # or scoring would wait for the others
+        # Or scoring would wait for the others, and NCCL, even alone, gathers on GPUs only.
+        torch.distributed.destroy_process_group()
         if not leads:
             return {}
     captioner = Captioner.load(best.best_model_path)
