@@ -10,6 +10,7 @@ from torch import Tensor
 
 from captioning.errors import CaptioningError
 from captioning.models.decoder import Decoder, Memory, State
+from captioning.models.words import forbid
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 """The special tokens, as in :class:`captioning.data.text.Vocabulary`."""
@@ -90,19 +91,19 @@ class Decoding(ABC):
         history: Int[Tensor, "images captions length"],
     ) -> Float[Tensor, "images captions words"]:
         """Set in place to -inf what the options forbid."""
-        scores[..., PAD] = scores[..., START] = -torch.inf
         length = history.shape[-1]
-        if not self.allow_unknown:
-            scores[..., UNKNOWN] = -torch.inf
+        always = [PAD, START] if self.allow_unknown else [PAD, START, UNKNOWN]
+        banned = torch.tensor(always, device=history.device).expand(*history.shape[:-1], -1)
         if length and not self.allow_repeats:
-            scores.scatter_(-1, history[..., -1:], -torch.inf)
+            banned = torch.cat([banned, history[..., -1:]], -1)
         n = self.no_repeat_ngram
         if n and length >= n:
             grams = history.unfold(-1, n, 1)  # images x captions x (length - n + 1) x n
             recent = history[..., length - n + 1 :]
             seen = (grams[..., :-1] == recent[..., None, :]).all(-1)
             # Where nothing matches, forbid <pad>, which is forbidden anyway.
-            scores.scatter_(-1, grams[..., -1].where(seen, PAD), -torch.inf)
+            banned = torch.cat([banned, grams[..., -1].where(seen, PAD)], -1)
+        scores = forbid(scores, banned)
         if length < self.min_length:
             end = scores[..., END].clone()
             scores[..., END] = -torch.inf

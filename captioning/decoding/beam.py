@@ -101,5 +101,7 @@ def reorder(
     beams: Shaped[Tensor, "images beams *rest"], parent: Int[Tensor, "images chosen"]
 ) -> Shaped[Tensor, "images chosen *rest"]:
     """For each image, the beams that its candidates continue."""
-    rows = torch.arange(len(beams), device=beams.device)[:, None]
-    return beams[rows, parent]
+    images, width = beams.shape[:2]
+    first = width * torch.arange(images, device=beams.device)[:, None]
+    chosen = beams.flatten(0, 1).index_select(0, (parent + first).flatten())
+    return chosen.view(*parent.shape, *beams.shape[2:])

@@ -85,9 +85,17 @@ static void softmax(float *row, int64_t length)
     float most = row[0], sum = 0;
     for (int64_t i = 1; i < length; i++)
         most = row[i] > most ? row[i] : most;
-    for (int64_t i = 0; i < length; i++)
+    vec sums = {0};
+    int64_t i = 0;
+    for (; i + WIDTH <= length; i += WIDTH) {
+        vec powers = exponential(load_fp32(row + i, WIDTH) - most);
+        store_fp32(row + i, powers, WIDTH);
+        sums += powers;
+    }
+    for (; i < length; i++)
         sum += row[i] = expf(row[i] - most);
-    for (int64_t i = 0; i < length; i++)
+    sum += total(sums);
+    for (i = 0; i < length; i++)
         row[i] /= sum;
 }
 

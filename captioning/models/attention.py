@@ -24,12 +24,8 @@ from torch.autograd.function import once_differentiable
 
 from captioning.errors import CaptioningError
 from captioning.models import native
+from captioning.models.grid import exp_twice
 from captioning.models.unrolled import refuse_second_derivative
-
-LIMIT = 22.0
-"""Projections are clamped to +-LIMIT before e^{2x}: the product of two, e^88, is still finite.
-Since tanh is flat to the last bit of float32 from 9 on, that changes nothing unless key and query
-both exceed 13 and nearly cancel, which is far from where training leads."""
 
 
 class Rows(NamedTuple):
@@ -67,11 +63,6 @@ class Rows(NamedTuple):
     def collect(self, places: Float[Tensor, "images captions size"]) -> Float[Tensor, "rows size"]:
         """The rows from their places."""
         return places.flatten(0, 1)[self.place]
-
-
-def exp_twice(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """e^{2x} in single precision, of x within +-LIMIT; in one new tensor."""
-    return x.to(torch.float32, copy=True).clamp_(-LIMIT, LIMIT).mul_(2).exp_()
 
 
 def reciprocals(
@@ -254,13 +245,7 @@ class AdditiveAttention(nn.Module):
         keys = self.key(grid)
         # In bfloat16 there is half as much to read; that moves a key by 0.002 at most.
         dtype = grid.dtype if grid.dtype == torch.bfloat16 else torch.float32
-        exp_keys = torch.empty_like(keys, dtype=dtype, requires_grad=False)
-        with torch.no_grad():
-            block = images_per_block(exp_keys, 1)
-            for some, of_keys in zip(
-                *(torch.split(each, block) for each in (exp_keys, keys)), strict=True
-            ):
-                some.copy_(exp_twice(of_keys))
+        exp_keys = exp_twice(keys, dtype)
         memory = {"grid": grid, "exp_keys": exp_keys}
         if keys.requires_grad:
             memory["by_keys"] = torch.zeros_like(exp_keys, dtype=torch.float32)

@@ -78,11 +78,7 @@ class AttentionLSTM(RecurrentDecoder):
 
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
         memory = super().prepare(grid)
-        grid = self.grid_dropout(memory["grid"])
-        device = grid.device.type
-        if torch.is_autocast_enabled(device):  # once, not at every word
-            grid = grid.to(torch.get_autocast_dtype(device))
-        return memory | self.attention.project(grid)
+        return memory | self.attention.project(self.grid_dropout(memory["grid"]))
 
     def advance(
         self, gates: Tensor, state: State, memory: Memory, rows: Rows, linear: Linear

@@ -35,7 +35,7 @@ static inline vec hyperbolic_tangent(vec x)
 
 #else /* once for each type of the addends */
 
-/* active (rows x 4 size): the four gates after their functions, for the gradients. */
+/* active (rows x 4 size), or NULL: the four gates after their functions, for the gradients. */
 void NAMED(cell)(float *hidden, float *cell, float *active, const float *before,
                  const ELEMENT *first, const ELEMENT *second, const ELEMENT *third,
                  int64_t first_step, int64_t second_step, int64_t third_step, int64_t rows,
@@ -53,7 +53,8 @@ void NAMED(cell)(float *hidden, float *cell, float *active, const float *before,
                 for (int a = 1; a < MOST_ADDENDS && addends[a]; a++)
                     gates[gate] += NAMED(load)(addends[a] + r * steps[a] + gate * size + k, left);
                 gates[gate] = gate == 2 ? hyperbolic_tangent(gates[gate]) : sigmoid(gates[gate]);
-                store_fp32(active + (4 * r + gate) * size + k, gates[gate], left);
+                if (active)
+                    store_fp32(active + (4 * r + gate) * size + k, gates[gate], left);
             }
             vec now = gates[1] * load_fp32(before + r * size + k, left) + gates[0] * gates[2];
             store_fp32(cell + r * size + k, now, left);

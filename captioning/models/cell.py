@@ -27,7 +27,10 @@ def lstm_cell(
     """
     compiled = native.kernels_for(*addends) if len(addends) <= native.MOST_ADDENDS else None
     if compiled is not None:
-        hidden, cell = _Cell.apply(compiled, cell, *addends)
+        if torch.is_grad_enabled():
+            hidden, cell = _Cell.apply(compiled, cell, *addends)
+        else:
+            hidden, cell, _ = compiled.cell(cell, *addends, for_gradients=False)
         return {"hidden": hidden, "cell": cell}
     i, f, g, o = sum(addends[1:], start=addends[0]).float().chunk(4, -1)
     cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from captioning.errors import CaptioningError
 from captioning.models.attention import Rows
 from captioning.models.dropout import Dropout
+from captioning.models.grid import standardize
 from captioning.models.unrolled import Unrolled
 
 Linear = Callable[[nn.Linear, Tensor], Tensor]
@@ -178,8 +179,11 @@ class RecurrentDecoder(Decoder):
         """
 
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
-        grid = self.normalize(grid.float())
-        return {"mean": grid.mean(1), "grid": grid}
+        device, dtype = grid.device.type, torch.float32
+        if torch.is_autocast_enabled(device):  # products want it so: once, and not at every word
+            dtype = torch.get_autocast_dtype(device)
+        grid, mean = standardize(grid, self.normalize, dtype)
+        return {"mean": mean, "grid": grid}
 
     def first(self, memory: Memory, rows: Rows) -> State:
         """h_0 and c_0 from the mean of the grid (Xu et al. 2015, section 3.1.2)."""

@@ -64,8 +64,10 @@ class TritonKernels(Kernels):
         )  # fmt: skip
 
     def fill_cell(
-        self, hidden: Tensor, cell: Tensor, active: Tensor, before: Tensor, addends: Tensors
+        self, hidden: Tensor, cell: Tensor, active: Tensor | None, before: Tensor, addends: Tensors
     ) -> None:
+        if active is None:
+            active = before.new_empty(len(before), 4 * before.shape[1])
         three = (*addends, *[addends[0]] * (MOST_ADDENDS - len(addends)))
         _launch(
             functions.lstm_cell, _tiles(before),

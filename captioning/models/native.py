@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 Tensors = tuple[Tensor, ...]
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "cell.c", "words.c"))
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("attention.c", "cell.c", "grid.c", "words.c")
+)
 HEADER = Path(__file__).with_name("vectors.h")
 MOST_ADDENDS = 3
 wanted = True
@@ -37,7 +39,8 @@ wanted = True
 
 SIGNATURES = {
     "attend": (8, 6), "gradients": (11, 6), "cell": (7, 5), "cell_gradients": (7, 2),
-    "log_sum_exp": (2, 2), "highest": (3, 3),
+    "log_sum_exp": (2, 2), "highest": (3, 3), "forbid": (2, 3),
+    "standardize": (4, 3), "exp_twice": (3, 3), "exp_twice_exactly": (3, 3),
     "cross_entropy": (5, 2), "cross_entropy_gradients": (6, 2),
 }  # fmt: skip
 """How many tensors, and then how many whole numbers, each function takes."""
@@ -94,14 +97,19 @@ class Kernels(ABC):
         return by_query, by_weight.sum(0)
 
     def cell(
-        self, before: Float32[Tensor, "rows units"], *addends: Float[Tensor, "rows gates"]
+        self,
+        before: Float32[Tensor, "rows units"],
+        *addends: Float[Tensor, "rows gates"],
+        for_gradients: bool = True,
     ) -> tuple[
-        Float32[Tensor, "rows units"], Float32[Tensor, "rows units"], Float32[Tensor, "rows gates"]
+        Float32[Tensor, "rows units"],
+        Float32[Tensor, "rows units"],
+        Float32[Tensor, "rows gates"] | None,
     ]:
-        """Hidden and cell after a step, and the gates after their functions."""
+        """Hidden and cell after a step, and for gradients the gates after their functions."""
         before = before.contiguous()
         hidden, cell = torch.empty_like(before), torch.empty_like(before)
-        active = before.new_empty(len(before), 4 * before.shape[1])
+        active = before.new_empty(len(before), 4 * before.shape[1]) if for_gradients else None
         # Each row of an addend lies in one piece, as in a slice of a larger product's columns.
         rows = tuple(each if each.stride(1) == 1 else each.contiguous() for each in addends)
         self.fill_cell(hidden, cell, active, before, rows)
@@ -134,7 +142,7 @@ class Kernels(ABC):
 
     @abstractmethod
     def fill_cell(
-        self, hidden: Tensor, cell: Tensor, active: Tensor, before: Tensor, addends: Tensors
+        self, hidden: Tensor, cell: Tensor, active: Tensor | None, before: Tensor, addends: Tensors
     ) -> None:
         """For :meth:`cell`."""
 
@@ -188,11 +196,12 @@ class CKernels(Kernels):
         self.call(name, grid.dtype, (*tensors, space), *sizes)
 
     def fill_cell(
-        self, hidden: Tensor, cell: Tensor, active: Tensor, before: Tensor, addends: Tensors
+        self, hidden: Tensor, cell: Tensor, active: Tensor | None, before: Tensor, addends: Tensors
     ) -> None:
         missing = MOST_ADDENDS - len(addends)
         self._functions["cell", addends[0].dtype](
-            *(tensor.data_ptr() for tensor in (hidden, cell, active, before, *addends)),
+            *(hidden.data_ptr(), cell.data_ptr(), None if active is None else active.data_ptr()),
+            *(tensor.data_ptr() for tensor in (before, *addends)),
             *[None] * missing,
             *(each.stride(0) for each in addends),
             *[0] * missing,

@@ -21,6 +21,19 @@ static inline vec higher(vec x, vec y)
     return (vec)(((words)x & above) | ((words)y & ~above));
 }
 
+/* Whether a number is above the bound; one that is none is not. */
+static inline int any_above(vec x, float bound)
+{
+#ifdef __AVX512F__
+    return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(bound), _CMP_GT_OQ) != 0;
+#endif
+    words above = (words)(x > bound);
+    uint32_t any = 0;
+    for (int i = 0; i < WIDTH; i++)
+        any |= above[i];
+    return any != 0;
+}
+
 #define ELEMENT float
 #define NAMED(name) name##_fp32
 #include "words.c"
@@ -108,6 +121,15 @@ void NAMED(cross_entropy_gradients)(ELEMENT *out, const float *by_loss, const fl
     }
 }
 
+/* Sets those scores of each row to -inf whose words are in `banned` (rows x many). */
+void NAMED(forbid)(ELEMENT *scores, const int64_t *banned, int64_t rows, int64_t count,
+                   int64_t many)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t k = 0; k < many; k++)
+            NAMED(store)(scores + r * count + banned[r * many + k], (vec){0} - INFINITY, 1);
+}
+
 /* The highest scores of each row, first the highest, and which words they are of (both rows x
  * most); of equal ones the first. Where there are no more, -inf and word 0. */
 void NAMED(highest)(float *out, int64_t *which, const ELEMENT *scores, int64_t rows, int64_t count,
@@ -122,17 +144,22 @@ void NAMED(highest)(float *out, int64_t *which, const ELEMENT *scores, int64_t r
             best[k] = -INFINITY;
             word[k] = 0;
         }
-        for (int64_t w = 0; w < count; w++) {
-            float score = NAMED(number)(row[w]);
-            if (!(score > best[most - 1]))
+        for (int64_t from = 0; from < count; from += WIDTH) {
+            int64_t left = count - from, many = left < WIDTH ? left : WIDTH;
+            if (many == WIDTH && !any_above(NAMED(load)(row + from, WIDTH), best[most - 1]))
                 continue;
-            int64_t k = most - 1;
-            for (; k > 0 && score > best[k - 1]; k--) {
-                best[k] = best[k - 1];
-                word[k] = word[k - 1];
+            for (int64_t w = from; w < from + many; w++) {
+                float score = NAMED(number)(row[w]);
+                if (!(score > best[most - 1]))
+                    continue;
+                int64_t k = most - 1;
+                for (; k > 0 && score > best[k - 1]; k--) {
+                    best[k] = best[k - 1];
+                    word[k] = word[k - 1];
+                }
+                best[k] = score;
+                word[k] = w;
             }
-            best[k] = score;
-            word[k] = w;
         }
     }
 }

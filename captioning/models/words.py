@@ -95,3 +95,16 @@ def highest(
     rows = values[..., 0].numel()
     compiled.call("highest", scores.dtype, (values, words, scores), rows, scores.shape[-1], count)
     return values, words
+
+
+def forbid(
+    scores: Float[Tensor, "*rows words"], banned: Int64[Tensor, "*rows many"]
+) -> Float[Tensor, "*rows words"]:
+    """Set in place to -inf the scores of the words in ``banned``, where one may be twice."""
+    compiled = native.c_kernels_for(scores)
+    if compiled is None or not scores.is_contiguous():
+        return scores.scatter_(-1, banned, -torch.inf)
+    rows = banned[..., 0].numel()
+    tensors = scores, banned.contiguous()
+    compiled.call("forbid", scores.dtype, tensors, rows, scores.shape[-1], banned.shape[-1])
+    return scores

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from captioning.models import attention
-from captioning.models.attention import LIMIT, AdditiveAttention, Rows
+from captioning.models.attention import AdditiveAttention, Rows
+from captioning.models.grid import LIMIT
 
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid|overflow).*:RuntimeWarning:triton")
 

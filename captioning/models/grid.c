@@ -1,0 +1,89 @@
+#ifndef ELEMENT
+/* What is made of an image's grid and of a query before attention looks at them, each in one pass.
+ *
+ * The definitions are those of decoder.py and attention.py, which compute the same without this
+ * file. Arrays are row-major and contiguous float32, or bfloat16 where the functions whose name ends
+ * so have ELEMENT.
+ */
+
+#include "vectors.h"
+
+#define MOST_CHANNELS 4096 /* of a sum that a thread keeps */
+
+#define ELEMENT float
+#define NAMED(name) name##_fp32
+#include "grid.c"
+#undef ELEMENT
+#undef NAMED
+#define ELEMENT uint16_t
+#define NAMED(name) name##_bf16
+#include "grid.c"
+
+#else /* once for each type of the results */
+
+/* out: the grid (images x locations x channels), each location less its mean and divided by its
+ * deviation, sqrt(variance + epsilon[0]). mean (images x channels): of an image's locations then.
+ * There are no more than MOST_CHANNELS channels. */
+void NAMED(standardize)(ELEMENT *out, float *mean, const float *grid, const float *epsilon,
+                        int64_t images, int64_t locations, int64_t channels)
+{
+#pragma omp parallel for
+    for (int64_t b = 0; b < images; b++) {
+        float sums[MOST_CHANNELS] = {0};
+        for (int64_t p = b * locations; p < (b + 1) * locations; p++) {
+            const float *from = grid + p * channels;
+            vec sum = {0}, squares = {0};
+            int64_t c = 0;
+            for (; c + WIDTH <= channels; c += WIDTH)
+                sum += load_fp32(from + c, WIDTH);
+            float center = total(sum), spread = 0;
+            for (; c < channels; c++)
+                center += from[c];
+            center /= (float)channels;
+            for (c = 0; c + WIDTH <= channels; c += WIDTH) {
+                vec apart = load_fp32(from + c, WIDTH) - center;
+                squares += apart * apart;
+            }
+            spread = total(squares);
+            for (; c < channels; c++)
+                spread += (from[c] - center) * (from[c] - center);
+            const float scale = 1 / sqrtf(spread / (float)channels + epsilon[0]);
+            for (c = 0; c < channels; c += WIDTH) {
+                vec value = (load_fp32(from + c, channels - c) - center) * scale;
+                store_fp32(sums + c, load_fp32(sums + c, channels - c) + value, channels - c);
+                NAMED(store)(out + p * channels + c, value, channels - c);
+            }
+        }
+        for (int64_t c = 0; c < channels; c += WIDTH)
+            store_fp32(mean + b * channels + c,
+                       load_fp32(sums + c, channels - c) / (float)locations, channels - c);
+    }
+}
+
+/* e^{2x} of x within -limit[0] and limit[0]; rows of x are `step` numbers apart. */
+void NAMED(exp_twice)(ELEMENT *out, const ELEMENT *x, const float *limit, int64_t rows,
+                      int64_t size, int64_t step)
+{
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t k = 0; k < size; k += WIDTH) {
+            vec value = NAMED(load)(x + r * step + k, size - k);
+            value = exponential(2 * bounded(value, -limit[0], limit[0]));
+            NAMED(store)(out + r * size + k, value, size - k);
+        }
+}
+
+/* The same, in float32. */
+void NAMED(exp_twice_exactly)(float *out, const ELEMENT *x, const float *limit, int64_t rows,
+                              int64_t size, int64_t step)
+{
+#pragma omp parallel for
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t k = 0; k < size; k += WIDTH) {
+            vec value = NAMED(load)(x + r * step + k, size - k);
+            value = exponential(2 * bounded(value, -limit[0], limit[0]));
+            store_fp32(out + r * size + k, value, size - k);
+        }
+}
+
+#endif
