@@ -299,4 +299,19 @@ void NAMED(gradients)(float *by_scores, float *by_keys, float *by_query, float *
     }
 }
 
+/* out: what was added to by_keys (images x locations x units), times a factor for each unit; by_keys
+ * becomes 0. */
+void NAMED(sum_of_words)(ELEMENT *out, float *by_keys, const float *factor, int64_t images,
+                         int64_t locations, int64_t units)
+{
+#pragma omp parallel for
+    for (int64_t p = 0; p < images * locations; p++)
+        for (int64_t a = 0; a < units; a += WIDTH) {
+            int64_t left = units - a;
+            vec value = load_fp32(by_keys + p * units + a, left) * load_fp32(factor + a, left);
+            NAMED(store)(out + p * units + a, value, left);
+            store_fp32(by_keys + p * units + a, (vec){0}, left);
+        }
+}
+
 #endif

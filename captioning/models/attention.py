@@ -145,8 +145,15 @@ class _SumOfWords(torch.autograd.Function):
     def backward(ctx: Any, none: None) -> tuple[Tensor, None, None]:
         refuse_second_derivative()
         (weight,) = ctx.saved_tensors
-        gradient = (ctx.by_keys * (4 * weight.float())).to(ctx.dtype)
-        ctx.by_keys.zero_()  # for another backward pass
+        by_keys, factor = ctx.by_keys, 4 * weight.float()
+        compiled = native.c_kernels_for(by_keys)
+        if compiled is not None and ctx.dtype in (torch.float32, torch.bfloat16):
+            gradient = torch.empty_like(by_keys, dtype=ctx.dtype)
+            tensors = gradient, by_keys, factor
+            compiled.call("sum_of_words", ctx.dtype, tensors, *by_keys.shape)
+        else:
+            gradient = (by_keys * factor).to(ctx.dtype)
+            by_keys.zero_()  # for another backward pass
         return gradient, None, None
 
 
