@@ -9,6 +9,9 @@ from captioning.models import native
 MOST_CHANNELS = 4096
 """As in ``grid.c``."""
 
+AT_ONCE = 8
+"""Images that are cast to single precision together: what is made of them stays in the cache."""
+
 LIMIT = 22.0
 """Projections are clamped to +-LIMIT before e^{2x}: the product of two, e^88, is still finite.
 Since tanh is flat to the last bit of float32 from 9 on, that changes nothing unless key and query
@@ -25,19 +28,22 @@ def standardize(
         norm: of the channels of a location; a LayerNorm without parameters is what is compiled.
         dtype: of the grid that is returned. The mean is of the more exact one.
     """
-    grid = grid.float()
     images, locations, channels = grid.shape
     compiled = None
     if isinstance(norm, nn.LayerNorm) and not grid.requires_grad and channels <= MOST_CHANNELS:
-        compiled = native.c_kernels_for(grid)
+        compiled = native.c_kernels_for(grid.new_empty(0, dtype=torch.float32))
     if compiled is None or dtype not in (torch.float32, torch.bfloat16):
-        grid = norm(grid)
+        grid = norm(grid.float())
         return grid.to(dtype), grid.mean(1)
     assert isinstance(norm, nn.LayerNorm)
-    grid = grid.contiguous()
-    out, mean = torch.empty_like(grid, dtype=dtype), grid.new_empty(images, channels)
-    tensors = out, mean, grid, torch.tensor([norm.eps])
-    compiled.call("standardize", dtype, tensors, images, locations, channels)
+    epsilon = torch.tensor([norm.eps])
+    out = torch.empty(grid.shape, dtype=dtype)
+    mean = torch.empty(images, channels)
+    for some, of_some, given in zip(
+        *(torch.split(tensor, AT_ONCE) for tensor in (out, mean, grid)), strict=True
+    ):
+        tensors = some, of_some, given.float().contiguous(), epsilon
+        compiled.call("standardize", dtype, tensors, len(given), locations, channels)
     return out, mean
 
 
