@@ -103,7 +103,7 @@ def accelerate(mode: Literal["auto"] | bool, device: str) -> None:
 
     Args:
         mode: True and ``auto`` compile them, in C for a CPU and in Triton for a GPU, as is done
-            unasked; False leaves them to torch.
+            unasked; False leaves them to torch, and a step on a GPU without graphs.
         device: the kind of device, such as ``cuda``.
 
     Raises:

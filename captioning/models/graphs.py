@@ -1,6 +1,6 @@
 """A training step's loss and gradients as one CUDA graph, for each shape that batches have.
 
-A step of the recurrence is some thousand small pieces of work for a GPU, and Python takes longer to
+A step of the recurrence is hundreds of small pieces of work for a GPU, and Python takes longer to
 ask for them than the GPU to do them. A graph asks for all at once. It is recorded from what Python
 does, once a shape, and then replayed on other numbers in the same places.
 """
@@ -69,7 +69,7 @@ class LossGraphs:
         parameters = self._parameters
         autocast = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
         places = tuple(parameter.data_ptr() for parameter in parameters.values())
-        key = grid.shape, grid.dtype, tokens.shape, autocast, places
+        key = grid.shape, grid.dtype, tokens.shape, model.training, autocast, places
         if key not in self._met:  # compiles, allocates and chooses what a graph then takes over
             self._met.add(key)
             return objective(model(grid, tokens))

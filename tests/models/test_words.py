@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from captioning.models.words import cross_entropy, highest, log_sum_exp
+from captioning.models.words import cross_entropy, forbid, highest, log_sum_exp
 
 
 @pytest.fixture(params=["C", "torch"], autouse=True)
@@ -75,3 +75,23 @@ def test_a_transposed_tensor_is_read_as_what_it_is() -> None:
     scores = scores_of(9, 4).detach()
     torch.testing.assert_close(log_sum_exp(scores.T), scores.T.logsumexp(-1))
     assert highest(scores.T, 2)[0].equal(scores.T.topk(2).values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_forbidden_words_and_no_others_become_impossible(dtype: torch.dtype) -> None:
+    scores = scores_of(2, 3, 18, dtype=dtype).detach()
+    before = scores.clone()
+    banned = torch.tensor([0, 17, 3]).expand(2, 3, -1).clone()
+    banned[1, 2] = torch.tensor([5, 5, 16])  # of other rows others, and one may be twice
+    same = forbid(scores, banned)
+    assert same.data_ptr() == scores.data_ptr()
+    expected = [[{0, 3, 17}] * 3, [{0, 3, 17}, {0, 3, 17}, {5, 16}]]
+    for image in range(2):
+        for caption in range(3):
+            gone = {w for w in range(18) if scores[image, caption, w] == -torch.inf}
+            assert gone == expected[image][caption]
+    possible = scores > -torch.inf
+    assert scores[possible].equal(before[possible])
+    apart = scores_of(18, 6, dtype=dtype).detach()
+    forbid(apart.T, torch.arange(6)[:, None])
+    assert (apart == -torch.inf).nonzero().tolist() == [[n, n] for n in range(6)]
