@@ -1,6 +1,7 @@
 """An epoch of Flickr8k's size on a GPU, the grids resident in its memory."""
 
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,9 @@ class MadeUp(CaptionDataModule):
         super().__init__(batch_size=IMAGES)
         encoder, generator = VGG16(weights="random"), torch.Generator().manual_seed(0)
         row = stores.pack(make_grid(encoder))
-        store = make_store(folder, encoder, images, len(row))
-        (store.folder / "grids.bin").write_bytes(row * images)
-        if device.type == "cuda":
-            store.hold(device)
+        self.store = make_store(folder, encoder, images, len(row))
+        (self.store.folder / "grids.bin").write_bytes(row * images)
+        self.hold_grids(device)
         lengths = torch.randint(9, 18, (images, CAPTIONS), generator=generator).tolist()
         tokens = [
             [[1, *torch.randint(4, WORDS, (length,), generator=generator).tolist(), 2]
@@ -110,11 +110,11 @@ class MadeUp(CaptionDataModule):
             for of_image in lengths
         ]  # fmt: skip
         listed = [CaptionedImage(str(number), Path(), "train", ()) for number in range(images)]
-        self.made = CaptionData(listed, tokens, store, encoder)
+        self.made = CaptionData(listed, tokens, self.store, encoder)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         sampler = LengthGrouped(self.made, IMAGES, processes=1, process=0, seed=0)
-        return DataLoader(self.made, IMAGES, sampler=sampler, collate_fn=lambda batch: batch)
+        return self._loader(self.made, IMAGES, sampler)
 
 
 class Times(pl.Callback):
@@ -124,21 +124,15 @@ class Times(pl.Callback):
         self.epochs: list[float] = []
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        self.start = self.now()
+        self.start = time.perf_counter()
 
     def on_train_epoch_end(self, *_: Any) -> None:
-        self.epochs.append(self.now() - self.start)
-
-    @staticmethod
-    def now() -> float:
-        import time
-
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return time.perf_counter()
+        self.epochs.append(time.perf_counter() - self.start)
 
 
-def trained(accelerator: str, precision: str, images: int = EPOCH) -> Figure:
+def trained(accelerator: str, precision: str, images: int = EPOCH, epochs: int = EPOCHS) -> Figure:
     """Seconds of an epoch of ``train.py``: Lightning's loop, with clipping and the average."""
     quieten()
     torch.manual_seed(0)
@@ -151,7 +145,7 @@ def trained(accelerator: str, precision: str, images: int = EPOCH) -> Figure:
     )
     times = Times()
     settings = {
-        "accelerator": accelerator, "devices": 1, "precision": precision, "max_epochs": EPOCHS,
+        "accelerator": accelerator, "devices": 1, "precision": precision, "max_epochs": epochs,
         "gradient_clip_val": 2.0, "limit_val_batches": 0, "enable_checkpointing": False,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

@@ -46,6 +46,13 @@ def test_the_epoch_that_a_gpu_is_measured_with_runs_on_any_device() -> None:
     assert 0 < figure.floor < figure.value
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+def test_so_does_the_epoch_in_lightnings_loop() -> None:
+    figure = gpu.trained("cpu", "32-true", images=32, epochs=2)
+    assert figure.value > 0
+    assert "; 0 graphs" in figure.note  # which are for a GPU alone
+
+
 def test_the_captions_are_as_long_as_said() -> None:
     _, tokens = batch_of(torch.Generator().manual_seed(0), images=50)
     words = (tokens != 0).sum(-1) - 2
