@@ -1,5 +1,6 @@
 """An epoch of Flickr8k's size on a GPU, the grids resident in its memory."""
 
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -103,12 +104,8 @@ class MadeUp(CaptionDataModule):
         self.store = make_store(folder, encoder, images, len(row))
         (self.store.folder / "grids.bin").write_bytes(row * images)
         self.hold_grids(device)
-        lengths = torch.randint(9, 18, (images, CAPTIONS), generator=generator).tolist()
-        tokens = [
-            [[1, *torch.randint(4, WORDS, (length,), generator=generator).tolist(), 2]
-             for length in of_image]
-            for of_image in lengths
-        ]  # fmt: skip
+        _, made = batch_of(generator, images=images, locations=1)
+        tokens = [[row[row > 0].tolist() for row in of_image] for of_image in made]
         listed = [CaptionedImage(str(number), Path(), "train", ()) for number in range(images)]
         self.made = CaptionData(listed, tokens, self.store, encoder)
 
@@ -153,9 +150,8 @@ def trained(accelerator: str, precision: str, images: int = EPOCH, epochs: int =
         callbacks = [MovingAverage(0.998), times]
         trainer = make_trainer(settings, Path(folder), callbacks, [])
         trainer.fit(captioner, datamodule=data)
-    rest = times.epochs[1:]
     return Figure(
-        "the same by train.py's trainer", sorted(rest)[len(rest) // 2], "s",
+        "the same by train.py's trainer", statistics.median(times.epochs[1:]), "s",
         note=f"on {name_of(device.type)}; epochs: {', '.join(f'{t:.2f}' for t in times.epochs)} s; "
         f"{len(captioner.graphs)} graphs",
     )  # fmt: skip

@@ -79,10 +79,7 @@ class Step:
     def __call__(self, grid: Tensor, tokens: Tensor) -> None:
         """One step."""
         with torch.autocast(grid.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            if grid.is_cuda:
-                loss = self.graphs(self.decoder, self.loss, grid, tokens)["loss"]
-            else:
-                loss = self.loss(self.decoder(grid, tokens))["loss"]
+            loss = self.graphs(self.decoder, self.loss, grid, tokens)["loss"]
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.decoder.parameters(), 2.0)

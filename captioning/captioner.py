@@ -178,8 +178,7 @@ class Captioner(pl.LightningModule):
     def losses(self, grid: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """The ``loss`` of a batch and its parts; on a GPU by a CUDA graph, where it can be."""
         if (
-            grid.is_cuda
-            and native.wanted
+            native.wanted
             and isinstance(self.decoder, RecurrentDecoder)
             and not self.encoder_trains
             # Half precision wants the loss scaled before its gradients are made.

@@ -22,6 +22,12 @@ if not torch.cuda.is_available():  # before Triton's first import, which is when
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked as needing a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+
+
 @pytest.fixture(scope="session")
 def flickr8k_mini() -> Path:
     """The folder of 200 real Flickr8k images in all three layouts; skips where it is absent."""

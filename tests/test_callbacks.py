@@ -223,16 +223,7 @@ class Weights(pl.Callback):
         self.steps.append([weight.detach().clone() for weight in pl_module.parameters()])
 
 
-GPU = pytest.param(
-    "gpu",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-    ],
-)
-
-
-@pytest.mark.parametrize("accelerator", ["cpu", GPU])
+@pytest.mark.parametrize("accelerator", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("every", [1, 2])
 def test_what_is_kept_is_the_moving_average_of_the_weights_after_every_step(
     fit: Fit, tmp_path: Path, every: int, accelerator: str

@@ -22,7 +22,7 @@ Objective = Callable[[Any], dict[str, Tensor]]
 
 
 class LossGraphs:
-    """Computes the loss of a model, from the second batch of a shape on by a graph.
+    """Computes the loss of a model; on a GPU, from the second batch of a shape on by a graph.
 
     What is computed must be decided by shapes alone, and by nothing that the GPU has computed. The
     gradients lie in one place for all graphs, until the next call. Copies hold no graph.
@@ -56,12 +56,14 @@ class LossGraphs:
             model: always the same; a graph reads its parameters where they were in memory when it
                 was recorded, and another one is recorded if they have moved.
             objective: always the same.
-            grid: on a GPU, as the model is.
+            grid: where the model is.
             tokens: anywhere.
 
         Raises:
             CaptioningError: something is done that no graph can record.
         """
+        if not grid.is_cuda:
+            return objective(model(grid, tokens))
         self.calls += 1
         tokens = tokens.to(grid.device, non_blocking=True)
         if not self._parameters:

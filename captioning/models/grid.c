@@ -60,29 +60,20 @@ void NAMED(standardize)(ELEMENT *out, float *mean, const float *grid, const floa
     }
 }
 
-/* e^{2x} of x within -limit[0] and limit[0]; rows of x are `step` numbers apart. */
-void NAMED(exp_twice)(ELEMENT *out, const ELEMENT *x, const float *limit, int64_t rows,
-                      int64_t size, int64_t step)
+/* out: e^{2x} of x within -limit[0] and limit[0], in float32 if `exactly`, else as x is. Rows of x are
+ * `step` numbers apart. */
+void NAMED(exp_twice)(void *out, const ELEMENT *x, const float *limit, int64_t rows, int64_t size,
+                      int64_t step, int64_t exactly)
 {
 #pragma omp parallel for
     for (int64_t r = 0; r < rows; r++)
         for (int64_t k = 0; k < size; k += WIDTH) {
             vec value = NAMED(load)(x + r * step + k, size - k);
             value = exponential(2 * bounded(value, -limit[0], limit[0]));
-            NAMED(store)(out + r * size + k, value, size - k);
-        }
-}
-
-/* The same, in float32. */
-void NAMED(exp_twice_exactly)(float *out, const ELEMENT *x, const float *limit, int64_t rows,
-                              int64_t size, int64_t step)
-{
-#pragma omp parallel for
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t k = 0; k < size; k += WIDTH) {
-            vec value = NAMED(load)(x + r * step + k, size - k);
-            value = exponential(2 * bounded(value, -limit[0], limit[0]));
-            store_fp32(out + r * size + k, value, size - k);
+            if (exactly)
+                store_fp32((float *)out + r * size + k, value, size - k);
+            else
+                NAMED(store)((ELEMENT *)out + r * size + k, value, size - k);
         }
 }
 

@@ -29,16 +29,16 @@ def standardize(
         dtype: of the grid that is returned. The mean is of the more exact one.
     """
     images, locations, channels = grid.shape
+    mean = grid.new_empty(images, channels, dtype=torch.float32)
     compiled = None
     if isinstance(norm, nn.LayerNorm) and not grid.requires_grad and channels <= MOST_CHANNELS:
-        compiled = native.c_kernels_for(grid.new_empty(0, dtype=torch.float32))
+        compiled = native.c_kernels_for(mean)
     if compiled is None or dtype not in (torch.float32, torch.bfloat16):
         grid = norm(grid.float())
         return grid.to(dtype), grid.mean(1)
     assert isinstance(norm, nn.LayerNorm)
     epsilon = torch.tensor([norm.eps])
     out = torch.empty(grid.shape, dtype=dtype)
-    mean = torch.empty(images, channels)
     for some, of_some, given in zip(
         *(torch.split(tensor, AT_ONCE) for tensor in (out, mean, grid)), strict=True
     ):
@@ -57,6 +57,6 @@ def exp_twice(
     if compiled is None or rows.stride(1) != 1:
         return x.to(torch.float32, copy=True).clamp_(-LIMIT, LIMIT).mul_(2).exp_().to(dtype)
     out = x.new_empty(x.shape, dtype=dtype)
-    name = "exp_twice" if dtype == x.dtype else "exp_twice_exactly"
-    compiled.call(name, x.dtype, (out, rows, torch.tensor([LIMIT])), *rows.shape, rows.stride(0))
+    tensors = out, rows, torch.tensor([LIMIT])
+    compiled.call("exp_twice", x.dtype, tensors, *rows.shape, rows.stride(0), dtype != x.dtype)
     return out

@@ -54,7 +54,6 @@ def test_it_reads_two_batches_ahead_and_no_more() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_a_gpu_computes_the_grids_of_the_cpu(tmp_path: Path) -> None:
     files = {}
     for number, scene in enumerate(islice(scenes("test"), 12)):

@@ -61,12 +61,10 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
     assert all(line.endswith("True") for line in lines)
 
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 Numbers = tuple[Tensor, list[Tensor]]
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16", 0.03)])
 @pytest.mark.parametrize("of_tokens", ["cpu", "cuda"])
 def test_a_gpu_computes_what_the_cpu_does(of_tokens: str, precision: str, tolerance: float) -> None:
@@ -122,7 +120,6 @@ def alike(ours: Numbers, theirs: Numbers) -> None:
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_graphs_give_the_losses_and_gradients_that_python_does(dropout: float) -> None:
     """Of other batches, lengths and weights than those that were recorded."""
@@ -140,7 +137,6 @@ def test_graphs_give_the_losses_and_gradients_that_python_does(dropout: float) -
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_gradients_of_several_batches_add_up_and_none_is_lost() -> None:
     losses, generator = Losses(0.0), torch.Generator().manual_seed(1)
     batches = [batch_of(generator, images=4, lengths=(9, 9)) for _ in range(4)]
@@ -158,7 +154,6 @@ def test_gradients_of_several_batches_add_up_and_none_is_lost() -> None:
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_what_no_graph_can_record_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = Losses(0.0)
     batch = batch_of(torch.Generator().manual_seed(1), images=2)
@@ -174,7 +169,6 @@ def test_what_no_graph_can_record_is_said(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_beam_search_on_a_gpu_finds_what_it_finds_on_a_cpu() -> None:
     torch.manual_seed(0)
     grid, _ = batch_of(torch.Generator().manual_seed(1), images=6)
