@@ -26,7 +26,7 @@ demo: $(INSTALLED)  ## train with and without attention on drawn scenes, and sho
 	@set -e; runs=runs/demo/$$(date +%Y-%m-%d_%H-%M-%S); set -x; \
 	$(PY) train.py experiment=scenes model=attn_lstm model.attention_dim=128 model.word_query=true hydra.run.dir=$$runs/attn_lstm $(ARGS); \
 	$(PY) train.py experiment=scenes model=lstm hydra.run.dir=$$runs/lstm $(ARGS); \
-	$(PY) -m captioning.leaderboard $$runs; { set +x; } 2>/dev/null; \
+	$(PY) -m captioning leaderboard $$runs; { set +x; } 2>/dev/null; \
 	echo "Open $$runs/leaderboard.html in a browser."
 
 train: $(INSTALLED)  ## train and score a model; options in ARGS="model=lstm seed=1"
@@ -48,7 +48,7 @@ types: $(INSTALLED)  ## check types
 	$(PY) -m mypy -p hydra_plugins.captioning_sweeps
 
 leaderboard: $(INSTALLED)  ## rank the runs below runs/, and write Markdown and CSV beside them
-	$(PY) -m captioning.leaderboard runs/ $(ARGS)
+	$(PY) -m captioning leaderboard runs/ $(ARGS)
 
 bench: $(INSTALLED)  ## measure speed beside its references and floors; parts in ARGS="training beam"
 	$(PY) -m benchmarks $(ARGS)

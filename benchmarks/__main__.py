@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import machine, plain, show
-from captioning.files import atomic_write_json
+from captioning.support.files import atomic_write_json
 
 PARTS = ("training", "gpu", "beam", "features", "loading", "startup", "scoring", "scale")
 

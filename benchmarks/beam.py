@@ -6,7 +6,7 @@ from benchmarks.measure import Figure, matrix_rate, native_precision, paired
 from benchmarks.textbook import Textbook
 from benchmarks.training import CHANNELS, LOCATIONS, SIZE, decoder_of, multiply_adds
 from captioning.decoding import Beam
-from captioning.memory import keep_freed_memory
+from captioning.support.memory import keep_freed_memory
 
 IMAGES, WIDTH, LENGTH, BATCH = 200, 5, 12, 50
 

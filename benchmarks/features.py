@@ -10,8 +10,8 @@ import torchvision
 from PIL import Image
 
 from benchmarks.measure import Figure, matrix_rate, native_precision, paired
-from captioning.data.digests import try_image_digests
-from captioning.data.extraction import encode, extract_grids
+from captioning.data.features.digests import try_image_digests
+from captioning.data.features.extraction import encode, extract_grids
 from captioning.models.encoders.vgg16 import VGG16
 
 BATCH, FILES = 16, 64

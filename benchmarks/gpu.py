@@ -25,13 +25,13 @@ from benchmarks.training import (
     decoder_of,
     multiply_adds,
 )
-from captioning.callbacks import MovingAverage
 from captioning.captioner import Captioner
-from captioning.data import store as stores
 from captioning.data.corpus import CaptionedImage
 from captioning.data.datamodule import Batch, CaptionData, CaptionDataModule, LengthGrouped
+from captioning.data.features import store as stores
 from captioning.models.encoders.vgg16 import VGG16
-from captioning.run import make_trainer, quieten
+from captioning.training.callbacks import MovingAverage
+from captioning.training.run import make_trainer, quieten
 
 EPOCH = 6000  # images of Flickr8k's training split
 STEPS = 25  # of the reference, which stand for its epoch
@@ -137,7 +137,7 @@ def trained(accelerator: str, precision: str, images: int = EPOCH, epochs: int =
     captioner = Captioner(
         vocabulary=[f"w{number}" for number in range(WORDS - 4)],
         encoder={"_target_": "captioning.models.encoders.vgg16.VGG16", "weights": "random"},
-        model={"_target_": "captioning.models.attn_lstm.AttentionLSTM"},
+        model={"_target_": "captioning.models.decoders.attn_lstm.AttentionLSTM"},
         optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3, "fused": True},
     )
     times = Times()

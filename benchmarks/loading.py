@@ -18,10 +18,10 @@ import torch
 
 from benchmarks.measure import Figure, native_precision, seconds
 from benchmarks.training import IMAGES, Step, batch_of, decoder_of
-from captioning.data import store as stores
 from captioning.data.corpus import CaptionedImage
 from captioning.data.datamodule import CaptionData, LengthGrouped
-from captioning.data.store import FeatureStore
+from captioning.data.features import store as stores
+from captioning.data.features.store import FeatureStore
 from captioning.models.encoders.vgg16 import VGG16
 
 COCO = 120_000  # images

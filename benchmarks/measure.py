@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from captioning.data.extraction import choose_precision
+from captioning.data.features.extraction import choose_precision
 
 
 @dataclass(frozen=True)

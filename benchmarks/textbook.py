@@ -1,10 +1,10 @@
 """Show, Attend and Tell as tutorials write it: one caption a row, one equation a line.
 
 The reference that the benchmarks compare with, in speed and, in double precision, in exactness.
-It computes what :class:`captioning.models.attn_lstm.AttentionLSTM` computes with the same weights,
-the way that the best-known tutorials do: each caption brings its own copy of the grid, the whole
-grid is projected again for every word, and the vocabulary product is made word by word. Captions
-are sorted by length, so that finished ones leave the batch; that much tutorials do.
+It computes what :class:`captioning.models.decoders.attn_lstm.AttentionLSTM` computes with the same
+weights, the way that the best-known tutorials do: each caption brings its own copy of the grid, the
+whole grid is projected again for every word, and the vocabulary product is made word by word.
+Captions are sorted by length, so that finished ones leave the batch; that much tutorials do.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from captioning.models.attn_lstm import AttentionLSTM
+from captioning.models.decoders.attn_lstm import AttentionLSTM
 
 START, END = 1, 2
 

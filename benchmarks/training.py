@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from benchmarks.measure import Figure, elsewhere, matrix_rate, native_precision, paired
 from benchmarks.textbook import Textbook, rows
 from captioning.captioner import CrossEntropy
-from captioning.memory import keep_freed_memory
-from captioning.models.attn_lstm import AttentionLSTM
-from captioning.models.graphs import LossGraphs
+from captioning.kernels.cuda_graphs import LossGraphs
+from captioning.models.decoders.attn_lstm import AttentionLSTM
+from captioning.support.memory import keep_freed_memory
 
 IMAGES, CAPTIONS, LOCATIONS, CHANNELS, SIZE, WORDS = 16, 5, 196, 512, 512, 2600
 WARM_UP = 30  # steps, of the 375 of an epoch

@@ -14,17 +14,17 @@ from pytorch_lightning.plugins import Precision
 from pytorch_lightning.utilities import GradClipAlgorithmType
 from torch import Tensor
 
-from captioning.build import build
 from captioning.data.datamodule import Batch
 from captioning.data.text import Vocabulary
 from captioning.decoding import Decoding, Hypothesis
-from captioning.errors import CaptioningError
+from captioning.kernels import native
+from captioning.kernels.cuda_graphs import LossGraphs
+from captioning.kernels.words import cross_entropy
 from captioning.metrics.caption_scores import CaptionScores
-from captioning.models import native
-from captioning.models.decoder import Decoder, RecurrentDecoder, TeacherForced
+from captioning.models.decoders.base import Decoder, RecurrentDecoder, TeacherForced
 from captioning.models.encoders.base import GridEncoder
-from captioning.models.graphs import LossGraphs
-from captioning.models.words import cross_entropy
+from captioning.support.build import build
+from captioning.support.errors import CaptioningError
 
 Spec = Mapping[str, Any]
 """A configuration of plain data: ``_target_`` (a dotted path) and its arguments."""
@@ -91,8 +91,8 @@ class Captioner(pl.LightningModule):
     Args:
         vocabulary: the words, without the special tokens.
         encoder: a :class:`~captioning.models.encoders.base.GridEncoder`.
-        model: a :class:`~captioning.models.decoder.Decoder`; it is given ``vocabulary_size`` and
-            ``channels``.
+        model: a :class:`~captioning.models.decoders.base.Decoder`; it is given
+            ``vocabulary_size`` and ``channels``.
         objective: arguments of :class:`CrossEntropy`.
         optimizer: a :class:`torch.optim.Optimizer`. Biases get no weight decay.
         schedule: ``warmup`` and ``final``: the learning rate rises over that share of the steps

@@ -24,8 +24,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from captioning.errors import CaptioningError
-from captioning.files import atomic_write_text
+from captioning.support.errors import CaptioningError
+from captioning.support.files import atomic_write_text
 
 Task = Literal["train", "evaluate", "caption"]
 
@@ -49,7 +49,7 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
         settings = resolved(config)
         # Imported here, so that --help and wrong keys need not wait for torch.
         if task == "caption":
-            from captioning.caption import caption
+            from captioning.apps.caption import caption
 
             caption(settings)
             return {}
@@ -57,11 +57,11 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
         command = command_of(hydra)
         if task == "evaluate":
             # Without torch where no model is needed.
-            from captioning.score import EvalSettings, score_file
+            from captioning.evaluation.captions_file import EvalSettings, score_file
 
             if EvalSettings.of(settings).captions:
                 return score_file(settings, folder, command)
-        from captioning import run
+        from captioning.training import run
 
         job = run.train if task == "train" else run.evaluate
         return job(settings, folder, command)
@@ -217,7 +217,7 @@ class Evaluations(Callback):
         self.failures = failures(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from captioning import leaderboard
+        from captioning.apps import leaderboard
 
         folder = Path(config.hydra.sweep.dir)
         split = ["--split", "dev"] if config.split == "dev" else []

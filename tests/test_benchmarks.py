@@ -9,7 +9,7 @@ from benchmarks.beam import PLAIN
 from benchmarks.textbook import Textbook, rows
 from benchmarks.training import batch_of, decoder_of, errors, multiply_adds
 from captioning.decoding import Beam
-from captioning.models import native
+from captioning.kernels import native
 
 
 def test_in_single_precision_loss_and_gradients_are_the_oracles() -> None:

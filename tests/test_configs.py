@@ -15,16 +15,16 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from captioning.build import locate, validated
-from captioning.caption import CaptionSettings
+from captioning.apps.caption import CaptionSettings
 from captioning.captioner import CrossEntropy, schedule_of
 from captioning.data.datamodule import CaptionDataModule
 from captioning.decoding import Decoding
-from captioning.errors import CaptioningError
-from captioning.models.decoder import Decoder
+from captioning.evaluation.captions_file import EvalSettings
+from captioning.models.decoders.base import Decoder
 from captioning.models.encoders.base import GridEncoder
-from captioning.run import TrainSettings, own
-from captioning.score import EvalSettings
+from captioning.support.build import locate, validated
+from captioning.support.errors import CaptioningError
+from captioning.training.run import TrainSettings, own
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -49,7 +49,7 @@ PARTS: dict[str, tuple[type, set[str]]] = {
 """For each part of a configuration, what it describes, and the arguments that the program gives."""
 
 REPLACED = {("trainer", "precision"): "auto", ("logger", "offline"): None}
-"""Values that :mod:`captioning.run` replaces before it builds the part."""
+"""Values that :mod:`captioning.training.run` replaces before it builds the part."""
 
 
 def groups(script: str) -> list[str]:

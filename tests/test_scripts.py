@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from captioning.caption import caption_files
+from captioning.apps.caption import caption_files
 from captioning.captioner import Captioner
 from captioning.data import scenes
 from captioning.data.corpus import read_corpus

@@ -18,7 +18,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 Word = Annotated[str, Field(min_length=1)]
 

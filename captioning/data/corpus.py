@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from captioning.data.text import load_document, numbered_lines, read_token_file
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -51,7 +51,7 @@ _IMAGE_FOLDERS = (
     "images",
 )
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_SKIP = "data.skip_bad=true (--skip-bad of captioning.prepare) leaves them out"
+_SKIP = "data.skip_bad=true (--skip-bad of captioning.apps.prepare) leaves them out"
 _KARPATHY_SPLITS: dict[str, Split] = {
     "train": "train",
     "restval": "train",

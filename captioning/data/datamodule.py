@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from captioning.data.boxes import ImageBoxes, read_boxes
 from captioning.data.corpus import SPLITS, CaptionedImage, Corpus, read_corpus
-from captioning.data.folder import cache_folder, data_folder
+from captioning.data.features.store import FeatureStore, build_store
 from captioning.data.images import load_rgb
-from captioning.data.store import FeatureStore, build_store
+from captioning.data.locations import cache_folder, data_folder
 from captioning.data.text import (
     Cleaner,
     Vocabulary,
@@ -23,8 +23,8 @@ from captioning.data.text import (
     clean_descriptions,
     save_descriptions,
 )
-from captioning.errors import CaptioningError
 from captioning.models.encoders.base import GridEncoder
+from captioning.support.errors import CaptioningError
 
 log = logging.getLogger(__name__)
 

@@ -35,8 +35,8 @@ from rich.progress import (
 )
 
 from captioning.data.corpus import LAYOUTS_UNDERSTOOD
-from captioning.errors import CaptioningError
-from captioning.locks import file_lock
+from captioning.support.errors import CaptioningError
+from captioning.support.locks import file_lock
 
 log = logging.getLogger(__name__)
 

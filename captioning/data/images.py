@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 
 def load_rgb(path: Path) -> Image.Image:

@@ -23,7 +23,7 @@ from typing import Any
 
 from captioning.data.corpus import SPLITS, fingerprint, parse_karpathy, read_corpus, split_lists
 from captioning.data.text import load_descriptions, load_document
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 FORMATS_UNDERSTOOD = (
     'COCO\'s annotations ({"images": [...], "annotations": [...]}), Karpathy\'s dataset*.json, '

@@ -24,9 +24,9 @@ from random import Random
 from PIL import Image, ImageDraw
 
 from captioning.data.corpus import SPLITS
-from captioning.files import atomic_write_json, atomic_write_text
-from captioning.locks import file_lock
-from captioning.progress import track_progress
+from captioning.support.files import atomic_write_json, atomic_write_text
+from captioning.support.locks import file_lock
+from captioning.support.progress import track_progress
 
 SIDE = 224
 """Width and height of a scene, in pixels."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from captioning.errors import CaptioningError
-from captioning.files import atomic_write_json, atomic_write_text
+from captioning.support.errors import CaptioningError
+from captioning.support.files import atomic_write_json, atomic_write_text
 
 PAD, START, END, UNK = "<pad>", "<start>", "<end>", "<unk>"
 SPECIALS = (PAD, START, END, UNK)

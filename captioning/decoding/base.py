@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from captioning.errors import CaptioningError
-from captioning.models.decoder import Decoder, Memory, State
-from captioning.models.words import forbid
+from captioning.kernels.words import forbid
+from captioning.models.decoders.base import Decoder, Memory, State
+from captioning.support.errors import CaptioningError
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 """The special tokens, as in :class:`captioning.data.text.Vocabulary`."""
@@ -34,7 +34,7 @@ class Hypothesis(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding(ABC):
-    """Writes captions with any :class:`~captioning.models.decoder.Decoder`.
+    """Writes captions with any :class:`~captioning.models.decoders.base.Decoder`.
 
     Attributes:
         max_length: words of the longest caption; one that has not ended by then stands as it is.
@@ -114,7 +114,7 @@ class Decoding(ABC):
 
 ROUND = 10
 """What the images that are being captioned are a multiple of, so that shapes recur: see
-:data:`captioning.models.decoder.ROUND`."""
+:data:`captioning.models.decoders.base.ROUND`."""
 
 
 def staying(live: Bool[Tensor, " images"]) -> Bool[Tensor, " images"]:

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from captioning.decoding.base import END, PAD, START, Decoding, Hypothesis, select, staying
-from captioning.errors import CaptioningError
-from captioning.models.decoder import Decoder
+from captioning.models.decoders.base import Decoder
+from captioning.support.errors import CaptioningError
 
 
 @dataclass(frozen=True, kw_only=True)

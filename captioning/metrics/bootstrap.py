@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 _Sums = Float[np.ndarray, "resamples statistics"]
 _Samples = dict[str, Float[np.ndarray, " resamples"]]

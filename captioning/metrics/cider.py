@@ -14,7 +14,7 @@ from math import exp, log, sqrt
 import numpy as np
 from jaxtyping import Float
 
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 _ORDERS = 4  # n-grams of one to four words
 _SIGMA = 6.0  # of the penalty

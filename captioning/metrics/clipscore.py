@@ -23,8 +23,8 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize, to_image
 
 from captioning.data.images import load_rgb
-from captioning.errors import CaptioningError
-from captioning.progress import track_progress
+from captioning.support.errors import CaptioningError
+from captioning.support.progress import track_progress
 
 _PROMPT = "A photo depicts"
 _WEIGHT = 2.5

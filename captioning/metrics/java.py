@@ -2,7 +2,7 @@
 
 import os
 
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 # Java reads further options from these, and the last one would even win over our own.
 _OPTION_VARIABLES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")

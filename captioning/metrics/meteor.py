@@ -17,8 +17,8 @@ from pathlib import Path
 
 from pycocoevalcap.meteor import meteor as original
 
-from captioning.errors import CaptioningError
 from captioning.metrics.java import java_command, java_environment
+from captioning.support.errors import CaptioningError
 
 _JAR = Path(original.__file__).parent / original.METEOR_JAR
 

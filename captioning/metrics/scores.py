@@ -20,10 +20,10 @@ from pycocoevalcap.bleu import bleu_scorer
 from pycocoevalcap.cider import cider_scorer
 from pycocoevalcap.rouge.rouge import Rouge
 
-from captioning.errors import CaptioningError
 from captioning.metrics.bootstrap import Statistics, fingerprint_references
 from captioning.metrics.meteor import meteor_scores, start_meteor
 from captioning.metrics.tokenizer import tokenize
+from captioning.support.errors import CaptioningError
 
 METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr")
 """The metrics that can be asked for. BLEU gives four scores, BLEU-1 to BLEU-4."""

@@ -25,12 +25,12 @@ from zipfile import BadZipFile, ZipFile
 
 from pycocoevalcap.spice import spice as original
 
-from captioning.errors import CaptioningError
-from captioning.files import atomic_write_json
-from captioning.locks import file_lock
 from captioning.metrics.java import java_command, java_environment
-from captioning.paths import cache_dir
-from captioning.progress import track_progress
+from captioning.support.errors import CaptioningError
+from captioning.support.files import atomic_write_json
+from captioning.support.locks import file_lock
+from captioning.support.paths import cache_dir
+from captioning.support.progress import track_progress
 
 CORENLP: Final = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 """What SPICE parses with: Stanford CoreNLP and its models, of the very version it was made for."""

@@ -17,10 +17,10 @@ from typing import Final
 
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-from captioning.errors import CaptioningError
-from captioning.files import atomic_write_json
 from captioning.metrics.java import java_command, java_environment
-from captioning.paths import cache_dir
+from captioning.support.errors import CaptioningError
+from captioning.support.files import atomic_write_json
+from captioning.support.paths import cache_dir
 
 _JAR = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
 _PUNCTUATION = frozenset(ptbtokenizer.PUNCTUATIONS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final, NamedTuple
 
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 Curve = Mapping[int, float]
 """Values by epoch; the first epoch is 1."""

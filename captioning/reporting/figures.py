@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 if TYPE_CHECKING:
     import matplotlib.axes

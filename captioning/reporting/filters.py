@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-from captioning.errors import CaptioningError
 from captioning.reporting.results import Results
+from captioning.support.errors import CaptioningError
 
 # Of a key's values, where an error names them.
 _SHOWN = 8

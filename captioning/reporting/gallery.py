@@ -17,11 +17,11 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from captioning.data.images import load_rgb
-from captioning.errors import CaptioningError
-from captioning.progress import track_progress
 from captioning.reporting.figures import Region, check_maps, region_of
 from captioning.reporting.ranking import RANKED_BY
 from captioning.reporting.results import METRICS, OPTIONAL_METRICS
+from captioning.support.errors import CaptioningError
+from captioning.support.progress import track_progress
 
 log = logging.getLogger(__name__)
 

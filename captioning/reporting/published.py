@@ -15,8 +15,8 @@ from pydantic import (
     field_validator,
 )
 
-from captioning.errors import CaptioningError
 from captioning.reporting.results import HIGHEST
+from captioning.support.errors import CaptioningError
 
 _Text = Annotated[str, Field(min_length=1)]
 

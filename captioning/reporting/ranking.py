@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from captioning.errors import CaptioningError
 from captioning.metrics.bootstrap import Paired, Statistics, compare, mean_intervals
 from captioning.reporting.published import Published
 from captioning.reporting.results import (
@@ -24,6 +23,7 @@ from captioning.reporting.results import (
     read_results,
     read_statistics,
 )
+from captioning.support.errors import CaptioningError
 
 log = logging.getLogger(__name__)
 

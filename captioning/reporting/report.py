@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
-from captioning.errors import CaptioningError
-from captioning.files import atomic_write_text
 from captioning.reporting import curves
 from captioning.reporting.curves import Chart, Curve, best_epoch, chart, read_curves
 from captioning.reporting.gallery import (
@@ -45,6 +43,8 @@ from captioning.reporting.results import (
     present_metrics,
     read_results,
 )
+from captioning.support.errors import CaptioningError
+from captioning.support.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 

@@ -31,9 +31,9 @@ from pydantic import (
     model_validator,
 )
 
-from captioning.errors import CaptioningError
-from captioning.files import atomic_write_json, atomic_write_text
 from captioning.metrics.bootstrap import Statistics
+from captioning.support.errors import CaptioningError
+from captioning.support.files import atomic_write_json, atomic_write_text
 
 METRICS: Final = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 """The metrics of the field, in the order in which its tables print them."""

@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from captioning.files import atomic_write_bytes, atomic_write_text
 from captioning.reporting.rendering import render_page
+from captioning.support.files import atomic_write_bytes, atomic_write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

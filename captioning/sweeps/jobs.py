@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from captioning.data.corpus import read_corpus
-from captioning.data.folder import data_folder
-from captioning.errors import CaptioningError
-from captioning.files import atomic_write_json
-from captioning.locks import file_lock
+from captioning.data.locations import data_folder
 from captioning.reporting.results import WHERE_DATA_LIES, read_results
+from captioning.support.errors import CaptioningError
+from captioning.support.files import atomic_write_json
+from captioning.support.locks import file_lock
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _run(folder: Path, cwd: Path, output: Path | None) -> int:
     file = output.open("ab") if output else None
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "captioning.sweeps.child", str(folder)],
+            [sys.executable, "-m", "captioning.sweeps.job_process", str(folder)],
             cwd=cwd,
             stdin=subprocess.PIPE,  # closes when this process dies, which the child waits for
             stdout=file,

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from captioning import leaderboard
-from captioning.errors import CaptioningError
+from captioning.apps import leaderboard
 from captioning.reporting.sweep_figure import SweptRun, write_sweep
+from captioning.support.errors import CaptioningError
 from captioning.sweeps.jobs import OBJECTIVE, objective, read_failure, read_job
 
 

@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from captioning.cli import varied
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 from captioning.sweeps.jobs import OBJECTIVE, fail, objective, read_failure
 
 log = logging.getLogger(__name__)

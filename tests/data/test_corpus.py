@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from captioning.data.corpus import SPLITS, Corpus, find_layouts, read_corpus
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 LISTS = "Flickr_8k.{}Images.txt"
 CAPTIONS = {

@@ -10,8 +10,8 @@ from captioning.data.corpus import read_corpus
 from captioning.data.datamodule import CaptionDataModule, LengthGrouped
 from captioning.data.images import load_rgb
 from captioning.data.text import Cleaner
-from captioning.errors import CaptioningError
 from captioning.models.encoders.vgg16 import VGG16
+from captioning.support.errors import CaptioningError
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 
 from captioning.data.corpus import read_corpus
 from captioning.data.download import FLICKR8K, Archive, download_flickr8k
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 TOKENS = b"a.jpg#0\tA dog .\nb.jpg#0\tA cat .\nc.jpg#0\tA hen .\n"
 TEXT = {

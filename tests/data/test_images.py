@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from captioning.data.images import load_rgb
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 

@@ -10,7 +10,7 @@ import pytest
 
 from captioning.data.corpus import read_corpus
 from captioning.data.references import read_references
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 
 def write(path: Path, content: Any) -> Path:

@@ -12,7 +12,7 @@ from captioning.data import scenes
 from captioning.data.boxes import read_boxes
 from captioning.data.corpus import SPLITS, read_corpus
 from captioning.data.scenes import Scene, draw, make_scenes
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 SHAPES = {
     "circle": "circle", "disc": "circle", "square": "square", "box": "square",

@@ -19,7 +19,7 @@ from captioning.data.text import (
     load_saved_descriptions,
     save_descriptions,
 )
-from captioning.errors import CaptioningError
+from captioning.support.errors import CaptioningError
 
 # Everything that some library takes for a line end or a space, and a caption may hold.
 ODD_BREAKS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\u00a0\u3000"

@@ -16,10 +16,17 @@ import torch
 from torch import Tensor
 
 from captioning.decoding import Beam, Decoding, Greedy, Hypothesis, Sample
-from captioning.errors import CaptioningError
-from captioning.models.attn_lstm import AttentionLSTM
-from captioning.models.decoder import Decoder, Memory, RecurrentDecoder, State, Step, TeacherForced
-from captioning.models.lstm import LSTM
+from captioning.models.decoders.attn_lstm import AttentionLSTM
+from captioning.models.decoders.base import (
+    Decoder,
+    Memory,
+    RecurrentDecoder,
+    State,
+    Step,
+    TeacherForced,
+)
+from captioning.models.decoders.lstm import LSTM
+from captioning.support.errors import CaptioningError
 
 PAD, START, END, UNKNOWN = range(4)
 WORDS = 4  # the first token that is a word

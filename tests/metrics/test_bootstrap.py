@@ -14,7 +14,6 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider import cider_scorer
 from pycocoevalcap.rouge.rouge import Rouge
 
-from captioning.errors import CaptioningError
 from captioning.metrics import (
     CaptionScorer,
     Paired,
@@ -29,6 +28,7 @@ from captioning.metrics import (
 from captioning.metrics.caption_scores import CaptionScores
 from captioning.metrics.meteor import meteor_scores
 from captioning.metrics.tokenizer import tokenize
+from captioning.support.errors import CaptioningError
 
 ALL = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
 

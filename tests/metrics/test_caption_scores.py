@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from captioning.errors import CaptioningError
 from captioning.metrics import score_captions
 from captioning.metrics.caption_scores import CaptionScores
+from captioning.support.errors import CaptioningError
 
 METRICS = ["BLEU", "ROUGE-L", "CIDEr"]
 REFERENCES = {

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocoevalcap.cider.cider import Cider
 
-from captioning.errors import CaptioningError
 from captioning.metrics import cider
 from captioning.metrics.cider import CiderD
+from captioning.support.errors import CaptioningError
 
 TOLERANCE = 1e-9
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from transformers import BertConfig, BertModel, CLIPModel, CLIPTokenizer
 
-from captioning.errors import CaptioningError
 from captioning.metrics.clipscore import ClipScorer
+from captioning.support.errors import CaptioningError
 
 SIZE = 32  # of the images that the CLIP of these tests takes
 

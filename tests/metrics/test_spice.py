@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from captioning.errors import CaptioningError
 from captioning.metrics import spice
 from captioning.metrics.spice import CORENLP, find_corenlp, spice_scores
+from captioning.support.errors import CaptioningError
 
 NLP = "edu.stanford.nlp"
 CLASSES = {

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from captioning.errors import CaptioningError
 from captioning.metrics import java, tokenizer
 from captioning.metrics.tokenizer import tokenize
+from captioning.support.errors import CaptioningError
 
 # All that any definition of a line's end has, and what else has broken protocols.
 BREAKS = [

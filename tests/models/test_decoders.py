@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from captioning.captioner import CrossEntropy
-from captioning.errors import CaptioningError
-from captioning.models.attn_lstm import AttentionLSTM
-from captioning.models.decoder import Decoder, RecurrentDecoder, State, TeacherForced, dense
-from captioning.models.lstm import LSTM
+from captioning.models.decoders.attn_lstm import AttentionLSTM
+from captioning.models.decoders.base import Decoder, RecurrentDecoder, State, TeacherForced, dense
+from captioning.models.decoders.lstm import LSTM
+from captioning.support.errors import CaptioningError
 
 VOCABULARY, LOCATIONS, CHANNELS, HIDDEN, EMBED, ATTENTION = 60, 7, 6, 5, 4, 3
 START, UNKNOWN = 1, 3
@@ -288,7 +288,7 @@ def test_what_a_gpu_computes_of_captions_whose_lengths_it_does_not_wait_for(
         return output, [loss.detach(), *found]
 
     plain, expected = outcome()
-    monkeypatch.setattr("captioning.models.decoder.packed", dense)
+    monkeypatch.setattr("captioning.models.decoders.base.packed", dense)
     padded, got = outcome()
     assert len(padded.targets) == tokens[..., 1:].numel()
     assert sorted(padded.targets[padded.targets > 0].tolist()) == sorted(plain.targets.tolist())
@@ -311,7 +311,7 @@ def test_rows_beyond_the_real_ones_keep_to_few_shapes_and_change_nothing(
     decoder, grid = decoder_of(make), grid_of(14)
 
     def outcome(round_to: int) -> tuple[TeacherForced, list[Tensor]]:
-        monkeypatch.setattr("captioning.models.decoder.ROUND", round_to)
+        monkeypatch.setattr("captioning.models.decoders.base.ROUND", round_to)
         output = decoder(grid, tokens)
         loss = CrossEntropy(attention_penalty=1.0)(output)["loss"]
         return output, [loss, *torch.autograd.grad(loss, list(decoder.parameters()))]

@@ -7,11 +7,11 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from captioning.errors import CaptioningError
 from captioning.models.encoders.base import GridEncoder, Preprocessing
 from captioning.models.encoders.resnet50 import ResNet50
 from captioning.models.encoders.vgg16 import VGG16
 from captioning.models.encoders.vgg19 import VGG19
+from captioning.support.errors import CaptioningError
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captioning.errors import CaptioningError
 from captioning.models.encoders.base import Preprocessing
 from captioning.reporting.figures import SIGMA, attention_figure, region_of, smooth
+from captioning.support.errors import CaptioningError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from captioning.leaderboard import main
+from captioning.apps.leaderboard import main
 from captioning.reporting.leaderboard import score_table
 from captioning.reporting.results import METRICS
 

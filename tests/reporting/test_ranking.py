@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from captioning.leaderboard import main
+from captioning.apps.leaderboard import main
 from captioning.metrics.bootstrap import Statistics, compare, mean_intervals
 from captioning.reporting.ranking import find_results, rank
 from captioning.reporting.results import write_statistics

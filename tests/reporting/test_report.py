@@ -22,8 +22,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
-from captioning.errors import CaptioningError
-from captioning.leaderboard import main
+from captioning.apps.leaderboard import main
 from captioning.reporting import report
 from captioning.reporting.gallery import GalleryImage, read_report_data
 from captioning.reporting.report import write_report
@@ -38,6 +37,7 @@ from captioning.reporting.results import (
     Vocabulary,
     write_results,
 )
+from captioning.support.errors import CaptioningError
 
 HOSTILE = [
     "<script>window.hacked = 1</script>",

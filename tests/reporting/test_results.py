@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from captioning.errors import CaptioningError
 from captioning.metrics.bootstrap import Statistics
 from captioning.reporting.results import (
     Results,
@@ -24,6 +23,7 @@ from captioning.reporting.results import (
     write_results,
     write_statistics,
 )
+from captioning.support.errors import CaptioningError
 
 # A results file as a reader of the documentation would write it by hand.
 EXAMPLE = {

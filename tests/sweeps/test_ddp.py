@@ -63,7 +63,7 @@ def test_two_processes_alone(data: Path, tmp_path: Path, compiling: None) -> Non
 ALONE = """
 import runpy, sys
 import torch.distributed
-from captioning import run
+from captioning.training import run
 score = run.score
 def seen(*arguments):
     assert not torch.distributed.is_initialized()

@@ -12,9 +12,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 from pytorch_lightning.loggers import WandbLogger
 
-from captioning import run
-from captioning.sweeps import child
+from captioning.sweeps import job_process as child
 from captioning.sweeps.jobs import Job
+from captioning.training import run
 
 ROOT = Path(__file__).parents[2]
 

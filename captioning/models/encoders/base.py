@@ -10,8 +10,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from captioning.errors import CaptioningError
-from captioning.models.weights import ImageNet, fingerprint, load_weights
+from captioning.support.errors import CaptioningError
+from captioning.support.weights import ImageNet, fingerprint, load_weights
 
 Encoder = TypeVar("Encoder", bound="GridEncoder")  # beartype has no use for typing.Self here
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, resnet50
 
 from captioning.models.encoders.base import GridEncoder
-from captioning.models.weights import ImageNet
+from captioning.support.weights import ImageNet
 
 
 class ResNet50(GridEncoder):

@@ -11,7 +11,7 @@ from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
 from captioning.models.encoders.base import GridEncoder
-from captioning.models.weights import ImageNet, RegistryArchive
+from captioning.support.weights import ImageNet, RegistryArchive
 
 
 def _from_flax(arrays: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from torchvision.models import VGG19_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
 from captioning.models.encoders.base import GridEncoder
-from captioning.models.weights import ImageNet
+from captioning.support.weights import ImageNet
 
 
 class VGG19(GridEncoder):

@@ -1,0 +1,29 @@
+"""``python -m captioning COMMAND``: the commands that need no Hydra."""
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "leaderboard": "rank the runs below some folders, and compare them with the best",
+    "demo": "serve a page on this computer that captions photographs",
+    "prepare": "write a data set's clean captions and its vocabulary",
+}
+
+
+def main() -> int:
+    """Hand the rest of the command line to a command; give its exit status."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name not in COMMANDS:
+        listed = "\n".join(f"  {command:12} {about}" for command, about in COMMANDS.items())
+        print(f"usage: python -m captioning COMMAND ...\n\n{listed}")
+        asked = name in ("-h", "--help")
+        if not asked:
+            print(f"\nerror: {name} is not a command.", file=sys.stderr)
+        return 0 if asked else 2
+    del sys.argv[1]
+    status: int = import_module(f"captioning.apps.{name}").main()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

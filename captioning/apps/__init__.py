@@ -1,0 +1,1 @@
+"""The commands: caption photographs, the demo page, preparing a data set, the leaderboard."""

@@ -1,0 +1,1 @@
+"""The feature store: each image's grid, extracted once and found again by content."""

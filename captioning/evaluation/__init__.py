@@ -1,0 +1,1 @@
+"""Decoding a split, scoring captions and writing down what was found."""

@@ -1,0 +1,231 @@
+"""What ``eval.py captions=FILE`` does: score the captions of any system, without a model."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from captioning.data.corpus import fingerprint
+from captioning.data.references import References, read_references
+from captioning.data.text import Cleaner
+from captioning.evaluation.extra_metrics import ExtraMetrics
+from captioning.metrics import METRICS, CaptionScorer, intervals
+from captioning.metrics.language import describe_each, describe_language
+from captioning.metrics.tokenizer import TOKENIZATION
+from captioning.reporting import results
+from captioning.reporting.gallery import GalleryImage
+from captioning.reporting.report import write_report
+from captioning.reporting.terminal import show_results
+from captioning.support.build import own, validated
+from captioning.support.errors import CaptioningError
+from captioning.support.progress import Clock
+
+log = logging.getLogger(__name__)
+
+# What is left of "<unk>", "[UNK]" and "UNK" in a caption that was cleaned.
+_UNKNOWN = "unk"
+
+
+@dataclass(frozen=True)
+class EvalSettings(ExtraMetrics):
+    """The settings of ``conf/eval.yaml`` itself: of a checkpoint, or of any system's captions."""
+
+    ckpt: str | None = None
+    captions: str | None = None
+    references: str | None = None
+    images: str | None = None
+    subset: bool = False
+    split: Literal["train", "dev", "test"] = "test"
+    name: str | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "EvalSettings":
+        """Those of a whole configuration, checked."""
+        return cls(**validated(cls, own(config), "eval.yaml", set()))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ckpt and self.captions:
+            raise CaptioningError(
+                f"ckpt={self.ckpt} and captions={self.captions} are both given: choose what is to "
+                "be scored."
+            )
+        if not self.ckpt and not self.captions:
+            raise CaptioningError(
+                "ckpt= is missing: give a run's checkpoints/best.ckpt; or score captions that you "
+                "have, by captions=FILE.json references=FILE."
+            )
+        if self.captions and not self.references:
+            raise CaptioningError(
+                f"references= is missing: give what people wrote of the images of {self.captions}."
+            )
+        if self.ckpt and (self.references or self.images or self.subset):
+            raise CaptioningError(
+                "references=, images= and subset= go with captions=; a checkpoint is scored on the "
+                "data set of data.root."
+            )
+
+
+def score_file(
+    config: Mapping[str, Any], folder: Path, command: str
+) -> dict[str, dict[str, float]]:
+    """Score captions in COCO's result format against references.
+
+    Writes ``results.json``, ``captions_<split>.json`` with each image's scores,
+    ``statistics_<split>.json``, and ``report.html`` where the photographs are at hand.
+
+    Args:
+        config: as composed from ``conf/eval.yaml``.
+        folder: where everything is written.
+        command: the command line, for ``results.json``.
+
+    Returns:
+        ``{split: {metric: score}}``, equal to COCOEvalCap's on the same files.
+
+    Raises:
+        CaptioningError: a file cannot be read or is of another format, or an image is not in both.
+    """
+    settings = EvalSettings.of(config)
+    assert settings.captions is not None
+    assert settings.references is not None
+    split, clock = settings.split, Clock()
+    with clock("data"):
+        references = read_references(settings.references, split, config["data"]["name"])
+        captions = match_captions(Path(settings.captions), references, subset=settings.subset)
+        # In the order of the references, as COCOEvalCap has it.
+        chosen = {image: t for image, t in references.captions.items() if image in captions}
+        photographs = find_photographs(references, list(chosen), settings.images)
+    if settings.need_photographs and not photographs:
+        raise CaptioningError(
+            "images= is missing: CLIPScore looks at the photographs; give their folder."
+        )
+    settings.prepare()
+    with clock(f"score {split}"):
+        scorer = CaptionScorer(chosen, METRICS)
+        found = settings.add_to(scorer.score(captions), captions, chosen, photographs)
+        cleaner = Cleaner()
+        said = {image: cleaner(captions[image]) for image in chosen}
+        train = None if references.train is None else {cleaner(t) for t in references.train}
+        language = describe_language(list(said.values()), train=train, unknown=_UNKNOWN)
+    results.write_captions(
+        folder / f"captions_{split}.json",
+        {image: captions[image] for image in chosen},
+        found.per_image,
+        describe_each(said, train=train, unknown=_UNKNOWN),
+    )
+    results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
+    written = results.Results(
+        name=settings.name or Path(settings.captions).stem,
+        command=command,
+        config=own(config),
+        data=results.Data(
+            name=references.name,
+            fingerprint=references.fingerprint
+            if len(chosen) == len(references.captions)
+            else fingerprint((image, split, texts) for image, texts in chosen.items()),
+            images={split: len(chosen)},
+            references={split: found.statistics.references},
+            tokenization=TOKENIZATION,
+        ),
+        versions=results.versions(),
+        commit=results.commit(),
+        seconds=clock.seconds,
+        scores={split: found.corpus},
+        intervals={split: intervals(found.statistics)},
+        language={split: results.Language(**asdict(language))},
+    )
+    results.write_results(folder / "results.json", written)
+    if photographs:
+        gallery = [
+            GalleryImage(
+                id=image,
+                path=photographs[image],
+                references=texts,
+                caption=captions[image],
+                scores=found.per_image[image],
+                attention=None,
+            )
+            for image, texts in chosen.items()
+        ]
+        write_report(folder, split, gallery)
+    show_results(written, folder)
+    return written.scores
+
+
+def match_captions(path: Path, references: References, *, subset: bool = False) -> dict[str, str]:
+    """Read captions in COCO's result format, by the image ids of the references.
+
+    The images may go by another name that the references know, Karpathy's by their ``cocoid``; or
+    by that of their file without its ending, as in Flickr30k's results.
+
+    Args:
+        path: The file.
+        references: What people wrote of the images.
+        subset: Whether images of the references may have no caption; these are left out.
+
+    Raises:
+        CaptioningError: the file cannot be read, is of another format, has an image twice, one
+            without references, or, unless ``subset``, lacks one.
+    """
+    captions = results.read_captions(path)
+    if not captions:
+        raise CaptioningError(f"{path}: there is no caption in it to score.")
+    known = references.captions
+    namings = [dict(zip(known, known, strict=True)), *references.aliases]
+    namings += [_without_endings(names) for names in namings]
+    naming = max(namings, key=lambda names: sum(image in names for image in captions))
+    found: dict[str, str] = {}
+    for number, (image, caption) in enumerate(captions.items(), start=1):
+        if naming.get(image) not in known:
+            raise CaptioningError(
+                f"{path}: entry {number}: the image {image} has no references in "
+                f"{references.source}: remove the entry, or choose another file or split."
+            )
+        if naming[image] in found:
+            raise CaptioningError(
+                f"{path}: entry {number} is a second caption of image {naming[image]}; keep one."
+            )
+        found[naming[image]] = caption
+    missing = [image for image in known if image not in found]
+    if missing and not subset:
+        raise CaptioningError(
+            f"{path}: {len(missing):,} of the {len(known):,} images of {references.source} have no "
+            f"caption, such as {missing[0]}: caption all, or score the others alone by subset=true."
+        )
+    if missing:
+        log.info(
+            "%s has captions of %d of the %d images: scores on other images cannot be compared",
+            *(path, len(found), len(known)),
+        )
+    return found
+
+
+def _without_endings(names: Mapping[str, str]) -> dict[str, str]:
+    """The same by files' names without their endings; empty where two would be called the same."""
+    stems = {Path(name).stem: image for name, image in names.items()}
+    return stems if len(stems) == len(names) else {}
+
+
+def find_photographs(
+    references: References, images: list[str], folder: str | None
+) -> dict[str, Path]:
+    """The image files, where they are at hand: in ``folder`` or below, or where a data set is.
+
+    Raises:
+        CaptioningError: ``folder`` is given and lacks one of them.
+    """
+    if folder is None:
+        at_hand = references.source.is_dir()
+        return {image: references.files[image] for image in images} if at_hand else {}
+    if not Path(folder).is_dir():
+        raise CaptioningError(f"images={folder}: no such folder.")
+    there = {name: Path(inside, name) for inside, _, names in os.walk(folder) for name in names}
+    found: dict[str, Path] = {}
+    for image in images:
+        name = references.files.get(image, Path(image)).name
+        if name not in there:
+            raise CaptioningError(f"images={folder}: the file {name} of image {image} is not here.")
+        found[image] = there[name]
+    return found

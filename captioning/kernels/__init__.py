@@ -1,0 +1,1 @@
+"""Fast implementations of a few operations, behind :mod:`captioning.kernels.ops`."""

@@ -1,0 +1,1 @@
+"""Attention over the locations of an image, one file for each kind."""

@@ -1,0 +1,1 @@
+"""Caption decoders: the base contract and one file for each model."""

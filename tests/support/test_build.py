@@ -1,0 +1,132 @@
+"""Building from a configuration: what is made, and the one sentence that each mistake gets."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from captioning.data.datamodule import CaptionDataModule
+from captioning.data.text import Cleaner
+from captioning.decoding import Beam, Decoding
+from captioning.models.decoders.attn_lstm import AttentionLSTM
+from captioning.models.decoders.base import Decoder
+from captioning.support.build import build, validated
+from captioning.support.errors import CaptioningError
+
+BEAM = "captioning.decoding.Beam"
+ATTENTION = "captioning.models.decoders.attn_lstm.AttentionLSTM"
+SMALL = {"_target_": ATTENTION, "hidden_dim": 4, "embed_dim": 4, "attention_dim": 4}
+SIZES = {"vocabulary_size": 10, "channels": 6}
+
+
+def test_the_class_is_built_with_its_arguments_and_its_defaults() -> None:
+    beam = build({"_target_": BEAM, "beam_size": 7}, Decoding, "decoding")
+    assert beam == Beam(beam_size=7)
+    decoder = build(SMALL | {"gate": "scalar"}, Decoder, "model", **SIZES)
+    assert isinstance(decoder, AttentionLSTM)
+    assert decoder.embedding.weight.shape == (10, 4)
+    assert decoder.recurrent.out_features == 4 * 4 + 4 + 1
+
+
+def test_values_become_the_type_of_the_signature() -> None:
+    """A command line and YAML give 1e-3 as text, 5.0 for 5, and a dictionary for a dataclass."""
+    beam = build({"_target_": BEAM, "beam_size": 5.0, "length_penalty": "7e-1"}, Decoding, "d")
+    assert beam == Beam(beam_size=5, length_penalty=0.7)
+    assert isinstance(beam.beam_size, int)
+    data = build(
+        {
+            "_target_": "captioning.data.datamodule.CaptionDataModule",
+            "cleaner": {"drop_numbers": True},
+            "max_size": None,
+        },
+        CaptionDataModule,
+        "data",
+    )
+    assert data.cleaner == Cleaner(drop_numbers=True)
+    assert data.max_size is None
+
+
+def test_the_configuration_stays_as_it_was() -> None:
+    spec = {"_target_": BEAM, "beam_size": "3"}
+    build(spec, Decoding, "decoding")
+    assert spec == {"_target_": BEAM, "beam_size": "3"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "parts"),
+    [
+        # An argument that the class does not have: those that it has are named.
+        ({"hiden_dim": 3}, ["model.hiden_dim", "AttentionLSTM", "attention_dim", "hidden_dim"]),
+        # What is given by the program is not the user's to set, and not offered.
+        ({"channels": 3}, ["model.channels", "no such setting"]),
+        # A wrong type or a wrong choice.
+        ({"hidden_dim": "wide"}, ["model.hidden_dim=wide", "integer"]),
+        ({"hidden_dim": 2.5}, ["model.hidden_dim=2.5", "integer"]),
+        ({"hidden_dim": None}, ["model.hidden_dim=None", "integer"]),
+        ({"dropout": [0.1]}, ["model.dropout=[0.1]", "number"]),
+        ({"deep_output": "perhaps"}, ["model.deep_output=perhaps", "boolean"]),
+        ({"gate": "open"}, ["model.gate=open", "'scalar'", "'channel'", "'none'"]),
+        # Of the right type, and yet refused by the class.
+        ({"attention_dim": 0}, ["model.attention_dim=0", "1 or more"]),
+        # What is named is not to be had, or not what is asked for.
+        ({"_target_": "nowhere.Decoder"}, ["model._target_=nowhere.Decoder", "no such class"]),
+        ({"_target_": "captioning.models.decoders.lstm.LSTN"}, ["LSTN", "no such class"]),
+        ({"_target_": "AttentionLSTM"}, ["model._target_=AttentionLSTM", "no such class"]),
+        ({"_target_": ".lstm.LSTM"}, ["model._target_=.lstm.LSTM", "no such class"]),
+        ({"_target_": BEAM}, [f"model._target_={BEAM}", "not a Decoder"]),
+        ({"_target_": "os.system"}, ["model._target_=os.system", "not a Decoder"]),
+        ({"_target_": "captioning.models.decoders.base.PAD"}, ["not a Decoder"]),
+        ({"_target_": "captioning.models.decoders.base.Decoder"}, ["abstract", "subclass"]),
+        ({"_target_": ""}, ["model._target_ is missing", "Decoder"]),
+        ({"_target_": None}, ["model._target_ is missing", "Decoder"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_its_key(changed: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(CaptioningError) as error:
+        build(SMALL | changed, Decoder, "model", **SIZES)
+    message = str(error.value)
+    assert message.count("\n") == 0
+    assert all(part in message for part in parts), message
+    offered = message.partition("it has")[2].replace(",", "").split()
+    assert not {"channels", "vocabulary_size"} & set(offered)
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(CaptioningError, match=r"model.vocabulary_size is missing: AttentionLSTM"):
+        build(SMALL, Decoder, "model", channels=6)
+
+
+def test_settings_within_a_setting_are_checked_too() -> None:
+    data = {"_target_": "captioning.data.datamodule.CaptionDataModule"}
+    with pytest.raises(CaptioningError, match=r"data.cleaner.lowercas: Cleaner .* lowercase"):
+        build(data | {"cleaner": {"lowercas": True}}, CaptionDataModule, "data")
+    with pytest.raises(CaptioningError, match=r"data.cleaner.lowercase=perhaps: .*boolean"):
+        build(data | {"cleaner": {"lowercase": "perhaps"}}, CaptionDataModule, "data")
+
+
+def test_a_value_that_another_library_refuses_is_a_sentence_too() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    spec = {"_target_": "torch.optim.AdamW", "lr": -1.0}
+    with pytest.raises(CaptioningError, match=r"optimizer: AdamW .*learning rate: -1"):
+        build(spec, torch.optim.Optimizer, "optimizer", params=parameters)
+
+
+def test_a_setting_of_several_types_names_the_choices_of_each() -> None:
+    class Compiled:
+        def __init__(self, mode: bool | int) -> None:
+            self.mode = mode
+
+    with pytest.raises(CaptioningError, match=r"compile.mode=maybe: .*boolean.*; or .*integer"):
+        validated(Compiled, {"mode": "maybe"}, "compile", set())
+
+
+def test_a_type_that_only_checkers_can_see_is_not_checked() -> None:
+    """Lightning's wandb logger imports its own argument types for type checkers alone."""
+
+    class Hidden:
+        def __init__(self, run: "Unseen | None" = None, size: int = 3) -> None:  # noqa: F821
+            self.run, self.size = run, size
+
+    assert validated(Hidden, {"run": "any", "size": "4"}, "h", set()) == {"run": "any", "size": 4}
+    with pytest.raises(CaptioningError, match=r"h.size=four"):
+        validated(Hidden, {"size": "four"}, "h", set())
