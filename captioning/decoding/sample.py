@@ -7,14 +7,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from captioning.decoding.base import END, PAD, START, Decoding, Hypothesis, select, staying
+from captioning.decoding.base import Decoding, Hypothesis, images_to_keep, select
 from captioning.models.decoders.base import Decoder
 from captioning.support.errors import CaptioningError
+from captioning.support.special_tokens import END, PAD, START
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneByOne(Decoding):
-    """Writes word after word and never reconsiders. Images whose captions ended leave the batch."""
+class Autoregressive(Decoding):
+    """Writes word after word and never reconsiders; images whose captions ended leave the batch."""
 
     @property
     @abstractmethod
@@ -27,13 +28,12 @@ class OneByOne(Decoding):
     ) -> Int[Tensor, "images captions"]:
         """The next word of each caption (``word`` counts them from 0)."""
 
-    @torch.no_grad()  # in inference mode, autocast would cast the weights at every word
-    def __call__(
+    def generate(
         self,
         decoder: Decoder,
         grid: Float[Tensor, "images locations channels"],
         *,
-        attention: bool = False,
+        attention: bool,
     ) -> list[list[Hypothesis]]:
         memory = decoder.prepare(grid)
         state = decoder.start(memory, self.width)
@@ -61,7 +61,7 @@ class OneByOne(Decoding):
             live = ~ended.all(1)
             if not live.any():
                 break
-            stay = staying(live)
+            stay = images_to_keep(live)
             if not stay.all():
                 images, last, ended = images[stay], last[stay], ended[stay]
                 state, memory = select(state, stay), select(memory, stay)
@@ -83,7 +83,7 @@ class OneByOne(Decoding):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Greedy(OneByOne):
+class Greedy(Autoregressive):
     """Takes the most probable word at every step."""
 
     @property
@@ -98,13 +98,13 @@ class Greedy(OneByOne):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(OneByOne):
+class Sample(Autoregressive):
     """Draws each word from the model's distribution.
 
     Attributes:
         captions: how many are drawn for each image.
         temperature: below 1 sharpens the distribution, above 1 flattens it.
-        top_k: draw among the so many most probable words; 0 among all.
+        top_k: draw among that many most probable words; 0 among all.
         top_p: draw among the fewest words that have this share of the probability together
             (nucleus sampling, Holtzman et al. 2020); 1 among all.
         seed: of the draws. A batch of the same images gives the same captions again.
@@ -138,7 +138,7 @@ class Sample(OneByOne):
             scaled = scaled.where(scaled >= least, -torch.inf)
         if self.top_p < 1:
             ordered, order = scaled.softmax(-1).sort(-1, descending=True)
-            before = ordered.cumsum(-1) - ordered  # what the more probable words have already
+            before = ordered.cumsum(-1) - ordered  # probability of the more probable words
             beyond = torch.zeros_like(scaled, dtype=torch.bool)
             beyond.scatter_(-1, order, before >= self.top_p)
             scaled = scaled.masked_fill(beyond, -torch.inf)

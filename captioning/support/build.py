@@ -72,13 +72,19 @@ def validated(
     target: type, arguments: Mapping[str, Any], key: str, given: set[str]
 ) -> dict[str, Any]:
     """The arguments, each checked against the signature of ``target`` and converted to its type."""
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(target).parameters.items()
-        if name not in given
-        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    }
-    hints = type_hints(inspect.getattr_static(target, "__init__"))
+    parameters, hints = {}, {}
+    for each in target.__mro__:
+        if "__init__" not in vars(each) and each is not target:
+            continue
+        found = inspect.signature(each if each is target else each.__init__).parameters
+        hints = type_hints(each.__init__) | hints
+        parameters = {
+            n: q
+            for n, q in found.items()
+            if n not in given and n != "self" and q.kind not in (q.VAR_KEYWORD, q.VAR_POSITIONAL)
+        } | parameters
+        if not any(q.kind == q.VAR_KEYWORD for q in found.values()):
+            break
     checked: dict[str, Any] = {}
     for name, value in arguments.items():
         if name not in parameters:

@@ -39,7 +39,7 @@ static inline vec load_bf16(const uint16_t *from, int64_t count)
         part = *(const halves *)from;
     else
         memcpy(&part, from, 2 * (size_t)count);
-#ifdef __AVX512F__ /* of which compilers make four instructions */
+#ifdef __AVX512F__ /* compilers make four instructions of the other form */
     return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)part), 16);
 #else
     return (vec)(__builtin_convertvector(part, words) << 16);
@@ -69,7 +69,7 @@ static inline float total(vec value)
     return value[0];
 }
 
-/* What is no number stays none. */
+/* x limited to from .. to; NaN stays NaN. */
 static inline vec bounded(vec x, float from, float to)
 {
     vec low = from - (vec){0}, high = to - (vec){0};

@@ -1,6 +1,6 @@
 #ifndef ELEMENT
-/* What the loss and beam search ask of the scores of all words: rows x words, contiguous, in
- * float32, or in bfloat16 for the functions whose name ends so. */
+/* Operations of the loss and of beam search on the scores of all words: rows x words, contiguous,
+ * float32, or bfloat16 in the functions whose name ends in bf16. */
 
 #include "vectors.h"
 
@@ -21,7 +21,7 @@ static inline vec higher(vec x, vec y)
     return (vec)(((words)x & above) | ((words)y & ~above));
 }
 
-/* Whether a number is above the bound; one that is none is not. */
+/* Whether any number is above the bound; NaN never is. */
 static inline int any_above(vec x, float bound)
 {
 #ifdef __AVX512F__
@@ -36,24 +36,24 @@ static inline int any_above(vec x, float bound)
 
 #define ELEMENT float
 #define NAMED(name) name##_fp32
-#include "words.c"
+#include "vocabulary.c"
 #undef ELEMENT
 #undef NAMED
 #define ELEMENT uint16_t
 #define NAMED(name) name##_bf16
-#include "words.c"
+#include "vocabulary.c"
 
 #else /* once for each type of the scores */
 
-static float NAMED(of_row)(const ELEMENT *row, int64_t count)
+static float NAMED(row_log_sum_exp)(const ELEMENT *row, int64_t count)
 {
-    vec most = (vec){0} - INFINITY, sums = {0};
+    vec maximum = (vec){0} - INFINITY, sums = {0};
     int64_t w = 0;
     for (; w + WIDTH <= count; w += WIDTH)
-        most = higher(NAMED(load)(row + w, WIDTH), most);
+        maximum = higher(NAMED(load)(row + w, WIDTH), maximum);
     float highest = -INFINITY;
     for (int i = 0; i < WIDTH; i++)
-        highest = most[i] > highest ? most[i] : highest;
+        highest = maximum[i] > highest ? maximum[i] : highest;
     for (; w < count; w++)
         highest = NAMED(number)(row[w]) > highest ? NAMED(number)(row[w]) : highest;
     for (w = 0; w + WIDTH <= count; w += WIDTH)
@@ -69,12 +69,12 @@ void NAMED(log_sum_exp)(float *out, const ELEMENT *scores, int64_t rows, int64_t
 {
 #pragma omp parallel for
     for (int64_t r = 0; r < rows; r++)
-        out[r] = NAMED(of_row)(scores + r * count, count);
+        out[r] = NAMED(row_log_sum_exp)(scores + r * count, count);
 }
 
-/* loss (rows): log sum e^score less the expected score, where the target has the share `shares[0]`
- * and each word, the target too, `shares[1]`; 0 where the target is 0, which is padding.
- * normalizer (rows): log sum e^score. */
+/* loss (rows): log sum e^score minus the expected score under the smoothed target, which gives the
+ * target the share `shares[0]` and each word (the target too) `shares[1]`; 0 where the target is 0,
+ * which is padding. normalizer (rows): log sum e^score. */
 void NAMED(cross_entropy)(float *loss, float *normalizer, const ELEMENT *scores,
                           const int64_t *targets, const float *shares, int64_t rows, int64_t count)
 {
@@ -91,17 +91,18 @@ void NAMED(cross_entropy)(float *loss, float *normalizer, const ELEMENT *scores,
         float sum = total(sums);
         for (; w < count; w++)
             sum += NAMED(number)(row[w]);
-        normalizer[r] = NAMED(of_row)(row, count);
+        normalizer[r] = NAMED(row_log_sum_exp)(row, count);
         loss[r] = normalizer[r] - shares[0] * NAMED(number)(row[targets[r]]) - shares[1] * sum;
     }
 }
 
-/* out (rows x words): by the scores, the gradient of the sum of losses times `by_loss[0]`. */
-void NAMED(cross_entropy_gradients)(ELEMENT *out, const float *by_loss, const float *normalizer,
+/* out (rows x words): the gradient of `grad_loss[0]` times the sum of the losses with respect to the
+ * scores. */
+void NAMED(cross_entropy_backward)(ELEMENT *out, const float *grad_loss, const float *normalizer,
                                     const ELEMENT *scores, const int64_t *targets,
                                     const float *shares, int64_t rows, int64_t count)
 {
-    const float by = by_loss[0];
+    const float by = grad_loss[0];
 #pragma omp parallel for
     for (int64_t r = 0; r < rows; r++) {
         const ELEMENT *row = scores + r * count;
@@ -121,38 +122,38 @@ void NAMED(cross_entropy_gradients)(ELEMENT *out, const float *by_loss, const fl
     }
 }
 
-/* Sets those scores of each row to -inf whose words are in `banned` (rows x many). */
-void NAMED(forbid)(ELEMENT *scores, const int64_t *banned, int64_t rows, int64_t count,
-                   int64_t many)
+/* Sets the scores of the words in `banned` (rows x many) to -inf. */
+void NAMED(mask_tokens)(ELEMENT *scores, const int64_t *banned, int64_t rows, int64_t count,
+                        int64_t many)
 {
     for (int64_t r = 0; r < rows; r++)
         for (int64_t k = 0; k < many; k++)
             NAMED(store)(scores + r * count + banned[r * many + k], (vec){0} - INFINITY, 1);
 }
 
-/* The highest scores of each row, first the highest, and which words they are of (both rows x
- * most); of equal ones the first. Where there are no more, -inf and word 0. */
-void NAMED(highest)(float *out, int64_t *which, const ELEMENT *scores, int64_t rows, int64_t count,
-                    int64_t most)
+/* The highest scores of each row in descending order, and the words that have them (both rows x
+ * maximum); of equal ones the first. Where there are no more, -inf and word 0. */
+void NAMED(topk)(float *out, int64_t *index, const ELEMENT *scores, int64_t rows, int64_t count,
+                 int64_t maximum)
 {
 #pragma omp parallel for
     for (int64_t r = 0; r < rows; r++) {
         const ELEMENT *row = scores + r * count;
-        float *best = out + r * most;
-        int64_t *word = which + r * most;
-        for (int64_t k = 0; k < most; k++) {
+        float *best = out + r * maximum;
+        int64_t *word = index + r * maximum;
+        for (int64_t k = 0; k < maximum; k++) {
             best[k] = -INFINITY;
             word[k] = 0;
         }
         for (int64_t from = 0; from < count; from += WIDTH) {
             int64_t left = count - from, many = left < WIDTH ? left : WIDTH;
-            if (many == WIDTH && !any_above(NAMED(load)(row + from, WIDTH), best[most - 1]))
+            if (many == WIDTH && !any_above(NAMED(load)(row + from, WIDTH), best[maximum - 1]))
                 continue;
             for (int64_t w = from; w < from + many; w++) {
                 float score = NAMED(number)(row[w]);
-                if (!(score > best[most - 1]))
+                if (!(score > best[maximum - 1]))
                     continue;
-                int64_t k = most - 1;
+                int64_t k = maximum - 1;
                 for (; k > 0 && score > best[k - 1]; k--) {
                     best[k] = best[k - 1];
                     word[k] = word[k - 1];

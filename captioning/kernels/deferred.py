@@ -1,0 +1,130 @@
+"""Weight gradients of linear layers that are called again and again, made in one product.
+
+Left to itself, autograd makes the gradient of a weight at every word of a caption: as many small
+products, and as many passes over a tensor of the weight's size, as there are words. Here each call
+keeps its input and the gradient with respect to its output, and one product of all of them is made
+when the backward pass reaches the weight. In half precision that also rounds once instead of at
+every word.
+
+It is ``torch.nn.functional.linear`` that is intercepted, with the weight that it is given, and not
+a layer: subclasses, hooks and parametrisations of layers work as ever, and a weight that is not a
+parameter (one that a parametrisation computes, for instance) is left to autograd.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+Record = dict[int, list[tuple[Tensor, Tensor]]]
+"""Input and gradient with respect to the output of each call, by backward pass."""
+
+
+def current_backward_pass() -> int:
+    """A number that all nodes of one backward pass see, and no other backward pass.
+
+    What nodes put aside for one another is kept under it, so that two backward passes, or one that
+    stops early, never see what another has put aside.
+    """
+    return torch._C._current_graph_task_id()
+
+
+def refuse_second_derivative() -> None:
+    """Refuse a backward pass that records a graph of itself.
+
+    What is put aside for the end of the pass is not part of any graph, so that a second derivative
+    would silently lack a part.
+
+    Raises:
+        RuntimeError: ``create_graph=True`` was given.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "create_graph=True: the compiled kernels have no second derivative; use backend=torch"
+        )
+
+
+class DeferredWeightGradients(TorchFunctionMode):
+    """Within the block, weights get their gradients from one product for all calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shared: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.linear and torch.is_grad_enabled():
+            return self._linear(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        plain = weight.is_leaf and (bias is None or bias.is_leaf)
+        if not (plain and weight.requires_grad and weight.dtype in (torch.float32, torch.bfloat16)):
+            return nn.functional.linear(input, weight, bias)
+        device = input.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
+        versions = weight._version, None if bias is None else bias._version
+        key = id(weight), id(bias), versions, dtype
+        if key not in self._shared:
+            record: Record = {}
+            shared = _Weights.apply(weight, bias, dtype, record)
+            # The originals are kept as well, so that their ids stay theirs.
+            self._shared[key] = *shared, record, weight, bias
+        shared_weight, shared_bias, record, *_ = self._shared[key]
+        output: Tensor = _Product.apply(input, shared_weight, shared_bias, record)
+        return output
+
+
+class _Weights(torch.autograd.Function):
+    """Weight and bias as the products take them; their gradients are made from the record."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, record: Record
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)
+        ctx.record, ctx.dtypes = record, (weight.dtype, None if bias is None else bias.dtype)
+        if dtype == weight.dtype:
+            return weight.view_as(weight), None if bias is None else bias.view_as(bias)
+        return weight.to(dtype), None if bias is None else bias.to(dtype)
+
+    @staticmethod
+    def backward(
+        ctx: Any, *grads: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        refuse_second_derivative()
+        calls = ctx.record.pop(current_backward_pass(), None)
+        if calls is None:
+            return None, None, None, None
+        inputs, outputs = (torch.cat(parts) for parts in zip(*calls, strict=True))
+        weight_dtype, bias_dtype = ctx.dtypes
+        grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_weight = (outputs.mT @ inputs).to(weight_dtype)
+        if ctx.needs_input_grad[1]:
+            grad_bias = outputs.sum(0).to(bias_dtype)
+        return grad_weight, grad_bias, None, None
+
+
+class _Product(torch.autograd.Function):
+    """x W' + b; the backward pass records what the gradients of W and b are made of."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, record: Record) -> Tensor:
+        ctx.record, ctx.dtype = record, x.dtype
+        x = x.to(weight.dtype)
+        ctx.save_for_backward(x, weight)
+        return nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
+        refuse_second_derivative()
+        x, weight = ctx.saved_tensors
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            calls = ctx.record.setdefault(current_backward_pass(), [])
+            calls.append((x.flatten(0, -2), grad.flatten(0, -2)))
+        grad_x = (grad @ weight).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        return grad_x, None, None, None

@@ -1,0 +1,198 @@
+"""The one door to the kernels: operations whose results and gradients depend on their arguments.
+
+Each op has a reference in plain PyTorch (:mod:`captioning.kernels.reference`), which is its
+definition, and at most one implementation in C and one in Triton; :mod:`captioning.kernels.backend`
+chooses between them. Models, objectives and decoding import from here alone.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from captioning.kernels import additive, reference, vocabulary
+from captioning.kernels.additive import AdditiveKeys
+from captioning.kernels.backend import current_backend, kernels_for
+from captioning.kernels.cell import LSTMCell
+from captioning.kernels.cpu.bindings import CKernels
+from captioning.kernels.deferred import DeferredWeightGradients
+from captioning.kernels.dropout import byte_dropout
+from captioning.kernels.library import MAX_ADDENDS
+from captioning.kernels.preparation import MAX_CHANNELS
+from captioning.kernels.preparation import standardize as standardize_in_c
+from captioning.kernels.rows import Rows
+
+__all__ = [
+    "AdditiveKeys",
+    "Dropout",
+    "Rows",
+    "additive_attention",
+    "cross_entropy",
+    "deferred_weight_gradients",
+    "log_sum_exp",
+    "lstm_cell",
+    "mask_tokens",
+    "standardize",
+    "topk",
+]
+
+
+def additive_attention(
+    query: Float[Tensor, "rows units"],
+    keys: AdditiveKeys,
+    weight: Float[Tensor, " units"],
+    grid: Float[Tensor, "images locations channels"],
+    rows: Rows,
+) -> tuple[Float[Tensor, "rows locations"], Float[Tensor, "rows channels"]]:
+    """Additive attention of captions over the locations of their images (Xu et al. 2015, eq. 4-5).
+
+        e_i = v . tanh(W_a a_i + W_h h)    alpha = softmax(e)    z = sum_i alpha_i a_i
+
+    Args:
+        query: W_h h of each row.
+        keys: W_a a_i of each location; made once for all words of a caption, since they share it.
+        weight: v; may differ from call to call.
+        grid: a_i.
+        rows: the image of each row.
+
+    Returns:
+        alpha, whose rows sum to 1, and z; in single precision, or in double precision where the
+        arguments are.
+    """
+    kernels = kernels_for("additive_attention", keys.keys, grid)
+    if kernels is None:
+        return reference.additive_attention(query, keys.keys, weight, grid, rows)
+    return additive.additive_attention(query, keys, weight, grid, rows, kernels)
+
+
+def lstm_cell(
+    cell: Float[Tensor, "rows units"], *addends: Float[Tensor, "rows gates"]
+) -> tuple[Float[Tensor, "rows units"], Float[Tensor, "rows units"]]:
+    """One step of an LSTM from the products that add up to its gates.
+
+    Args:
+        cell: c_{t-1}.
+        addends: N x 4H each; their sum is the input, forget, cell and output gate, in this order,
+            before their activations.
+
+    Returns:
+        h_t and c_t, in single precision at least.
+    """
+    kernels = kernels_for("lstm_cell", *addends)
+    if kernels is None or len(addends) > MAX_ADDENDS or cell.dtype != torch.float32:
+        return reference.lstm_cell(cell, *addends)
+    if torch.is_grad_enabled():
+        hidden, new_cell = LSTMCell.apply(kernels, cell, *addends)
+    else:
+        hidden, new_cell, _ = kernels.cell(cell, *addends, for_backward=False)
+    return hidden, new_cell
+
+
+def standardize(
+    grid: Float[Tensor, "images locations channels"], eps: float = 1e-5
+) -> tuple[Float[Tensor, "images locations channels"], Float[Tensor, "images channels"]]:
+    """Standardise the channels of each location: a LayerNorm without parameters.
+
+    Args:
+        grid: in any precision.
+        eps: added to the variance.
+
+    Returns:
+        The grid, under autocast in its type, as every product that follows would cast it; and its
+        mean over the locations, of the more exact numbers.
+    """
+    dtype = autocast_dtype(grid)
+    mean_like = grid.new_empty(0, dtype=torch.promote_types(grid.dtype, torch.float32))
+    kernels = kernels_for("standardize", mean_like)
+    if isinstance(kernels, CKernels) and not grid.requires_grad and grid.shape[2] <= MAX_CHANNELS:
+        return standardize_in_c(grid, eps, dtype or torch.float32, kernels)
+    grid, mean = reference.standardize(grid, eps)
+    return (grid if dtype is None else grid.to(dtype)), mean
+
+
+def cross_entropy(
+    logits: Float[Tensor, "tokens words"],
+    targets: Int64[Tensor, " tokens"],
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, ""]:
+    """The mean of -log softmax(logits)[target] over the real tokens.
+
+    Args:
+        logits: computed with in single precision at least.
+        targets: the true words; padding (0) does not count.
+        label_smoothing: share of the probability that is spread over all words.
+    """
+    kernels = kernels_for("cross_entropy", logits)
+    if not isinstance(kernels, CKernels) or not len(targets):
+        return reference.cross_entropy(logits, targets, label_smoothing)
+    loss: Tensor = vocabulary.CrossEntropy.apply(logits, targets, label_smoothing, kernels)
+    return loss
+
+
+def log_sum_exp(logits: Float[Tensor, "*rows words"]) -> Float[Tensor, "*rows"]:
+    """The logarithm of the sum of e^logit over all words. Has no gradient under ``native``."""
+    kernels = _without_gradient("log_sum_exp", logits)
+    if kernels is None:
+        return reference.log_sum_exp(logits)
+    return vocabulary.log_sum_exp(logits, kernels)
+
+
+def topk(
+    logits: Float[Tensor, "*rows words"], k: int
+) -> tuple[Float[Tensor, "*rows k"], Int64[Tensor, "*rows k"]]:
+    """The k highest logits in descending order, or all if there are fewer, and their words."""
+    kernels = _without_gradient("topk", logits)
+    return reference.topk(logits, k) if kernels is None else vocabulary.topk(logits, k, kernels)
+
+
+def mask_tokens(
+    logits: Float[Tensor, "*rows words"], banned: Int64[Tensor, "*rows many"]
+) -> Float[Tensor, "*rows words"]:
+    """Set the logits of the banned words to -inf, in place.
+
+    Args:
+        logits: before or after the softmax.
+        banned: words of each row; one may be there twice.
+    """
+    kernels = _without_gradient("mask_tokens", logits)
+    if kernels is None or not logits.is_contiguous():
+        return reference.mask_tokens(logits, banned)
+    return vocabulary.mask_tokens(logits, banned, kernels)
+
+
+def _without_gradient(op: str, logits: Tensor) -> CKernels | None:
+    """The kernels of an op that has no backward pass: none where one is needed."""
+    if logits.requires_grad and torch.is_grad_enabled():
+        return None
+    kernels = kernels_for(op, logits)
+    return kernels if isinstance(kernels, CKernels) else None
+
+
+class Dropout(nn.Dropout):
+    """:class:`torch.nn.Dropout`, which on a CPU takes fewer random numbers unless backend=torch."""
+
+    static = True
+
+    def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The tensor, of which in training a share ``p`` is zero and the rest is scaled."""
+        plain = input.device.type != "cpu" or current_backend() == "torch"
+        if not self.training or self.p == 0 or plain:
+            return super().forward(input)
+        return byte_dropout(input, self.p)
+
+
+def deferred_weight_gradients() -> AbstractContextManager[object]:
+    """Within the block, linear layers get their weight gradients from one product for all calls.
+
+    For a loop over words, whose every call would otherwise make a gradient of the weight's size.
+    Results and gradients are those of ordinary calls; under ``backend=torch`` that is what they
+    are.
+    """
+    return nullcontext() if current_backend() == "torch" else DeferredWeightGradients()
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """The type that products of a tensor are computed in under autocast; None without it."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

@@ -1,0 +1,70 @@
+"""Operations on the scores of all words, by C kernels in one pass each.
+
+In plain PyTorch, the mean cross entropy of a training step makes eight tensors of tokens x words in
+single precision in each direction, and beam search makes three at every word.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from captioning.kernels.cpu.bindings import CKernels
+from captioning.kernels.library import contiguous
+from captioning.support.special_tokens import PAD
+
+
+class CrossEntropy(torch.autograd.Function):
+    """:func:`captioning.kernels.reference.cross_entropy`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, smoothing: float, kernels: CKernels
+    ) -> Tensor:
+        logits, targets = contiguous(logits, targets)
+        tokens, words = logits.shape
+        shares = torch.tensor([1 - smoothing, smoothing / words])
+        loss, normalizer = shares.new_empty(tokens), shares.new_empty(tokens)
+        tensors = loss, normalizer, logits, targets, shares
+        kernels.call("cross_entropy", logits.dtype, tensors, tokens, words)
+        count = (targets != PAD).sum()
+        ctx.kernels = kernels
+        ctx.save_for_backward(count, normalizer, logits, targets, shares)
+        return loss.sum() / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
+        count, *saved = ctx.saved_tensors
+        logits = saved[1]
+        grad = torch.empty_like(logits)
+        tensors = grad, grad_loss / count, *saved
+        ctx.kernels.call("cross_entropy_backward", logits.dtype, tensors, *logits.shape)
+        return grad, None, None, None
+
+
+def log_sum_exp(logits: Tensor, kernels: CKernels) -> Tensor:
+    """:func:`captioning.kernels.reference.log_sum_exp`."""
+    logits = logits.contiguous()
+    out = logits.new_empty(logits.shape[:-1], dtype=torch.float32)
+    kernels.call("log_sum_exp", logits.dtype, (out, logits), out.numel(), logits.shape[-1])
+    return out
+
+
+def topk(logits: Tensor, k: int, kernels: CKernels) -> tuple[Tensor, Tensor]:
+    """:func:`captioning.kernels.reference.topk`; of equal logits, the first words."""
+    k = min(k, logits.shape[-1])
+    logits = logits.contiguous()
+    values = logits.new_empty((*logits.shape[:-1], k), dtype=torch.float32)
+    words = torch.empty_like(values, dtype=torch.int64)
+    integers = values[..., 0].numel(), logits.shape[-1], k
+    kernels.call("topk", logits.dtype, (values, words, logits), *integers)
+    return values, words
+
+
+def mask_tokens(logits: Tensor, banned: Tensor, kernels: CKernels) -> Tensor:
+    """:func:`captioning.kernels.reference.mask_tokens`, of contiguous logits."""
+    integers = banned[..., 0].numel(), logits.shape[-1], banned.shape[-1]
+    kernels.call("mask_tokens", logits.dtype, (logits, banned.contiguous()), *integers)
+    return logits
