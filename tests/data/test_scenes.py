@@ -10,7 +10,8 @@ from PIL import Image
 
 from captioning.data import scenes
 from captioning.data.boxes import read_boxes
-from captioning.data.corpus import SPLITS, read_corpus
+from captioning.data.corpus import read_corpus
+from captioning.data.splits import SPLITS
 from captioning.data.scenes import Scene, draw, make_scenes
 from captioning.support.errors import CaptioningError
 
