@@ -11,8 +11,8 @@ from PIL import Image
 from captioning.data import scenes
 from captioning.data.boxes import read_boxes
 from captioning.data.corpus import read_corpus
-from captioning.data.splits import SPLITS
 from captioning.data.scenes import Scene, draw, make_scenes
+from captioning.data.splits import SPLITS
 from captioning.support.errors import CaptioningError
 
 SHAPES = {
