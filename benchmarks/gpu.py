@@ -27,8 +27,10 @@ from benchmarks.training import (
 )
 from captioning.captioner import Captioner
 from captioning.data.corpus import CaptionedImage
-from captioning.data.datamodule import Batch, CaptionData, CaptionDataModule, LengthGrouped
+from captioning.data.datamodule import Batch, CaptionDataModule
+from captioning.data.dataset import CaptionDataset
 from captioning.data.features import store as stores
+from captioning.data.sampler import LengthGroupedSampler
 from captioning.models.encoders.vgg16 import VGG16
 from captioning.training.callbacks import MovingAverage
 from captioning.training.run import make_trainer, quieten
@@ -103,15 +105,21 @@ class MadeUp(CaptionDataModule):
         row = stores.pack(make_grid(encoder))
         self.store = make_store(folder, encoder, images, len(row))
         (self.store.folder / "grids.bin").write_bytes(row * images)
-        self.hold_grids(device)
+        self.load_resident(device)
         _, made = batch_of(generator, images=images, locations=1)
         tokens = [[row[row > 0].tolist() for row in of_image] for of_image in made]
         listed = [CaptionedImage(str(number), Path(), "train", ()) for number in range(images)]
-        self.made = CaptionData(listed, tokens, self.store, encoder)
+        self.made = CaptionDataset(listed, tokens, self.store, encoder)
+
+    def prepare_data(self) -> None:
+        """There is nothing to download."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Everything is made in ``__init__``."""
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        sampler = LengthGrouped(self.made, IMAGES, processes=1, process=0, seed=0)
-        return self._loader(self.made, IMAGES, sampler)
+        sampler = LengthGroupedSampler(self.made, IMAGES, seed=0)
+        return self._dataloader(self.made, IMAGES, sampler)
 
 
 class Times(pl.Callback):

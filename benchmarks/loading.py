@@ -19,9 +19,10 @@ import torch
 from benchmarks.measure import Figure, native_precision, seconds
 from benchmarks.training import IMAGES, Step, batch_of, decoder_of
 from captioning.data.corpus import CaptionedImage
-from captioning.data.datamodule import CaptionData, LengthGrouped
+from captioning.data.dataset import CaptionDataset
 from captioning.data.features import store as stores
 from captioning.data.features.store import FeatureStore
+from captioning.data.sampler import LengthGroupedSampler
 from captioning.models.encoders.vgg16 import VGG16
 
 COCO = 120_000  # images
@@ -74,8 +75,8 @@ def run(rounds: int) -> list[Figure]:
         lengths = torch.randint(11, 20, (COCO, 5), generator=generator).tolist()
         tokens = [[[1] * length for length in of_image] for of_image in lengths]
         images = [CaptionedImage(str(n), Path(), "train", ()) for n in range(COCO)]
-        data = CaptionData(images, tokens, store, encoder)
-        sampler = LengthGrouped(data, IMAGES, processes=1, process=0, seed=0)
+        data = CaptionDataset(images, tokens, store, encoder)
+        sampler = LengthGroupedSampler(data, IMAGES, seed=0)
         order = iter(sampler)
         batches = [[next(order) for _ in range(IMAGES)] for _ in range(1 + BATCHES)]
         ready = time.perf_counter() - start + cast(float, store.opened_in)  # type: ignore[attr-defined]

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from captioning.data.corpus import LAYOUTS, SPLITS, read_corpus
+from captioning.data.corpus import read_corpus
+from captioning.data.readers.registry import LAYOUTS
+from captioning.data.splits import SPLITS
 from captioning.data.text import Cleaner, build_vocabulary, clean_descriptions, save_descriptions
 from captioning.support.errors import CaptioningError
 
@@ -30,7 +32,9 @@ def _parser() -> argparse.ArgumentParser:
         "--name", default="flickr8k", help="flickr8k, flickr30k, coco (default: %(default)s)"
     )
     parser.add_argument(
-        "--layout", choices=("auto", *LAYOUTS), default="auto", help="(default: %(default)s)"
+        "--layout",
+        default="auto",
+        help=f"auto, {', '.join(LAYOUTS)}, or the dotted path of a reader (default: %(default)s)",
     )
     parser.add_argument(
         "--skip-bad",

@@ -34,7 +34,7 @@ from rich.progress import (
     track,
 )
 
-from captioning.data.corpus import LAYOUTS_UNDERSTOOD
+from captioning.data.readers.registry import LAYOUTS_UNDERSTOOD
 from captioning.support.errors import CaptioningError
 from captioning.support.locks import file_lock
 

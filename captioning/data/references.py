@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captioning.data.corpus import SPLITS, fingerprint, parse_karpathy, read_corpus, split_lists
+from captioning.data.corpus import fingerprint, read_corpus
+from captioning.data.readers.karpathy import parse_karpathy
+from captioning.data.splits import SPLITS, read_split_lists
 from captioning.data.text import load_descriptions, load_document
 from captioning.support.errors import CaptioningError
 
@@ -181,15 +183,15 @@ def _from_karpathy(path: Path, content: Mapping[str, Any], split: str) -> Refere
 
 def _from_token_file(path: Path, split: str) -> References:
     captions = load_descriptions(path)
-    splits, _, ours = split_lists([path.parent], "flickr8k")
+    splits, _, bundled = read_split_lists([path.parent], "flickr8k")
     of_split: list[tuple[str, str, list[str]]] = [
         (image, split_, captions[image])
         for split_, images in splits.items()
         for image in images
         if image in captions
     ]
-    is_flickr8k = bool(of_split) and (ours or path.name.startswith("Flickr8k"))
-    if not of_split and ours:  # of another data set, without lists of its own
+    is_flickr8k = bool(of_split) and (bundled or path.name.startswith("Flickr8k"))
+    if not of_split and bundled:  # another data set, which has no lists of its own
         of_split = [(image, split, texts) for image, texts in captions.items()]
     chosen = {image: texts for image, split_, texts in of_split if split_ == split}
     if not chosen:

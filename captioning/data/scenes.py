@@ -23,7 +23,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from captioning.data.corpus import SPLITS
+from captioning.data.splits import SPLITS
 from captioning.support.files import atomic_write_json, atomic_write_text
 from captioning.support.locks import file_lock
 from captioning.support.progress import track_progress

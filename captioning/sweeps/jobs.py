@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.data.corpus import read_corpus
-from captioning.data.locations import data_folder
+from captioning.data.locations import ensure_data_folder
 from captioning.reporting.results import WHERE_DATA_LIES, read_results
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json
@@ -238,5 +238,5 @@ def fingerprint(data: Mapping[str, Any]) -> str:
 
 @cache
 def _fingerprint(root: Any, name: str, layout: Any, skip_bad: bool, cache: Any) -> str:
-    folder = data_folder(root, name, cache)
+    folder = ensure_data_folder(root, name, cache)
     return read_corpus(folder, name=name, layout=layout, skip_bad=skip_bad).fingerprint

@@ -20,7 +20,6 @@ from rich.console import Console
 from captioning.captioner import Captioner, read_checkpoint
 from captioning.data.datamodule import CaptionDataModule
 from captioning.data.features.extraction import choose_device, choose_precision
-from captioning.data.text import UNK
 from captioning.decoding import Decoding
 from captioning.evaluation.captions_file import EvalSettings
 from captioning.evaluation.extra_metrics import ExtraMetrics
@@ -39,6 +38,7 @@ from captioning.support.build import build, own, validated
 from captioning.support.errors import CaptioningError
 from captioning.support.memory import keep_freed_memory
 from captioning.support.progress import Clock
+from captioning.support.special_tokens import SPECIAL_WORDS, UNK
 from captioning.training.callbacks import AttentionImages, EpochLog, MovingAverage, Patience
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def _train(
     accelerate(settings.compile, device.type)
 
     with clock("data"):
-        data.read()
+        data.read_text()
     captioner = Captioner(
         vocabulary=data.vocabulary.to_list(),
         **{part: config[part] for part in ("encoder", "model", "objective", "optimizer")},
@@ -162,8 +162,8 @@ def _train(
     if settings.resume:
         check_resumable(Path(settings.resume), captioner)
     with clock("features"):
-        data.open_images(captioner.encoder)
-        data.hold_grids(device)
+        data.open_features(captioner.encoder)
+        data.load_resident(device)
     if leads:
         data.write_text(folder)
     captioner.expect(data.references("dev"))
@@ -236,9 +236,9 @@ def evaluate(config: Config, folder: Path, command: str) -> dict[str, dict[str, 
     data = build(config["data"], CaptionDataModule, "data", vocabulary=captioner.vocabulary)
     clock = Clock()
     with clock("data"):
-        data.read()
+        data.read_text()
     with clock("features"):
-        data.open_images(captioner.encoder, [settings.split])
+        data.open_features(captioner.encoder, [settings.split])
     with clock(f"score {settings.split}"):
         found = score(
             captioner, data, settings.split, decoding, config["trainer"], folder, settings
@@ -380,13 +380,13 @@ def score(
     devices = trainer.get("devices")
     settings["devices"] = devices[:1] if isinstance(devices, list) else 1
     tester = make_trainer(settings, folder, [], [])
-    tester.test(captioner, data.evaluation_loader(split), verbose=False)
+    tester.test(captioner, data.evaluation_dataloader(split), verbose=False)
     assert isinstance(captioner.scores, CaptionScores)
     found, captions = captioner.scores.scores(), captioner.scores.captions
     photographs = {image.id: image.path for image in data.images(split)}
     found = extra.add_to(found, captions, references, photographs)
     train = [text for image in data.corpus.split("train") for text in data.descriptions[image.id]]
-    each = describe_each(captions, train=train, unknown=UNK)
+    each = describe_each(captions, train=train, unknown=SPECIAL_WORDS[UNK])
     results.write_captions(folder / f"captions_{split}.json", captions, found.per_image, each)
     results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
     maps = {
@@ -410,7 +410,7 @@ def score(
         list(captions.values()),
         train=train,
         vocabulary_size=len(captioner.vocabulary.words),
-        unknown=UNK,
+        unknown=SPECIAL_WORDS[UNK],
     )
     return Scored(
         corpus=found.corpus,

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from captioning.data.corpus import read_corpus
-from captioning.data.datamodule import CaptionDataModule, LengthGrouped
+from captioning.data.datamodule import CaptionDataModule
 from captioning.data.images import load_rgb
+from captioning.data.sampler import LengthGroupedSampler
 from captioning.data.text import Cleaner
 from captioning.models.encoders.vgg16 import VGG16
 from captioning.support.errors import CaptioningError
@@ -25,8 +26,8 @@ def data(
 ) -> CaptionDataModule:
     cache = str(tmp_path_factory.mktemp("cache"))
     data = CaptionDataModule(str(flickr8k_mini), batch_size=7, min_count=2, cache=cache, seed=3)
-    data.read()
-    data.open_images(encoder)
+    data.read_text()
+    data.open_features(encoder)
     return data
 
 
@@ -61,8 +62,8 @@ def test_the_vocabulary_is_of_the_training_split_alone(
 
 
 def epoch(data: CaptionDataModule, number: int, processes: int = 1, process: int = 0) -> list[int]:
-    sampler = LengthGrouped(
-        data.dataset("train"), 7, processes=processes, process=process, seed=data.seed
+    sampler = LengthGroupedSampler(
+        data.dataset("train"), 7, num_replicas=processes, rank=process, seed=3
     )
     sampler.set_epoch(number)
     return list(sampler)
@@ -94,14 +95,14 @@ def test_batches_of_like_length_need_fewer_steps_than_random_ones(
 
 def test_dev_and_test_come_in_their_own_order(data: CaptionDataModule) -> None:
     for split in ("dev", "test"):
-        ids = [image for batch in data.evaluation_loader(split) for image in batch.ids]
+        ids = [image for batch in data.evaluation_dataloader(split) for image in batch.ids]
         assert ids == [image.id for image in data.corpus.split(split)]
 
 
 def test_an_encoder_that_learns_is_given_pixels(flickr8k_mini: Path, tmp_path: Path) -> None:
     data = CaptionDataModule(str(flickr8k_mini), workers=0, cache=str(tmp_path), batch_size=2)
-    data.read()
-    data.open_images(VGG16(weights="random", image_size=32, trainable=True))
+    data.read_text()
+    data.open_features(VGG16(weights="random", image_size=32, trainable=True))
     batch = next(iter(data.train_dataloader()))
     assert batch.images.shape == (2, 3, 32, 32)
     assert not (tmp_path / "features").exists()
@@ -114,9 +115,9 @@ def test_resident_grids_give_the_same_batches_without_their_file(
     held = CaptionDataModule(
         str(flickr8k_mini), batch_size=7, min_count=2, cache=str(data.cache), seed=3, resident=True
     )
-    held.read()
-    held.open_images(encoder)
-    held.hold_grids(torch.device("cpu"))
+    held.read_text()
+    held.open_features(encoder)
+    held.load_resident(torch.device("cpu"))
     monkeypatch.delattr(os, "preadv")
     for ours, theirs in zip(held.train_dataloader(), expected, strict=True):
         assert ours.ids == theirs.ids
@@ -125,9 +126,9 @@ def test_resident_grids_give_the_same_batches_without_their_file(
 
 def test_on_a_cpu_grids_are_held_only_if_asked_for(data: CaptionDataModule) -> None:
     assert data.resident == "auto"
-    data.hold_grids(torch.device("cpu"))
+    data.load_resident(torch.device("cpu"))
     assert data.store is not None
-    assert data.store._held is None
+    assert data.store._resident is None
 
 
 def test_grids_that_do_not_fit_are_refused_with_their_size(
@@ -139,4 +140,4 @@ def test_grids_that_do_not_fit_are_refused_with_their_size(
     monkeypatch.setattr(data, "resident", True)
     monkeypatch.setattr(torch, "empty", full)
     with pytest.raises(CaptioningError, match=r"200 grids of 0\.0 GB .* use data\.resident=false"):
-        data.hold_grids(torch.device("cpu"))
+        data.load_resident(torch.device("cpu"))

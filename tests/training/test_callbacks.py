@@ -103,7 +103,7 @@ def fit(root: Path, tmp_path: Path) -> Fit:
         data = CaptionDataModule(
             str(root), min_count=1, batch_size=3, eval_batch_size=2, workers=0, cache=str(tmp_path)
         )
-        data.read()
+        data.read_text()
         captioner = Captioner(
             data.vocabulary.to_list(),
             encoder={
@@ -121,9 +121,9 @@ def fit(root: Path, tmp_path: Path) -> Fit:
             optimizer={"_target_": "torch.optim.AdamW", "lr": 0.03},
             validation={"_target_": decoding, "max_length": 6},
         )
-        data.open_images(captioner.encoder)
+        data.open_features(captioner.encoder)
         if trainer.get("accelerator") == "gpu":
-            data.hold_grids(torch.device("cuda"))
+            data.load_resident(torch.device("cuda"))
         captioner.expect(data.references("dev"))
         settings = {
             "accelerator": "cpu",

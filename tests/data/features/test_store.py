@@ -179,7 +179,7 @@ def test_a_row_that_is_no_grid_is_told(
     else:
         index.write_text(index.read_text().replace(" 48", " 47"))
         store = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
-    with pytest.raises(CaptioningError, match=r"0\.png is none.*delete that folder"):
+    with pytest.raises(CaptioningError, match=r"0\.png is invalid.*delete that folder"):
         store.gather(["0.png"])
 
 
@@ -338,9 +338,9 @@ def test_a_damaged_store_is_told_with_the_remedy(
     damages: dict[str, tuple[str, bytes | None]] = {
         "shorter": ("grids.bin", files["grids.bin"][:-1]),
         "no grids.bin": ("grids.bin", None),
-        "no SHA-256": ("index.txt", b"garbage\n" + files["index.txt"]),
-        "no text": ("index.txt", b"\xff\xfe\n"),
-        "the same twice": ("index.txt", 2 * (files["index.txt"].partition(b"\n")[0] + b"\n")),
+        "not a SHA-256": ("index.txt", b"garbage\n" + files["index.txt"]),
+        "not text": ("index.txt", b"\xff\xfe\n"),
+        "a SHA-256 twice": ("index.txt", 2 * (files["index.txt"].partition(b"\n")[0] + b"\n")),
         "no meta.json": ("meta.json", None),
         "does not describe": ("meta.json", b"{"),
         "its meta.json does": ("meta.json", json.dumps({**meta, "channels": 2}).encode()),

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from captioning.data.corpus import SPLITS, Corpus, find_layouts, read_corpus
+from captioning.data.corpus import Corpus, read_corpus
+from captioning.data.readers.registry import find_layouts
+from captioning.data.splits import SPLITS
 from captioning.support.errors import CaptioningError
 
 LISTS = "Flickr_8k.{}Images.txt"
