@@ -1,6 +1,5 @@
 """Any backbone of torchvision as a grid encoder, by its name and the name of a layer."""
 
-import copy
 import difflib
 import warnings
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ import torch
 import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 from torchvision.models import get_model, get_model_weights, list_models
 
 from captioning.models.encoders.base import GridEncoder
@@ -153,8 +153,8 @@ class TorchvisionEncoder(GridEncoder):
         value = torch.empty(1, 3, image_size, image_size, device="meta")
         shapes = []
         try:
-            for element in copy.deepcopy(nn.ModuleList(self._elements())).to("meta").eval():
-                value = element(value)
+            for element in self._elements():
+                value = _run(element, value)
                 shapes.append(value.shape)
         except (RuntimeError, AssertionError) as error:
             raise CaptioningError(
@@ -217,16 +217,27 @@ def _network(name: str) -> nn.Module:
 
 def _record(network: nn.Module) -> list[_Call]:
     """Run the network on one picture without values, and return the calls of all its modules."""
-    network = copy.deepcopy(network).to("meta")
     calls: list[_Call] = []
+    hooks = []
     for name, module in network.named_modules():
 
         def note(_: nn.Module, args: Any, output: object, name: str = name) -> None:
             calls.append(_Call(name, args[0] if args else None, output))
 
-        module.register_forward_hook(note)
-    network(torch.empty(1, 3, _PROBE, _PROBE, device="meta"))
+        hooks.append(module.register_forward_hook(note))
+    _run(network, torch.empty(1, 3, _PROBE, _PROBE, device="meta"))
+    for hook in hooks:
+        hook.remove()
     return calls
+
+
+def _run(module: nn.Module, value: Tensor) -> Any:
+    """Call a module on the meta device, whatever device its tensors are on."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    with torch.no_grad():
+        return functional_call(
+            module, {name: tensor.to("meta") for name, tensor in tensors.items()}, (value,)
+        )
 
 
 def _sequence(calls: Sequence[_Call], parent: str) -> list[_Call]:
@@ -293,6 +304,8 @@ def _choices(network: nn.Module, calls: Sequence[_Call]) -> str:
     """For a message: the layers at which the network can be cut."""
     found = []
     for child in _sequence(calls, ""):
+        if isinstance(network.get_submodule(child.name), nn.AdaptiveAvgPool2d):
+            continue  # of a fixed size, whatever the picture's
         if isinstance(network.get_submodule(child.name), nn.Sequential):
             inner = _sequence(calls, child.name)
             found += [call.name for call in inner if _is_map(call.output)]
