@@ -170,7 +170,7 @@ class CaptionDataModule(pl.LightningDataModule):
         batch_size: int = 16,
         eval_batch_size: int = 50,
         workers: int = 2,
-        max_words: int = 28,
+        max_words: int = 25,
         min_count: int = 5,
         max_size: int | None = None,
         cleaner: Cleaner | None = None,
@@ -257,6 +257,8 @@ class CaptionDataModule(pl.LightningDataModule):
         log.info("Reading %.1f GB of grids into the memory of %s", self.store.nbytes / 1e9, device)
         self.store.hold(device)
 
+    read_text, open_features, load_resident = read, open_images, hold_grids
+
     def write_text(self, folder: Path) -> None:
         """Write the cleaned captions and the vocabulary, for people."""
         save_descriptions(folder / "descriptions.txt", self.descriptions)
@@ -311,6 +313,8 @@ class CaptionDataModule(pl.LightningDataModule):
     def evaluation_loader(self, split: str) -> DataLoader[Batch]:
         """A split in its own order, in batches for decoding."""
         return self._loader(self.dataset(split), self.eval_batch_size)
+
+    evaluation_dataloader = evaluation_loader
 
     def _loader(
         self,

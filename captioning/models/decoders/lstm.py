@@ -22,7 +22,7 @@ class LSTM(RecurrentDecoder):
         hidden_dim: int = 512,
         embed_dim: int = 512,
         dropout: float = 0.5,
-        recurrent_dropout: float = 0.0,
+        recurrent_dropout: float = 0.2,
         word_dropout: float = 0.0,
         tie_embeddings: bool = False,
         normalize_grid: bool = True,

@@ -1,0 +1,1 @@
+"""Losses that a captioner is trained with."""

@@ -1,0 +1,1 @@
+"""What happens beside the training: checkpoints, early stopping, averaging, logs and images."""
