@@ -109,6 +109,12 @@ class Captioner(pl.LightningModule):
         """Hypotheses for grids or preprocessed images, best first, each with its attention."""
         return (decoding or self.validation)(self.decoder, self.grid(images), attention=True)
 
+    def generate(
+        self, images: Tensor, decoding: Decoding | None = None, attention: bool = False
+    ) -> list[list[Hypothesis]]:
+        """Stand-in for that of another branch."""
+        return (decoding or self.validation)(self.decoder, self.grid(images), attention=attention)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on the seed and the epoch alone, so that a resumed run continues exactly.
         # Here and not at the epoch's start, of which Lightning says nothing on a resume.

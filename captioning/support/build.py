@@ -6,7 +6,7 @@ subclass of what is asked for, and every value is checked against the signature 
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
 from typing import Any, TypeVar, cast, get_args, get_type_hints
@@ -15,6 +15,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 
 from captioning.support.errors import CaptioningError
 from captioning.support.nearest import did_you_mean
+from captioning.support.renamed import renamed
 
 T = TypeVar("T")
 
@@ -98,6 +99,22 @@ def own(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if not isinstance(value, Mapping)}
 
 
+def only_groups(config: Mapping[str, Any], groups: Collection[str]) -> None:
+    """Refuse a group of settings that nothing would read.
+
+    Args:
+        config: A whole configuration.
+        groups: The groups that it may have.
+
+    Raises:
+        CaptioningError: it has another one.
+    """
+    for name, value in config.items():
+        if isinstance(value, Mapping) and name not in groups:
+            remedy = renamed(name) or f"no such setting; {_offer(name, groups, 'there are')}"
+            raise CaptioningError(f"{name}: {remedy}.")
+
+
 def locate(path: str, base: Callable[..., T], key: str) -> type[T]:
     """The class of a dotted path.
 
@@ -177,7 +194,7 @@ def validated(
     Args:
         target: The class, or a dataclass, that is to be built.
         arguments: Of the configuration.
-        key: Where the configuration stands, for messages.
+        key: Where the configuration stands, for messages; empty for settings without a group.
         given: The parameters that the program sets, which are not the user's.
 
     Raises:
@@ -186,18 +203,19 @@ def validated(
     parameters, hints = parameters_of(target)
     parameters = {name: each for name, each in parameters.items() if name not in given}
     free = takes_anything(target)
+    prefix = f"{key}." if key else ""
     checked: dict[str, Any] = {}
     for name, value in arguments.items():
         if name not in parameters and (name in given or not free):
-            raise CaptioningError(
-                f"{key}.{name}: {target.__name__} has no such setting; "
-                f"{_offer(name, parameters, 'it has')}."
-            )
+            new = None if key else renamed(name)
+            offer = _offer(name, parameters, "it has" if key else "there are")
+            whose = f"{target.__name__} has no such setting" if key else "no such setting"
+            raise CaptioningError(f"{prefix}{name}: {new or f'{whose}; {offer}'}.")
         hint = hints.get(name, Any)
         types = (part for part in (hint, *get_args(hint)) if isinstance(part, type))
         nested = next(filter(is_dataclass, types), None)
         if nested and isinstance(value, Mapping):  # pydantic would ignore its unknown settings
-            checked[name] = nested(**validated(nested, value, f"{key}.{name}", set()))
+            checked[name] = nested(**validated(nested, value, f"{prefix}{name}", set()))
             continue
         try:
             adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
@@ -206,14 +224,15 @@ def validated(
             checked[name] = value
         except ValidationError as error:
             reason = "; or ".join(dict.fromkeys(each["msg"] for each in error.errors()))
-            raise CaptioningError(f"{key}.{name}={value}: {reason}.") from error
+            raise CaptioningError(f"{prefix}{name}={value}: {reason}.") from error
     missing = [
         name
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty and name not in checked
     ]
     if missing:
-        raise CaptioningError(f"{key}.{missing[0]} is missing: {target.__name__} needs it.")
+        needed = f"{target.__name__} needs it" if key else "give it"
+        raise CaptioningError(f"{prefix}{missing[0]} is missing: {needed}.")
     return checked
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-CUTOFF = 0.6
+CUTOFF = 0.7
 """The least similarity of a suggestion, as :class:`difflib.SequenceMatcher` measures it."""
 
 
@@ -22,16 +22,21 @@ def nearest(name: str, valid: Iterable[str], most: int = 3) -> list[str]:
     found = sorted((pair for pair in scored if pair[0] >= CUTOFF), key=lambda pair: -pair[0])
     best = found[0][0] if found else 0.0
     # What is much less similar than the best one would only distract from it.
-    return [each for score, each in found if score >= best - 0.1][:most]
+    return [each for score, each in found if score >= best - 0.05][:most]
 
 
 def _similarity(name: str, valid: str) -> float:
-    whole = SequenceMatcher(None, name, valid).ratio()
-    given, offered = name.rpartition("."), valid.rpartition(".")
-    last = SequenceMatcher(None, given[2], offered[2]).ratio()
-    # Another group with the same setting is as good as a mistyped letter.
-    same_group = given[0] == offered[0]
-    return max(whole if not same_group else last, 0.9 * last)
+    (group, _, last), (valid_group, _, valid_last) = name.rpartition("."), valid.rpartition(".")
+    if last == valid_last and group != valid_group:  # the group is missing, or another one
+        return 0.9 + 0.1 * _ratio(group, valid_group)
+    depth = abs(name.count(".") - valid.count("."))
+    if group == valid_group:
+        return _ratio(last, valid_last)
+    return max((1 - 0.1 * depth) * _ratio(name, valid), 0.75 * _ratio(last, valid_last))
+
+
+def _ratio(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other).ratio()
 
 
 def did_you_mean(name: str, valid: Iterable[str], most: int = 3) -> str:

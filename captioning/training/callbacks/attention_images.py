@@ -80,7 +80,8 @@ class AttentionImages(pl.Callback):
         indices = sorted({i * len(dataset) // self.images for i in range(self.images)})
         inputs = dataset.__getitems__(indices).images.to(captioner.device)
         encoder, drawn = captioner.encoder, {}
-        for index, (best, *_) in zip(indices, captioner(inputs), strict=True):
+        found = captioner.generate(inputs, captioner.validation, attention=True)
+        for index, (best, *_) in zip(indices, found, strict=True):
             if best.attention is None:
                 continue
             image = dataset.images[index]
