@@ -284,7 +284,6 @@ class Captioner(pl.LightningModule):
         captioner.load_state_dict(checkpoint["state_dict"])
         return captioner.eval()
 
-
     @classmethod
     def load_from_checkpoint(cls, path: str | Path, **_: Any) -> "Captioner":  # type: ignore[override]
         """Stand-in for that of another branch."""

@@ -57,9 +57,7 @@ def build(
         raise CaptioningError(f"{key}: {target.__name__}: {error}.") from error
 
 
-def expand(
-    spec: Mapping[str, Any] | str, names: Mapping[str, str], key: str
-) -> dict[str, Any]:
+def expand(spec: Mapping[str, Any] | str, names: Mapping[str, str], key: str) -> dict[str, Any]:
     """A configuration with a dotted path as its ``_target_``, which may have been a short name.
 
     ``"additive"``, ``"my_package.MyAttention"``, ``{"_target_": "additive", "heads": 2}`` and
@@ -91,7 +89,9 @@ def _offer(name: str, valid: Iterable[str], there_are: str) -> str:
     suggestion, listed = did_you_mean(name, valid), ", ".join(sorted(valid))
     if not listed:
         return f"{there_are} none"
-    return f"{suggestion} {there_are.capitalize()} {listed}" if suggestion else f"{there_are} {listed}"
+    return (
+        f"{suggestion} {there_are.capitalize()} {listed}" if suggestion else f"{there_are} {listed}"
+    )
 
 
 def own(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,10 +225,12 @@ def validated(
         except ValidationError as error:
             reason = "; or ".join(dict.fromkeys(each["msg"] for each in error.errors()))
             raise CaptioningError(f"{prefix}{name}={value}: {reason}.") from error
+    # Of a base's parameters, its subclass may give some itself; its own are what it needs.
+    signature = inspect.signature(target).parameters
     missing = [
         name
         for name, parameter in parameters.items()
-        if parameter.default is parameter.empty and name not in checked
+        if name in signature and parameter.default is parameter.empty and name not in checked
     ]
     if missing:
         needed = f"{target.__name__} needs it" if key else "give it"

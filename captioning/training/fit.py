@@ -162,9 +162,7 @@ def _train(
     return written.scores
 
 
-def make_captioner(
-    config: Config, settings: TrainSettings, data: CaptionDataModule
-) -> Captioner:
+def make_captioner(config: Config, settings: TrainSettings, data: CaptionDataModule) -> Captioner:
     """The captioner of a configuration, for the vocabulary of its data."""
     groups = ("encoder", "model", "objective", "optimizer", "scheduler", "validation")
     captioner = Captioner(

@@ -79,9 +79,7 @@ def log_settings(loggers: Sequence[Logger], config: Mapping[str, Any]) -> None:
             logger.log_hyperparams(flat(config))
 
 
-def log_final_scores(
-    loggers: Sequence[Logger], scores: Mapping[str, Mapping[str, float]]
-) -> None:
+def log_final_scores(loggers: Sequence[Logger], scores: Mapping[str, Mapping[str, float]]) -> None:
     """Log the scores of the finished run as ``final/SPLIT/METRIC``, and close the loggers."""
     final = {f"final/{split}/{name}": v for split, s in scores.items() for name, v in s.items()}
     for logger in loggers:
