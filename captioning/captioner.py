@@ -1,7 +1,6 @@
 """The LightningModule: an encoder and a decoder, their objective, optimiser and validation."""
 
 import hashlib
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from pytorch_lightning.plugins import Precision
 from pytorch_lightning.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
 from captioning.data.datamodule import Batch, CaptionDataModule
@@ -28,27 +26,38 @@ from captioning.metrics.caption_scores import CaptionScores
 from captioning.models.decoders.base import Decoder
 from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective
-from captioning.support.build import build, locate
+from captioning.support.build import build, expand
 from captioning.support.errors import CaptioningError
 from captioning.training.loss_monitor import LossMonitor
+from captioning.training.schedules import build_scheduler
 
 Spec = Mapping[str, Any]
 """A configuration of plain data: ``_target_`` (a dotted path) and its arguments."""
 
-SHORT_NAMES: Final[Mapping[str, str]] = {
-    "attn_lstm": "captioning.models.decoders.attn_lstm.AttentionLSTM",
-    "lstm": "captioning.models.decoders.lstm.LSTM",
-    "vgg16": "captioning.models.encoders.vgg16.VGG16",
-    "vgg19": "captioning.models.encoders.vgg19.VGG19",
-    "resnet50": "captioning.models.encoders.resnet50.ResNet50",
-    "cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy",
-    "adamw": "torch.optim.AdamW",
-    "rmsprop": "torch.optim.RMSprop",
-    "warmup_cosine": "captioning.training.schedules.WarmupCosine",
-    "greedy": "captioning.decoding.Greedy",
-    "beam": "captioning.decoding.Beam",
+NAMES: Final[Mapping[str, Mapping[str, str]]] = {
+    "encoder": {
+        "vgg16": "captioning.models.encoders.vgg16.VGG16",
+        "vgg19": "captioning.models.encoders.vgg19.VGG19",
+        "resnet50": "captioning.models.encoders.resnet50.ResNet50",
+        "torchvision": "captioning.models.encoders.torchvision.TorchvisionEncoder",
+    },
+    "model": {
+        "attn_lstm": "captioning.models.decoders.attn_lstm.AttentionLSTM",
+        "lstm": "captioning.models.decoders.lstm.LSTM",
+    },
+    "objective": {"cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy"},
+    "optimizer": {"adamw": "torch.optim.AdamW", "rmsprop": "torch.optim.RMSprop"},
+    "scheduler": {
+        "constant": "captioning.training.schedules.Constant",
+        "warmup_cosine": "captioning.training.schedules.WarmupCosine",
+    },
+    "validation": {
+        "beam": "captioning.decoding.Beam",
+        "greedy": "captioning.decoding.Greedy",
+        "sample": "captioning.decoding.Sample",
+    },
 }
-"""Names that may stand for a ``_target_``, as those of the files in ``conf/`` do."""
+"""The names that may stand for a ``_target_``: those of the files in ``conf/``, by group."""
 
 OPTIMIZER: Final[Spec] = {
     "_target_": "torch.optim.AdamW",
@@ -105,7 +114,7 @@ class Captioner(pl.LightningModule):
             "scheduler": scheduler,
             "validation": validation,
         }
-        specs = {name: full_spec(spec) for name, spec in specs.items()}
+        specs = {name: expand(spec, NAMES[name], name) for name, spec in specs.items()}
         plain = {"vocabulary": list(vocabulary), "encoder_lr": encoder_lr, "backend": backend}
         self.save_hyperparameters(plain | specs, logger=False)
         self.vocabulary = Vocabulary(vocabulary)
@@ -175,7 +184,7 @@ class Captioner(pl.LightningModule):
         return cls(
             vocabulary=data.vocabulary.to_list(),
             encoder=encoder,
-            model=full_spec(model) | settings,
+            model=expand(model, NAMES["model"], "model") | settings,
             objective=objective,
             optimizer=optimizer,
             scheduler=scheduler,
@@ -280,17 +289,13 @@ class Captioner(pl.LightningModule):
         if encoder:
             groups.append({"params": encoder, "lr": self.encoder_lr})
         optimizer = build(self.optimizer_spec, Optimizer, "optimizer", params=groups)
-        given: dict[str, Any] = {"optimizer": optimizer}
-        scheduler = locate(self.scheduler_spec["_target_"], LRScheduler, "scheduler")
-        if "total_steps" in inspect.signature(scheduler).parameters:
-            total = self.trainer.estimated_stepping_batches
-            if math.isinf(total):
-                raise CaptioningError(
-                    "The learning rate schedule must know the number of steps: give "
-                    "trainer.max_epochs or trainer.max_steps."
-                )
-            given["total_steps"] = int(total)
-        schedule = build(self.scheduler_spec, LRScheduler, "scheduler", **given)
+        total_steps = self.trainer.estimated_stepping_batches
+        if math.isinf(total_steps):
+            raise CaptioningError(
+                "The learning rate schedule must know the number of steps: give "
+                "trainer.max_epochs or trainer.max_steps."
+            )
+        schedule = build_scheduler(self.scheduler_spec, optimizer, int(total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -440,18 +445,6 @@ class Captioner(pl.LightningModule):
         captioner.on_load_checkpoint(checkpoint)
         captioner.load_state_dict(checkpoint["state_dict"])
         return captioner.to(map_location)
-
-
-def full_spec(spec: Spec | str) -> dict[str, Any]:
-    """A specification with its arguments, from a short name or a mapping.
-
-    Raises:
-        CaptioningError: a name that is not in :data:`SHORT_NAMES` and no dotted path either.
-    """
-    settings = {"_target_": spec} if isinstance(spec, str) else dict(spec)
-    target = str(settings.get("_target_") or "")
-    settings["_target_"] = SHORT_NAMES.get(target, target)
-    return settings
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def _log_to_wandb(board: Leaderboard, out: Path) -> None:
     rows = [[record.get(str(column)) for column in columns] for record in records]
     offline = False
     if "WANDB_MODE" not in os.environ:
-        from captioning.training.run import wandb_account  # which takes seconds to import
+        from captioning.training.loggers import wandb_account  # which takes seconds to import
 
         offline = not wandb_account()
     with wandb.init(

@@ -39,11 +39,12 @@ class EvalSettings(ExtraMetrics):
     subset: bool = False
     split: Literal["train", "dev", "test"] = "test"
     name: str | None = None
+    backend: Literal["auto", "torch", "native"] = "auto"
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "EvalSettings":
         """Those of a whole configuration, checked."""
-        return cls(**validated(cls, own(config), "eval.yaml", set()))
+        return cls(**validated(cls, own(config), "", set()))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -143,10 +143,33 @@ class Encoder(_Record):
 
 
 class Model(_Record):
-    """The decoder; ``parameters`` counts the trainable ones."""
+    """The decoder.
+
+    Attributes:
+        name: of its module.
+        parameters: number of parameters that learn, in the whole captioner.
+        parts: number of all parameters of each part (encoder, decoder, attention, objective).
+    """
 
     name: Name
     parameters: NonNegativeInt
+    parts: dict[Name, NonNegativeInt] = {}
+
+
+class Computation(_Record):
+    """By which arithmetic a run was computed; what ``auto`` was resolved to.
+
+    Attributes:
+        device: name of the processor.
+        precision: as Lightning names it, such as ``bf16-mixed``.
+        backend: of each op, what computed it: ``torch``, ``c`` or ``triton``.
+        threads: number of threads of the CPU.
+    """
+
+    device: Name
+    precision: Name
+    backend: dict[Name, Name]
+    threads: PositiveInt
 
 
 class Decoding(_Record):
@@ -223,6 +246,7 @@ class Results(_Record):
         config: the resolved configuration.
         vocabulary: this, the encoder, the model and the decoding are None where captions of another
             system were scored, of which nothing is known.
+        computation: see :class:`Computation`; None in files of before there was the field.
         versions: of Python and the packages, see :func:`versions`.
         commit: of the code, see :func:`commit`.
         seconds: wall time of each part of the run.
@@ -246,6 +270,7 @@ class Results(_Record):
     vocabulary: Vocabulary | None = None
     encoder: Encoder | None = None
     model: Model | None = None
+    computation: Computation | None = None
     versions: dict[str, str]
     commit: str | None
     seconds: dict[Name, NonNegativeFloat]

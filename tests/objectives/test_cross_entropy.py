@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from captioning.captioner import CrossEntropy
+from captioning.objectives.cross_entropy import CrossEntropy
 from captioning.models.decoders.base import TeacherForced
 from captioning.support.errors import CaptioningError
 

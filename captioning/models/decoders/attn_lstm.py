@@ -110,13 +110,11 @@ def build_attention(
     Raises:
         CaptioningError: there is none of that name, or it does not take an argument.
     """
-    settings = {"_target_": spec} if isinstance(spec, str) else dict(spec)
-    name = settings.get("_target_", "additive")
-    settings["_target_"] = ATTENTIONS.get(name, name)
     return build(
-        settings,
+        spec,
         Attention,
         "model.attention",
+        names=ATTENTIONS,
         channels=channels,
         query_dim=query_dim,
         attention_dim=attention_dim,
