@@ -20,7 +20,7 @@ from captioning.decoding import Decoding, Hypothesis
 from captioning.kernels import native
 from captioning.kernels.cuda_graphs import LossGraphs
 from captioning.kernels.words import cross_entropy
-from captioning.metrics.caption_scores import CaptionScores
+from captioning.metrics.torchmetric import CaptionScores
 from captioning.models.decoders.base import Decoder, RecurrentDecoder, TeacherForced
 from captioning.models.encoders.base import GridEncoder
 from captioning.support.build import build

@@ -25,7 +25,7 @@ from captioning.metrics import (
     paired,
     score_captions,
 )
-from captioning.metrics.caption_scores import CaptionScores
+from captioning.metrics.torchmetric import CaptionScores
 from captioning.metrics.meteor import meteor_scores
 from captioning.metrics.tokenizer import tokenize
 from captioning.support.errors import CaptioningError
@@ -337,7 +337,7 @@ def test_statistics_survive_json_as_plain_numbers(case: Case) -> None:
     [
         ({"ROUGE-L": [[0.5]]}, "'ROUGE-L' must be 1 finite numbers for each of 2 images"),
         ({"ROUGE-L": [[0.5], [0.5, 1]]}, "'ROUGE-L' must be 1 finite"),
-        ({"WMD": [[0.5], [0.5]]}, "'WMD' must be no"),
+        ({"WMD": [[0.5, 1], [0.5, 1]]}, "'WMD' must be 1 finite"),
         ({"BLEU": [[1] * 10, [1] * 9 + ["1"]]}, "'BLEU' must be 10 finite"),
         ({"CIDEr": [[1], [math.nan]]}, "'CIDEr' must be 1 finite"),
         ({"CIDEr": [[1], [None]]}, "'CIDEr' must be 1 finite"),

@@ -27,7 +27,7 @@ from captioning.support.errors import CaptioningError
 
 # A results file as a reader of the documentation would write it by hand.
 EXAMPLE = {
-    "schema": 1,
+    "schema": 2,
     "name": "attn_lstm",
     "created": "2026-11-23T05:49:53Z",
     "command": "python train.py model=attn_lstm",
@@ -46,13 +46,24 @@ EXAMPLE = {
         "weights_source": "torch hub cache",
         "resize": "crop",
     },
-    "model": {"name": "attn_lstm", "parameters": 12345678},
+    "model": {
+        "name": "attn_lstm",
+        "trainable": 12345678,
+        "parameters": {"encoder": 7635264, "decoder": 12345600, "objective": 78},
+    },
+    "arithmetic": {
+        "precision": "bf16-mixed",
+        "device": "cpu: Intel Xeon",
+        "backend": {"asked": "auto", "ops": {"attention": "c", "topk": "torch"}},
+        "threads": 2,
+    },
     "versions": {"python": "3.11.7", "torch": "2.15.0"},
     "free_running": True,
     "training": None,
     "commit": None,
     "seconds": {"train": 1900, "test": 61.5},
-    "scores": {"dev": {"CIDEr": 0.488}, "test": {"BLEU-1": 0.603, "CIDEr": 1.2}},
+    "scores": {"dev": {"CIDEr": 0.488}, "test": {"BLEU-1": 0.603, "CIDEr": 1.2, "length": 12.5}},
+    "metrics": {"length": {"highest": 20.0, "higher_is_better": False}},
     "intervals": {"test": {"CIDEr": [1.1, 1.3]}},
     "language": {
         "test": {
@@ -132,7 +143,13 @@ def test_new_results_carry_the_time_in_utc() -> None:
     ("path", "value", "named"),
     [
         ("name", ..., "`name`"),
-        ("schema", 2, "`schema`: this version reads schema 1"),
+        ("schema", 3, "`schema`: this version reads schemas 1 to 2"),
+        ("arithmetic.threads", 0, "`arithmetic.threads`"),
+        ("arithmetic.backend.ops.attention", "fortran", "`arithmetic.backend.ops.attention`"),
+        ("model.trainable", ..., "`model.trainable`"),
+        ("metrics.length.highest", 0.0, "`metrics.length.highest`"),
+        ("metrics.length", ..., "`scores`: test length is none of BLEU-1"),
+        ("scores.test.length", 21.0, "`scores`: test length is 21"),
         ("data.fingerprint", ..., "`data.fingerprint`"),
         ("data.images.test", -1, "`data.images.test`"),
         ("vocabulary.size", "2548", "`vocabulary.size`"),

