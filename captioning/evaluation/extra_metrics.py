@@ -1,4 +1,4 @@
-"""Metrics that ``train.py`` and ``eval.py`` compute beside the standard ones, where they are named."""
+"""Metrics that are computed beside the standard ones, where ``extra_metrics`` names them."""
 
 import math
 import re

@@ -58,7 +58,7 @@ class Statistics:
             - ``BLEU``, 10: clipped matches of n-grams for n = 1 to 4, n-grams of the hypothesis for
               n = 1 to 4, its length, and the length of the reference closest to it.
             - ``METEOR``, 23: METEOR 1.5's own statistics, in the order in which it prints them; but
-              no chunk if the caption equals its reference, which the program leaves out of its sums.
+              no chunk if the caption equals its reference, because its sums leave that out.
             - other metrics, 1: the image's score.
         references: see `fingerprint_references`; empty if the references are not known.
     """

@@ -159,6 +159,4 @@ def _compute(references: list[Any], captions: list[str]) -> Computed:
     return computed_mean("CIDEr", corpus, per_image.tolist())
 
 
-CIDER = Metric(
-    "CIDEr", ("CIDEr",), highest=10.0, prepare=cider_scorer.cook_refs, compute=_compute
-)
+CIDER = Metric("CIDEr", ("CIDEr",), highest=10.0, prepare=cider_scorer.cook_refs, compute=_compute)

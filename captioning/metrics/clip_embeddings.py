@@ -38,9 +38,7 @@ class ClipEmbedder:
         self._model.to(self.device)
 
     @torch.inference_mode()
-    def images(
-        self, files: Sequence[Path], progress: bool
-    ) -> Float[np.ndarray, "images channels"]:
+    def images(self, files: Sequence[Path], progress: bool) -> Float[np.ndarray, "images channels"]:
         """Embed photographs.
 
         Raises:
@@ -101,8 +99,8 @@ def _load(weights: str) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CaptioningError(
-            f"clip_weights={weights}: no CLIP can be loaded from there ({reason}): name a folder with the "
-            "model and its tokenizer, or one on the Hugging Face hub."
+            f"clip_weights={weights}: no CLIP can be loaded from there ({reason}): name a folder with "
+            "the model and its tokenizer, or one on the Hugging Face hub."
         ) from error
     return model.float().eval(), tokenizer
 

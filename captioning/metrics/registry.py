@@ -104,7 +104,7 @@ def register(metric: Metric) -> None:
         raise CaptioningError(f"the metric name {metric.name} is taken by a built-in metric")
     if not (math.isfinite(metric.highest) and metric.highest > 0):
         raise CaptioningError(
-            f"the metric {metric.name} has highest={metric.highest}, which must be a positive number"
+            f"the metric {metric.name} has highest={metric.highest}: it must be a positive number"
         )
     if _own.get(metric.name, metric) != metric:
         raise CaptioningError(f"two metrics are called {metric.name}: rename one of them")

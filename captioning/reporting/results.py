@@ -346,8 +346,8 @@ class Results(_Record):
                 # The rounding of a sum of floats may exceed the limit a little.
                 if score > highest + 1e-6:
                     raise ValueError(
-                        f"`scores`: {split} {name} is {score:g}, but is written on its own scale of "
-                        f"0 to {highest:g}; only tables show it times 100"
+                        f"`scores`: {split} {name} is {score:g}, but is written on its own scale "
+                        f"of 0 to {highest:g}; only tables show it times 100"
                     )
         return self
 

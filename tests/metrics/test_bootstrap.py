@@ -25,9 +25,9 @@ from captioning.metrics import (
     paired,
     score_captions,
 )
-from captioning.metrics.torchmetric import CaptionScores
 from captioning.metrics.meteor import meteor_scores
 from captioning.metrics.tokenizer import tokenize
+from captioning.metrics.torchmetric import CaptionScores
 from captioning.support.errors import CaptioningError
 
 ALL = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from captioning.apps.leaderboard import main
-from captioning.reporting.leaderboard import score_table
-from captioning.reporting.results import METRICS
+from captioning.metrics.registry import STANDARD_SCORES
+from captioning.reporting.terminal import score_table
 
 
 def write_run(
@@ -53,7 +53,7 @@ def write_run(
 
 
 def all_metrics(bleu4: float, cider: float) -> dict[str, float]:
-    return dict.fromkeys(METRICS, 0.3) | {"BLEU-4": bleu4, "CIDEr": cider}
+    return dict.fromkeys(STANDARD_SCORES, 0.3) | {"BLEU-4": bleu4, "CIDEr": cider}
 
 
 def markdown_tables(path: Path) -> list[list[dict[str, str]]]:
@@ -232,6 +232,6 @@ def test_own_scores_are_shown_a_hundredfold_and_gaps_as_gaps() -> None:
     with console.capture() as capture:
         console.print(score_table({"dev": {"CIDEr": 0.488}, "test": all_metrics(0.2051, 0.526)}))
     header, *_, dev, test = [line.split() for line in capture.get().splitlines() if line.strip()]
-    assert header == ["split", *METRICS]
+    assert header == ["split", *STANDARD_SCORES]
     assert dev == ["dev", *"------", "48.8"]
     assert test == ["test", "30.0", "30.0", "30.0", "20.5", "30.0", "30.0", "52.6"]
