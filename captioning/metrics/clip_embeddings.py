@@ -99,7 +99,7 @@ def _load(weights: str) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CaptioningError(
-            f"clip_weights={weights}: no CLIP can be loaded from there ({reason}): name a folder with "
+            f"clip_weights={weights}: no CLIP can be loaded there ({reason}): name a folder with "
             "the model and its tokenizer, or one on the Hugging Face hub."
         ) from error
     return model.float().eval(), tokenizer

@@ -1,4 +1,4 @@
-"""Rankings as tables of cells, from which the leaderboard's terminal, Markdown and page are made."""
+"""Rankings as tables of cells, for the leaderboard in a terminal, in Markdown and as a page."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,7 +112,7 @@ def ranking_table(ranking: Ranking, metric: str, lower: Collection[str] = ()) ->
         intervals = dict(row.intervals) | _only(_dev(metric), written)
         cells = {
             "run": Cell(one_line(row.name)),
-            "seeds": Cell(str(len(row.entries)), len(row.entries)),
+            "seeds": Cell(str(len(row.entries)), float(len(row.entries))),
             "model": Cell(one_line(results.model.name) if results.model else MISSING),
             "decoding": Cell(one_line(results.decoding.label) if results.decoding else MISSING),
             LAST_COLUMN: Cell(

@@ -26,10 +26,10 @@ from captioning.evaluation.captions_file import EvalSettings
 from captioning.evaluation.extra_metrics import ExtraMetrics
 from captioning.metrics import METRICS
 from captioning.metrics.bootstrap import intervals
-from captioning.metrics.torchmetric import CaptionScores
 from captioning.metrics.grounding import Grounding, ground
 from captioning.metrics.language import Language, describe_each, describe_language
 from captioning.metrics.tokenizer import TOKENIZATION
+from captioning.metrics.torchmetric import CaptionScores
 from captioning.models.attention.additive import accelerate
 from captioning.reporting import results
 from captioning.reporting.gallery import GalleryImage

@@ -199,15 +199,15 @@ def test_run_below_two_of_the_folders_is_one_row(tmp_path: Path) -> None:
     assert len(csv_rows(tmp_path / "leaderboard.csv")) == 1
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
-    write_run(tmp_path / "seed0", "attn_lstm", all_metrics(0.2, 0.5))
-    write_run(tmp_path / "seed1", "attn_lstm", all_metrics(0.2, 0.6))
+def test_runs_of_one_name_and_the_same_settings_have_the_end_of_their_folders(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path / "x" / "run", "attn_lstm", all_metrics(0.2, 0.5))
+    write_run(tmp_path / "y" / "run", "attn_lstm", all_metrics(0.2, 0.6))
+    write_run(tmp_path / "z", "lstm", all_metrics(0.2, 0.4))
     assert main([str(tmp_path)]) == 0
     (rows,) = markdown_tables(tmp_path / "leaderboard.md")
-    assert [row["run"] for row in rows] == [
-        f"attn_lstm ({tmp_path / 'seed1'})",
-        f"attn_lstm ({tmp_path / 'seed0'})",
-    ]
+    assert [row["run"] for row in rows] == ["attn_lstm (y/run)", "attn_lstm (x/run)", "lstm"]
 
 
 def test_hostile_names_break_no_table_and_run_no_formula(tmp_path: Path, capsys) -> None:

@@ -195,6 +195,38 @@ def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
     assert results.data.references == {}
 
 
+COMMITTED = sorted((Path(__file__).parents[2] / "docs" / "results").rglob("results.json"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
+def test_committed_files_are_read_and_written_in_the_present_schema(
+    path: Path, tmp_path: Path
+) -> None:
+    old = json.loads(path.read_text())
+    results = read_results(path)
+    assert results.scores == old["scores"]
+    if old["schema"] == 1:
+        assert results.model is not None
+        assert (results.model.trainable, results.model.parameters) == (
+            old["model"]["parameters"], {},
+        )  # fmt: skip
+        assert results.arithmetic is None
+        assert results.arithmetic_texts == {
+            "precision": "auto", "device": "auto", "backend": "auto", "threads": "unknown",
+        }  # fmt: skip
+    write_results(tmp_path / "results.json", results)
+    assert json.loads((tmp_path / "results.json").read_text())["schema"] == 2
+    again = read_results(tmp_path / "results.json")
+    assert again.model_dump(exclude={"schema_version"}) == results.model_dump(
+        exclude={"schema_version"}
+    )
+
+
+def test_files_of_both_schemas_are_among_the_committed_ones() -> None:
+    assert len(COMMITTED) >= 15
+    assert 1 in {json.loads(path.read_text())["schema"] for path in COMMITTED}
+
+
 def test_an_evaluation_knows_the_seed_and_the_settings_of_its_training() -> None:
     results = results_of(
         config={"ckpt": "best.ckpt", "decoding": {"beam_size": 3}},
