@@ -22,7 +22,7 @@ from captioning.kernels.backend import Backend, check_backend, use_backend
 from captioning.kernels.cuda_graphs import LossGraphs
 from captioning.kernels.ops import cross_entropy
 from captioning.metrics import METRICS
-from captioning.metrics.caption_scores import CaptionScores
+from captioning.metrics.torchmetric import CaptionScores
 from captioning.models.decoders.base import Decoder
 from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective

@@ -1,6 +1,6 @@
 """A decoder of one's own: soft attention with a GRU in place of the LSTM.
 
-    python train.py --config-dir examples/conf model=attn_gru experiment=scenes
+python train.py --config-dir examples/conf model=attn_gru experiment=scenes
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """An attention of one's own: additive attention whose softmax has a learned temperature.
 
-    python train.py --config-dir examples/conf model=learned_temperature experiment=scenes
+python train.py --config-dir examples/conf model=learned_temperature experiment=scenes
 """
 
 import torch

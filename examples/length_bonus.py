@@ -1,6 +1,6 @@
 """An objective of one's own: cross entropy that rewards captions for not ending early.
 
-    python train.py --config-dir examples/conf objective=length_bonus experiment=scenes
+python train.py --config-dir examples/conf objective=length_bonus experiment=scenes
 """
 
 from torch import Tensor

@@ -207,7 +207,7 @@ def test_any_photographs_get_the_captions_that_an_evaluation_gives_them(
     expected = read_captions(tmp_path / "captions_test.json")
     files = [flickr8k_mini / "Flicker8k_Dataset" / image for image in expected]
     found = {}
-    for captioned, errors in caption_files(Captioner.load(ckpt), files, Beam(), device="cpu"):
+    for captioned, errors in caption_files(Captioner.load_from_checkpoint(ckpt), files, Beam(), device="cpu"):
         assert not errors
         found |= {each.path.name: each.caption for each in captioned}
     assert found.keys() == expected.keys()
@@ -217,7 +217,7 @@ def test_any_photographs_get_the_captions_that_an_evaluation_gives_them(
 
 def test_a_checkpoint_loads_from_its_file_alone(trained: Path, tmp_path: Path) -> None:
     moved = shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "elsewhere.ckpt")
-    captioner = Captioner.load(moved)
+    captioner = Captioner.load_from_checkpoint(moved)
     hypotheses = captioner(torch.randn(2, 3, 32, 32))
     assert len(hypotheses) == 2
     assert hypotheses[0][0].attention is not None
@@ -308,7 +308,7 @@ def test_a_trainable_encoder_learns_from_images_in_its_last_block_alone(
     assert ended.status == 0, ended.err
     results = read_results(tmp_path / "results.json")
     assert results.data.images["test"] == 4  # what was scored, not what there is
-    tuned = Captioner.load(tmp_path / "checkpoints" / "best.ckpt").encoder
+    tuned = Captioner.load_from_checkpoint(tmp_path / "checkpoints" / "best.ckpt").encoder
     fresh = type(tuned)(weights="random", image_size=32)
     changed = {
         name.split(".")[1]

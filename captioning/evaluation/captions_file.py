@@ -100,7 +100,7 @@ def score_file(
         photographs = find_photographs(references, list(chosen), settings.images)
     if settings.need_photographs and not photographs:
         raise CaptioningError(
-            "images= is missing: CLIPScore looks at the photographs; give their folder."
+            "images= is missing: one of extra_metrics needs the photographs; give their folder."
         )
     settings.prepare()
     with clock(f"score {split}"):

@@ -12,13 +12,13 @@ from captioning.data.text import UNK
 from captioning.decoding import Decoding
 from captioning.evaluation.captions_file import EvalSettings
 from captioning.evaluation.extra_metrics import ExtraMetrics
-from captioning.evaluation.records import Scored, computation_of, identify, write_record
+from captioning.evaluation.records import Scored, arithmetic_of, identify, write_record
 from captioning.kernels.backend import check_backend, use_backend
 from captioning.metrics import METRICS
 from captioning.metrics.bootstrap import intervals
-from captioning.metrics.caption_scores import CaptionScores
 from captioning.metrics.grounding import ground
 from captioning.metrics.language import describe_each, describe_language
+from captioning.metrics.torchmetric import CaptionScores
 from captioning.reporting import results
 from captioning.reporting.gallery import GalleryImage
 from captioning.reporting.report import write_report
@@ -70,7 +70,7 @@ def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str,
         decoding,
         all_found,
         clock.seconds,
-        computation_of(tester, settings.backend),
+        arithmetic_of(tester, settings.backend),
         training=captioner.run.get("config"),
     )
     # RUN/checkpoints/best.ckpt, as training leaves it.

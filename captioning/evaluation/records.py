@@ -1,6 +1,5 @@
 """What an evaluation writes of itself: ``results.json``, from what was found of each split."""
 
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from captioning.metrics.grounding import Grounding
 from captioning.metrics.language import Language
 from captioning.metrics.tokenizer import TOKENIZATION
 from captioning.reporting import results
+from captioning.reporting.arithmetic import Arithmetic
 from captioning.reporting.gallery import GalleryImage
 
 
@@ -46,28 +46,16 @@ def identify(
     )
 
 
-def computation_of(trainer: pl.Trainer, backend: Backend) -> results.Computation:
-    """By which arithmetic a Trainer computes: what ``auto`` was resolved to."""
+def arithmetic_of(trainer: pl.Trainer, backend: Backend) -> Arithmetic:
+    """The arithmetic of a Trainer: what ``auto`` was resolved to."""
     device = trainer.strategy.root_device
-    return results.Computation(
-        device=device_name(device),
+    return Arithmetic.of(
         precision=str(trainer.precision),
-        backend=report(device.type, backend),
+        device=str(device),
+        backend=backend,
+        ops=report(device.type, backend),
         threads=torch.get_num_threads(),
     )
-
-
-def device_name(device: torch.device) -> str:
-    """The name of a processor, such as ``NVIDIA H100`` or ``AMD EPYC 7R13 Processor``."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    if device.type == "cpu" and cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name" and value.strip():
-                return value.strip()
-    return platform.processor() or device.type
 
 
 def count_parameters(captioner: pl.LightningModule) -> int:
@@ -103,7 +91,7 @@ def write_record(
     decoding: Decoding,
     found: Mapping[str, Scored],
     seconds: dict[str, float],
-    computation: results.Computation,
+    arithmetic: Arithmetic,
     training: dict[str, Any] | None = None,
 ) -> results.Results:
     """Write ``results.json``.
@@ -118,7 +106,7 @@ def write_record(
         decoding: how its captions were decoded.
         found: of each split that was scored, what was found.
         seconds: the time that each part of the run took.
-        computation: by which arithmetic; see :func:`computation_of`.
+        arithmetic: what ``auto`` was resolved to; see :func:`arithmetic_of`.
         training: of an evaluated checkpoint, the configuration of its training.
     """
     hparams: Any = captioner.hparams
@@ -140,10 +128,10 @@ def write_record(
         ),
         model=results.Model(
             name=hparams["model"]["_target_"].split(".")[-2],
-            parameters=count_parameters(captioner),
-            parts=count_by_part(captioner),
+            trainable=count_parameters(captioner),
+            parameters=count_by_part(captioner),
         ),
-        computation=computation,
+        arithmetic=arithmetic,
         versions=results.versions(),
         commit=results.commit(),
         seconds=seconds,

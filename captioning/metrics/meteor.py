@@ -1,9 +1,12 @@
 """METEOR 1.5 (Denkowski and Lavie 2014), by its authors' own program.
 
-The program takes seconds and over a gigabyte to load its paraphrase table, so one process stays
-warm for as long as this one lives, and whole batches go through it at once. Of a large corpus more
-processes take a share each, as many as there are cores; for a thousand captions, which take one
-process a second, loading another would cost more than it saves.
+The program takes seconds and over a gigabyte to load its paraphrase table. One process is therefore
+kept running until this process ends, and whole batches go through it at once. A large corpus is
+shared by as many processes as there are cores. A thousand captions take one process a second, so
+that starting another one would cost more than it saves.
+
+The corpus score is computed from the sums of all counts and is not the mean of the images' scores.
+NLTK's ``meteor_score`` is another, older metric with higher figures.
 """
 
 import atexit
@@ -14,10 +17,13 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from pycocoevalcap.meteor import meteor as original
 
 from captioning.metrics.java import java_command, java_environment
+from captioning.metrics.metric import Computed, Metric, Samples, Sums
 from captioning.support.errors import CaptioningError
 
 _JAR = Path(original.__file__).parent / original.METEOR_JAR
@@ -214,3 +220,39 @@ def _warm_processes(captions: int) -> list[MeteorProcess]:
 def _close() -> None:
     for process in _warm.pop(os.getpid(), []):
         process.close()
+
+
+def _compute(references: list[Any], captions: list[str]) -> Computed:
+    corpus, per_image, statistics = meteor_scores(captions, references)
+    return Computed({"METEOR": corpus}, {"METEOR": per_image}, np.array(statistics))
+
+
+# The parameters that the METEOR 1.5 program uses for English by default (task "rank").
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_MATCHERS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
+_WORDS = np.array([_DELTA, 1 - _DELTA])  # content, function
+
+
+def _from_sums(sums: Sums) -> Samples:
+    """METEOR 1.5 of summed statistics (Denkowski and Lavie 2014, sec. 2).
+
+    Args:
+        sums: of the 23 numbers that the program prints for each image, in its order.
+    """
+    # The last axis of each of these: hypothesis, reference.
+    lengths, function_words, matched = sums[:, 0:2], sums[:, 2:4], sums[:, 21:23]
+    matches = sums[:, 4:20].reshape(-1, len(_MATCHERS), len(_WORDS), 2)
+    chunks = sums[:, 20]
+
+    weighted_lengths = _DELTA * (lengths - function_words) + (1 - _DELTA) * function_words
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.einsum("rmwh,m,w->rh", matches, _MATCHERS, _WORDS) / weighted_lengths
+        precision, recall = shares.T
+        mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
+        fragmentation = chunks / matched.mean(axis=1)
+    penalty = _GAMMA * fragmentation**_BETA
+    # If nothing matches, 0 / 0 gives NaN, and the score is 0.
+    return {"METEOR": np.nan_to_num((mean * (1 - penalty)).clip(min=0), nan=0.0)}
+
+
+METEOR = Metric("METEOR", ("METEOR",), statistics=23, from_sums=_from_sums, compute=_compute)

@@ -17,9 +17,9 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from captioning.data.images import load_rgb
+from captioning.metrics.registry import STANDARD_SCORES, ordered_scores
 from captioning.reporting.figures import Region, check_maps, region_of
 from captioning.reporting.ranking import RANKED_BY
-from captioning.reporting.results import METRICS, OPTIONAL_METRICS
 from captioning.support.errors import CaptioningError
 from captioning.support.progress import track_progress
 
@@ -179,9 +179,10 @@ def has_attention(gallery: GalleryData) -> bool:
 
 
 def metrics_of(scores: Iterable[Mapping[str, float]]) -> list[str]:
-    """The metrics that are among them, the one that ranks runs first."""
-    known = {metric for of_image in scores for metric in of_image}
-    return [metric for metric in (*reversed(METRICS), *OPTIONAL_METRICS) if metric in known]
+    """The names of the scores that are present, with the one that ranks runs first."""
+    present = {name for of_image in scores for name in of_image}
+    further = ordered_scores(present)[len(STANDARD_SCORES) :]
+    return [name for name in (*reversed(STANDARD_SCORES), *further) if name in present]
 
 
 def spread(items: Sequence[Item], most: int, key: Callable[[Item], float]) -> list[Item]:

@@ -4,15 +4,16 @@ A page is one file that needs nothing else: photographs are embedded small, atte
 bytes, and its policy forbids the browser every connection. Whatever comes from data is escaped.
 """
 
-import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
+from captioning.metrics.registry import STANDARD_SCORES, ordered_scores
 from captioning.reporting import curves
+from captioning.reporting.configurations import flat
 from captioning.reporting.curves import Chart, Curve, best_epoch, chart, read_curves
 from captioning.reporting.gallery import (
     GalleryData,
@@ -26,23 +27,11 @@ from captioning.reporting.gallery import (
     score_of,
     spread,
 )
-from captioning.reporting.leaderboard import (
-    TEXT_COLUMNS,
-    Cell,
-    RankingTable,
-    endings,
-    notes,
-    ranking_table,
-)
-from captioning.reporting.ranking import RANKED_BY, Leaderboard, Ranking, Row, run_names
+from captioning.reporting.notes import endings, notes
+from captioning.reporting.ranking import RANKED_BY, Leaderboard, Ranking, Row
 from captioning.reporting.rendering import render_page
-from captioning.reporting.results import (
-    METRICS,
-    OBJECT_MEASURES,
-    Results,
-    present_metrics,
-    read_results,
-)
+from captioning.reporting.results import OBJECT_MEASURES, Results, read_results
+from captioning.reporting.tables import Cell, RankingTable, ranking_table
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text
 
@@ -103,7 +92,7 @@ def write_report(
         split=split,
         tables=_score_tables(results, split),
         charts=_charts(quantities),
-        settings=list(_flat(results.config)),
+        settings=list(flat(results.config)),
         gallery=data,
         note=f"{note}.",
     )
@@ -125,10 +114,8 @@ def write_leaderboard_page(path: Path, board: Leaderboard) -> Path:
         "leaderboard.html.jinja",
         ("attention.js", "gallery.js", "table.js"),
         board=board,
-        text_columns=TEXT_COLUMNS,
         rankings=[
-            _ranking_part(ranking, board.metric, path.parent, most_bytes)
-            for ranking in board.rankings
+            _ranking_part(ranking, board, path.parent, most_bytes) for ranking in board.rankings
         ],
         notes=notes(board),
         endings=endings(board),
@@ -159,7 +146,7 @@ def _score_tables(results: Results, split: str) -> list[_ScoreTable]:
                 for name in splits
             ],
         )
-        for metric in present_metrics(results.scores.values())
+        for metric in ordered_scores(name for row in results.scores.values() for name in row)
     ]
     tables = [_ScoreTable("Captions", splits, rows)]
     splits = sorted(results.objects, key=lambda name: name != split)
@@ -181,7 +168,7 @@ def _score_tables(results: Results, split: str) -> list[_ScoreTable]:
 def _charts(quantities: Mapping[str, Curve]) -> list[Chart]:
     dev = {
         metric: _hundredfold(quantities[f"dev/{metric}"])
-        for metric in reversed(METRICS)
+        for metric in reversed(STANDARD_SCORES)
         if f"dev/{metric}" in quantities
     }
     best = best_epoch(dev[RANKED_BY]) if RANKED_BY in dev else None
@@ -196,15 +183,6 @@ def _hundredfold(curve: Curve) -> Curve:
     return {epoch: 100 * value for epoch, value in curve.items()}
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Settings as the command line has them: ``model.dropout`` and ``0.5``."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
-
-
 class _RankingPart(NamedTuple):
     """What a leaderboard's page has of one ranking; ``links`` are the reports of its rows."""
 
@@ -217,11 +195,13 @@ class _RankingPart(NamedTuple):
     note: str
 
 
-def _ranking_part(ranking: Ranking, metric: str, folder: Path, most_bytes: int) -> _RankingPart:
+def _ranking_part(
+    ranking: Ranking, board: Leaderboard, folder: Path, most_bytes: int
+) -> _RankingPart:
     learning: dict[str, Curve] = {}
     galleries: dict[str, GalleryData] = {}
     entries = ranking.entries
-    for name, entry in zip(run_names([[entry] for entry in entries]), entries, strict=True):
+    for name, entry in zip(ranking.run_labels(), entries, strict=True):
         report = entry.path.parent / REPORT
         # One run's damaged file is no reason to have no page of the others.
         try:
@@ -236,7 +216,7 @@ def _ranking_part(ranking: Ranking, metric: str, folder: Path, most_bytes: int) 
     gallery, note = _comparison(galleries, most_bytes)
     return _RankingPart(
         str(ranking.ground),
-        ranking_table(ranking, metric),
+        ranking_table(ranking, board.metric, board.lower_is_better),
         [_first_report(row, folder) for row in ranking.rows],
         [each.note for each in ranking.published],
         chart(f"Learning curves: {RANKED_BY} on dev", learning),

@@ -17,7 +17,7 @@ from captioning.decoding import Decoding
 from captioning.evaluation.evaluate import Scored, score_split
 from captioning.evaluation.extra_metrics import ExtraMetrics
 from captioning.evaluation.records import (
-    computation_of,
+    arithmetic_of,
     count_parameters,
     identify,
     plain,
@@ -154,7 +154,7 @@ def _train(
         decoding,
         found,
         clock.seconds,
-        computation_of(trainer, settings.backend),
+        arithmetic_of(trainer, settings.backend),
     )
     write_report(folder, "test", found["test"].gallery)
     show_results(written, folder)
