@@ -125,9 +125,7 @@ def _check_order_of_locations(encoder: GridEncoder, picture: Tensor) -> None:
         )
 
     corner = {
-        (row, column): centroid(row, column)
-        for row in (0, rows - 1)
-        for column in (0, columns - 1)
+        (row, column): centroid(row, column) for row in (0, rows - 1) for column in (0, columns - 1)
     }
     for row in (0, rows - 1):
         (left, above), (right, below) = corner[row, 0], corner[row, columns - 1]
@@ -154,7 +152,9 @@ def _check_evaluation_mode(encoder: GridEncoder, pictures: Tensor, grid: Tensor)
     assert not any(module.training for module in encoder.modules()), (
         "the encoder leaves evaluation mode when train() is called."
     )
-    assert _equal(_encode(encoder, pictures), grid), "after train() the same picture has another grid."
+    assert _equal(_encode(encoder, pictures), grid), (
+        "after train() the same picture has another grid."
+    )
     for key, value in encoder.state_dict().items():
         assert value.equal(state[key]), f"a forward pass changes {key}."
 
