@@ -11,7 +11,7 @@ from torch import nn
 
 from captioning.models.encoders.base import GridEncoder, Preprocessing
 from captioning.models.encoders.resnet50 import ResNet50
-from captioning.models.encoders.torchvision import TorchvisionEncoder
+from captioning.models.encoders.torchvision import TorchvisionEncoder, _normalisation
 from captioning.models.encoders.vgg16 import VGG16
 from captioning.models.encoders.vgg19 import VGG19
 from captioning.support.build import build
@@ -191,8 +191,9 @@ def test_mean_and_std_are_those_of_the_published_weights_unless_given() -> None:
         return encoder.preprocessing
 
     assert make("resnet18", "layer1") == Preprocessing(size=64)
-    assert make("efficientnet_v2_l", "features.1").mean == (0.5, 0.5, 0.5)
     assert make("googlenet", "conv1").std == (0.5, 0.5, 0.5)
+    large = torchvision.models.EfficientNet_V2_L_Weights.IMAGENET1K_V1
+    assert _normalisation("efficientnet_v2_l", large) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert make("resnet18", "layer1", mean=(0.1, 0.2, 0.3)).mean == (0.1, 0.2, 0.3)
 
 
@@ -289,3 +290,71 @@ def test_a_size_already_right_is_not_resampled() -> None:
         Image.fromarray(pixels)
     )
     np.testing.assert_allclose(tensor, pixels.transpose(2, 0, 1) / 255, atol=1e-6)
+
+
+class Patches(GridEncoder):
+    """A linear layer on patches of 8 x 8 pixels, with one mistake of choice."""
+
+    name = "patches"
+    channels = 6
+    stride = 8
+
+    def __init__(self, mistake: str, trainable: bool = True) -> None:
+        self.mistake = mistake
+        super().__init__("random", image_size=32, trainable=trainable)
+        if mistake == "fingerprint":
+            self.fingerprint = "0" * 64
+        if mistake == "name":
+            self.name = "patches/8"
+        if mistake == "channels":
+            self.channels = 5
+        if mistake == "frozen":
+            self.conv.bias.requires_grad_(False)
+
+    def build(self) -> None:
+        self.conv = nn.Conv2d(3, 6, kernel_size=8, stride=8)
+
+    def map(self, images: torch.Tensor) -> torch.Tensor:
+        grid: torch.Tensor = self.conv(images)
+        if self.mistake == "order":
+            return grid.transpose(2, 3)
+        if self.mistake == "flip":
+            return grid.flip(3)
+        if self.mistake == "batch":
+            return grid - grid.mean(0)
+        if self.mistake == "constant":
+            return grid.detach()
+        if self.mistake == "type":
+            return grid.double()
+        return grid
+
+    def train(self, mode: bool = True) -> "Patches":
+        return nn.Module.train(self, mode and self.mistake == "mode")
+
+    def last_block(self) -> list[nn.Parameter]:
+        return list(self.conv.parameters())
+
+
+def test_an_encoder_without_a_mistake_passes_the_check() -> None:
+    check_encoder(Patches("none"))
+    check_encoder(Patches("none", trainable=False))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ("fingerprint", "fingerprint is not that"),
+        ("name", "name='patches/8' does not suit"),
+        ("channels", r"\(3, 16, 6\), not \(3, 16, 5\)"),
+        ("frozen", r"conv\.bias is not trainable, but last_block"),
+        ("order", "row 0"),
+        ("flip", "row 0"),
+        ("batch", "other images of its batch"),
+        ("constant", "no gradient with respect to the pixels"),
+        ("type", "float64"),
+        ("mode", "leaves evaluation mode"),
+    ],
+)
+def test_the_check_tells_each_mistake(mistake: str, words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_encoder(Patches(mistake))

@@ -172,7 +172,9 @@ class GridEncoder(nn.Module, ABC):
         if last_map.requires_grad:
             # Without this, torch's BatchNorm on the CPU gives wrong gradients in evaluation mode
             # for a batch of one image: it misreads the strides that `transpose` leaves behind.
-            last_map.register_hook(lambda grad: None if grad is None else grad.contiguous())
+            last_map.register_hook(  # type: ignore[no-untyped-call]
+                lambda grad: None if grad is None else grad.contiguous()
+            )
         grid: Tensor = last_map.flatten(2).transpose(1, 2)
         return grid
 
