@@ -110,6 +110,7 @@ def _check_order_of_locations(encoder: GridEncoder, picture: Tensor) -> None:
     )
     picture = picture.clone().requires_grad_()
     grid: Tensor = encoder(picture)
+    assert grid.requires_grad, "the grid has no gradient with respect to the pixels."
     weights = torch.randn(grid.shape[2], generator=torch.Generator().manual_seed(0))
     places = torch.arange(picture.shape[3]) + 0.5
 
@@ -173,7 +174,7 @@ def _check_gradients(encoder: GridEncoder, pictures: Tensor) -> None:
             "otherwise."
         )
     weights = torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
-    (grid * weights.to(grid.device)).mean().backward()
+    (grid * weights.to(grid.device)).mean().backward()  # type: ignore[no-untyped-call]
     for name, parameter in named.items():
         if name in learning:
             assert parameter.grad is not None, f"{name} is trainable, but gets no gradient."

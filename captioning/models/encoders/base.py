@@ -168,7 +168,14 @@ class GridEncoder(nn.Module, ABC):
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch locations channels"]:
         """Encode preprocessed images; location ``r * columns + c`` is row r, column c."""
-        grid: Tensor = self.map(images).flatten(2).transpose(1, 2)
+        last_map = self.map(images)
+        if last_map.requires_grad:
+            # Without this, torch's BatchNorm on the CPU gives wrong gradients in evaluation mode
+            # for a batch of one image: it misreads the strides that `transpose` leaves behind.
+            last_map.register_hook(  # type: ignore[no-untyped-call]
+                lambda grad: None if grad is None else grad.contiguous()
+            )
+        grid: Tensor = last_map.flatten(2).transpose(1, 2)
         return grid
 
     def train(self: Encoder, mode: bool = True) -> Encoder:
