@@ -44,9 +44,8 @@ MIRRORS = (
     "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k",
     "http://nlp.cs.illinois.edu/HockenmaierGroup/Framing_Image_Description",
 )
-_TIMEOUT_S = (
-    10.0  # to connect, and between two chunks: short, so that a missing network is noticed soon
-)
+# To connect, and between two chunks. It is short, so that a missing network is noticed soon.
+_TIMEOUT_S = 10.0
 _CHUNK_BYTES = 1 << 20
 
 
@@ -250,9 +249,7 @@ def _request(url: str, offset: int) -> HTTPResponse:
         response: HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         with error:
-            if (
-                error.code == 416 and offset
-            ):  # the range is empty: the file on the server is not longer
+            if error.code == 416 and offset:  # the server's file is not longer than ours
                 return _request(url, 0)
             raise _MirrorError(f"HTTP {error.code} {error.reason}") from error
     except (OSError, HTTPException, ValueError) as error:
