@@ -143,7 +143,7 @@ class Captioner(pl.LightningModule):
         self.attention_maps: dict[str, Tensor] = {}  # of the last test: words x P, by image
         self.run: dict[str, Any] = {"name": "captioner", "seed": 0}
         self.noise_seed: int | None = None
-        self._references_given = False
+        self._references_from: str | None = None  # a split of the data module, or "user"
         self._graphs = LossGraphs(self.objective, self.decoder)
         self._losses = LossMonitor()
 
@@ -252,6 +252,9 @@ class Captioner(pl.LightningModule):
         """The loss of the true captions, each word given the true words before it."""
         parts = self.losses(batch._replace(images=self.grid(batch.images)))
         self._losses.add(self.global_step, parts["loss"])
+        if self.trainer.is_last_batch:
+            mean, several = self._losses.epoch_mean(), self.trainer.world_size > 1
+            self.log("train/loss_epoch", mean, on_step=False, on_epoch=True, sync_dist=several)
         # Not at every step: Lightning takes a millisecond to log, and nothing would be written.
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
@@ -270,10 +273,6 @@ class Captioner(pl.LightningModule):
                 losses: dict[str, Tensor] = self.objective(self.decoder, batch)
                 return losses
             return self._graphs(batch)
-
-    def on_train_epoch_end(self) -> None:
-        mean = self._losses.epoch_mean()
-        self.log("train/loss_epoch", mean, sync_dist=self.trainer.world_size > 1)
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule."""
@@ -333,17 +332,19 @@ class Captioner(pl.LightningModule):
         self.caption_scores = CaptionScores(references, metrics)
         self.decoding = decoding or self.validation
         self.attention_maps = {}
-        self._references_given = True
+        self._references_from = "user"
 
     def on_validation_start(self) -> None:
         self._find_references("dev", ("BLEU", "CIDEr"))
+        # A new one: what inference mode has made cannot be updated outside of it.
+        self.dev_loss = MeanMetric().to(self.device)
 
     def on_test_start(self) -> None:
         self._find_references("test", METRICS)
 
     def _find_references(self, split: str, metrics: Sequence[str]) -> None:
         """Those of the data module, unless :meth:`set_references` was called."""
-        if self._references_given or (split == "dev" and self.caption_scores is not None):
+        if self._references_from in ("user", split):
             return
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
@@ -352,7 +353,7 @@ class Captioner(pl.LightningModule):
                 "CaptionDataModule, or call captioner.set_references(...) first."
             )
         self.set_references(data.references(split), metrics)
-        self._references_given = False
+        self._references_from = split
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Generate from the image alone, and measure the loss of the true captions."""
@@ -374,7 +375,6 @@ class Captioner(pl.LightningModule):
             self.log("dev/loss", loss)
             self.log("dev/perplexity", loss.exp())
         self.caption_scores.reset()
-        self.dev_loss.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Generate from the image alone, and keep where each word looked."""

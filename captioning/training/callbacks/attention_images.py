@@ -14,7 +14,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from captioning.captioner import Captioner
-from captioning.data.datamodule import CaptionData
+from captioning.data.dataset import CaptionDataset
 from captioning.data.images import load_rgb
 from captioning.reporting.figures import attention_figure, region_of
 from captioning.support.errors import CaptioningError
@@ -66,7 +66,7 @@ class AttentionImages(pl.Callback):
             return
         assert isinstance(pl_module, Captioner)
         dataset = getattr(trainer.val_dataloaders, "dataset", None)
-        assert isinstance(dataset, CaptionData)
+        assert isinstance(dataset, CaptionDataset)
         with isolate_rng(), trainer.precision_plugin.val_step_context():
             drawn = self.draw(pl_module, dataset)
         for image, pixels in drawn.items():
@@ -74,7 +74,7 @@ class AttentionImages(pl.Callback):
                 log_image(logger, f"attention/{image}", pixels, trainer.global_step)
 
     def draw(
-        self, captioner: Captioner, dataset: CaptionData
+        self, captioner: Captioner, dataset: CaptionDataset
     ) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
         """The figures, by image id; an image that cannot be drawn is named in the log."""
         indices = sorted({i * len(dataset) // self.images for i in range(self.images)})
