@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from captioning.training.run import make_trainer, quieten
 from torch.utils.data import DataLoader
 
 from benchmarks.loading import make_grid, make_store
@@ -31,7 +32,6 @@ from captioning.data.datamodule import Batch, CaptionData, CaptionDataModule, Le
 from captioning.data.features import store as stores
 from captioning.models.encoders.vgg16 import VGG16
 from captioning.training.callbacks import MovingAverage
-from captioning.training.run import make_trainer, quieten
 
 EPOCH = 6000  # images of Flickr8k's training split
 STEPS = 25  # of the reference, which stand for its epoch
