@@ -86,9 +86,7 @@ def test_what_it_takes_beside_its_own_arguments_is_lightnings() -> None:
     built = build({"_target_": path, "min_delta": "0.01"}, pl.Callback, key)
     assert isinstance(built, ResumableEarlyStopping)
     assert built.min_delta == 0.01
-    with pytest.raises(
-        CaptioningError, match=r"min_dleta: .*did you mean min_delta"
-    ):
+    with pytest.raises(CaptioningError, match=r"min_dleta: .*did you mean min_delta"):
         build({"_target_": path, "min_dleta": 0.01}, pl.Callback, key)
     with pytest.raises(CaptioningError, match=r"early_stopping.*patience=0 must be at least 1"):
         build({"_target_": path, "patience": 0}, pl.Callback, key)
