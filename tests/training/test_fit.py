@@ -22,6 +22,7 @@ from captioning.training.callbacks import make_callbacks
 from captioning.training.schedules import build_scheduler
 
 CONF = Path(__file__).parents[2] / "conf"
+LIGHTNING = "pytorch_lightning.callbacks"
 STEPS = 3
 """Batches an epoch."""
 
@@ -247,13 +248,12 @@ def test_the_learning_rate_follows_the_schedule_to_its_end(run: Any) -> None:
 
 
 def test_lightnings_own_callbacks_are_added_by_their_path(run: Any) -> None:
-    lightning = "pytorch_lightning.callbacks"
     ran = run(
         [0.1, 0.5, 0.3, 0.2, 0.1], "~callbacks.early_stopping", "~callbacks.best_checkpoint",
-        f"+callbacks.rates._target_={lightning}.LearningRateMonitor",
-        f"+callbacks.stop._target_={lightning}.EarlyStopping", "+callbacks.stop.mode=max",
+        f"+callbacks.rates._target_={LIGHTNING}.LearningRateMonitor",
+        f"+callbacks.stop._target_={LIGHTNING}.EarlyStopping", "+callbacks.stop.mode=max",
         "+callbacks.stop.monitor=dev/CIDEr", "+callbacks.stop.patience=1",
-        f"+callbacks.kept._target_={lightning}.ModelCheckpoint", "+callbacks.kept.mode=max",
+        f"+callbacks.kept._target_={LIGHTNING}.ModelCheckpoint", "+callbacks.kept.mode=max",
         "+callbacks.kept.monitor=dev/CIDEr", "+callbacks.kept.save_top_k=2",
         "trainer.log_every_n_steps=1",
     )  # fmt: skip

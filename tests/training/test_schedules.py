@@ -91,10 +91,9 @@ def test_any_scheduler_of_torchs_is_taken_by_its_path() -> None:
     path = "torch.optim.lr_scheduler"
     spec = {"_target_": f"{path}.StepLR", "step_size": 2, "gamma": 0.1}
     assert rates(spec, 5, total=9) == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005])
-    one_cycle = rates(
-        {"_target_": f"{path}.OneCycleLR", "max_lr": 0.5, "cycle_momentum": False}, 9, total=9
-    )
-    assert max(one_cycle) == pytest.approx(0.5)  # it was told the number of steps
+    spec = {"_target_": f"{path}.OneCycleLR", "max_lr": 0.5, "cycle_momentum": False}
+    one_cycle = rates(spec, 9, total=9)
+    assert max(one_cycle) == pytest.approx(0.5, rel=0.01)  # it was told the number of steps
     assert one_cycle[-1] < one_cycle[0] < 0.1
 
 
