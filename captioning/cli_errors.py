@@ -83,7 +83,7 @@ def _mistake(loader: ConfigLoader, config_name: str, arguments: list[str]) -> st
     chosen = []
     for override in overrides:
         options = options_of(loader, override.key_or_group)
-        if not options or "." in override.key_or_group:
+        if not options:
             continue
         values = _values(override)
         for value in values:
@@ -102,15 +102,16 @@ def _mistake(loader: ConfigLoader, config_name: str, arguments: list[str]) -> st
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     for override in overrides:
-        if not options_of(loader, override.key_or_group) or "." in override.key_or_group:
-            if (mistake := _wrong_key(override, plain)) is not None:
-                return mistake
+        if options_of(loader, override.key_or_group):
+            continue
+        if (mistake := _wrong_key(override, plain)) is not None:
+            return mistake
     return None
 
 
 def options_of(loader: ConfigLoader, group: str) -> list[str]:
     """The choices of a group; none where there is no such group."""
-    return sorted(loader.get_group_options(group.replace(".", "/"), ObjectType.CONFIG))
+    return [] if "." in group else sorted(loader.get_group_options(group, ObjectType.CONFIG))
 
 
 def _values(override: Override) -> list[str]:

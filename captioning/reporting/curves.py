@@ -24,10 +24,12 @@ LEFT, RIGHT, TOP, BOTTOM = 38, WIDTH - 14, 18, HEIGHT - 34
 def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
     """Read what Lightning's CSVLogger wrote: the mean of each quantity over each epoch.
 
-    Cells that hold no finite number, and rows without an epoch, count for nothing.
+    A quantity that is logged at some steps and, as ``NAME_epoch``, as the mean over all steps of
+    the epoch, is read from the latter, so that a curve shows what the log shows. Cells that hold no
+    finite number, and rows without an epoch, are left out.
 
     Returns:
-        ``{quantity: curve}``, such as ``train/loss`` and ``dev/CIDEr``.
+        ``{quantity: curve}``, such as ``train/loss``, ``dev/loss`` and ``dev/CIDEr``.
 
     Raises:
         CaptioningError: the file cannot be read.
@@ -44,10 +46,16 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
                         values[name][int(epoch) + 1].append(value)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CaptioningError(f"{path}: cannot be read as CSV: {error}") from None
-    return {
+    curves = {
         name: {epoch: fmean(numbers) for epoch, numbers in sorted(by_epoch.items())}
         for name, by_epoch in values.items()
     }
+    of_epochs = [name for name in curves if name.endswith("_epoch")]
+    for name in of_epochs:
+        quantity = name.removesuffix("_epoch")
+        curves.pop(f"{quantity}_step", None)
+        curves[quantity] = {**curves.get(quantity, {}), **curves.pop(name)}
+    return curves
 
 
 def best_epoch(curve: Curve) -> int:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from captioning.objectives.cross_entropy import CrossEntropy
 from captioning.models.decoders.base import TeacherForced
+from captioning.objectives.cross_entropy import CrossEntropy
 from captioning.support.errors import CaptioningError
 
 VOCABULARY, LOCATIONS = 7, 4

@@ -11,9 +11,7 @@ from captioning.support.build import build, locate
 from captioning.support.errors import CaptioningError
 
 
-def make_callbacks(
-    specs: Mapping[str, Mapping[str, Any] | None], checkpoints: Path
-) -> list[pl.Callback]:
+def make_callbacks(specs: Mapping[str, Any], checkpoints: Path) -> list[pl.Callback]:
     """The callbacks of the group ``callbacks``, in its order.
 
     Args:
