@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from captioning.metrics.bootstrap import Paired, Statistics, compare, mean_intervals
 from captioning.metrics.registry import BUILT_IN
 from captioning.reporting.configurations import arithmetic_values, differing, grouped
@@ -129,7 +131,8 @@ class Row:
         """The standard deviation over the seeds (divided by n - 1), if there are several."""
         if len(self.entries) < 2:
             return {}
-        return {name: statistics.stdev(found) for name, found in self._columns(split).items()}
+        columns = self._columns(split)
+        return {name: float(np.std(found, ddof=1)) for name, found in columns.items()}
 
     @property
     def mixed_arithmetic(self) -> dict[str, list[str]]:
