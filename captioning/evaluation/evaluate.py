@@ -8,7 +8,6 @@ import pytorch_lightning as pl
 
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
-from captioning.data.text import UNK
 from captioning.decoding import Decoding
 from captioning.evaluation.captions_file import EvalSettings
 from captioning.evaluation.extra_metrics import ExtraMetrics
@@ -26,6 +25,7 @@ from captioning.reporting.terminal import show_results
 from captioning.support.build import build
 from captioning.support.memory import keep_freed_memory
 from captioning.support.progress import Clock
+from captioning.support.special_tokens import SPECIAL_WORDS, UNK
 from captioning.training.trainer import evaluation_trainer, quieten
 
 
@@ -111,7 +111,7 @@ def score_split(
     photographs = {image.id: image.path for image in data.images(split)}
     found = extra.add_to(found, captions, references, photographs)
     train = [text for image in data.corpus.split("train") for text in data.descriptions[image.id]]
-    each = describe_each(captions, train=train, unknown=UNK)
+    each = describe_each(captions, train=train, unknown=SPECIAL_WORDS[UNK])
     results.write_captions(folder / f"captions_{split}.json", captions, found.per_image, each)
     results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
     maps = {
@@ -135,7 +135,7 @@ def score_split(
         list(captions.values()),
         train=train,
         vocabulary_size=len(captioner.vocabulary.words),
-        unknown=UNK,
+        unknown=SPECIAL_WORDS[UNK],
     )
     return Scored(
         corpus=found.corpus,

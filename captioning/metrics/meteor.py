@@ -28,17 +28,17 @@ from captioning.support.errors import CaptioningError
 
 _JAR = Path(original.__file__).parent / original.METEOR_JAR
 
-# Requests under way at a time. Their answers, of some 150 bytes each, fit into the smallest pipe of
-# any system, so the program never waits for us to read while we wait for it to read: no deadlock,
-# for any number and any length of captions, and no thread.
+# Requests without an answer at a time. Their answers, of some 150 bytes each, fit into the smallest
+# pipe of any system. The program therefore never waits for this process to read while this process
+# waits for it to read: there is no deadlock for any number and length of captions.
 _IN_FLIGHT = 16
 
-# Captions for which one more process pays.
+# The number of captions for which one more process saves time.
 _SHARE = 2500
 
 
 class _MeteorDiedError(Exception):
-    """The program ended before it answered; holds what it last said."""
+    """The program ended before it answered; the message is its last output."""
 
 
 class MeteorProcess:
@@ -48,12 +48,12 @@ class MeteorProcess:
     """
 
     def __init__(self) -> None:
-        # A file, as nobody reads along: a pipe would fill up and stop the program.
+        # A file, because nobody reads it: a pipe would fill up and block the program.
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
         command = java_command(
             *("-jar", _JAR.name, "-", "-", "-stdio", "-l", "en", "-norm"),
-            # By itself the program looks for this file beside the jar, and fails where the path
-            # has a space in it.
+            # By default the program looks for this file beside the jar, and fails if the path has a
+            # space in it.
             *("-a", "data/paraphrase-en.gz"),
             heap="2G",
         )
@@ -64,7 +64,7 @@ class MeteorProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
-            start_new_session=True,  # Ctrl-C is for us, and we then end it
+            start_new_session=True,  # Ctrl-C reaches this process only, which then ends it
         )
 
     @property
@@ -74,11 +74,11 @@ class MeteorProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the program is running; reaps it where it is not."""
+        """Whether the program is running."""
         return self._process.poll() is None
 
     def evaluate(self, statistics: Sequence[str]) -> tuple[float, list[float]]:
-        """The score of a corpus, from the sums of its segments' counts, and of each segment."""
+        """The corpus score, from the summed counts of the segments, and each segment's score."""
         self.send(" ||| ".join(["EVAL", *statistics]))
         segments = [float(self.receive()) for _ in statistics]
         return float(self.receive()), segments
@@ -89,11 +89,11 @@ class MeteorProcess:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._complaints):
             assert stream is not None
-            with contextlib.suppress(BrokenPipeError):  # a request the program did not live to read
+            with contextlib.suppress(BrokenPipeError):  # the program ended before it read a request
                 stream.close()
 
     def send(self, lines: str) -> None:
-        """Hand over requests, one a line."""
+        """Send requests, one on each line."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(lines.encode() + b"\n")
@@ -102,7 +102,7 @@ class MeteorProcess:
             raise _MeteorDiedError(self._last_words()) from None
 
     def receive(self) -> str:
-        """The answer to the first request that has none yet."""
+        """The answer to the first request that has not been answered yet."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline().decode()
         if not line.endswith("\n"):
@@ -119,8 +119,8 @@ class MeteorProcess:
 
 
 def _one_field(tokens: str) -> str:
-    # The replacements of pycocoevalcap; there for hypotheses alone, but "|||" in a reference would
-    # make two references of it. Line ends never come out of the tokeniser.
+    # The replacements of pycocoevalcap, which makes them in hypotheses only. In a reference, "|||"
+    # would split it into two. The tokeniser never returns line ends.
     return tokens.replace("|||", "").replace("  ", " ").replace("\n", " ").replace("\r", " ")
 
 
@@ -128,8 +128,8 @@ def _summable(line: str) -> list[float]:
     counts = [float(count) for count in line.split()]
     length, reference_length, *_ = counts
     matches, reference_matches = sum(counts[4:20:2]), sum(counts[5:20:2])
-    # The program leaves out the one chunk of a hypothesis that is matched whole by a whole
-    # reference: that one is not fragmented at all.
+    # If a whole hypothesis matches a whole reference, the program does not count the single chunk,
+    # because the match is not fragmented.
     if (matches, reference_matches, counts[20]) == (length, reference_length, 1):
         counts[20] = 0.0
     return counts
@@ -140,7 +140,7 @@ def _statistics(
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
 ) -> list[str]:
-    """What METEOR counts for each hypothesis, one line of numbers each, for `evaluate`."""
+    """METEOR's statistics of each hypothesis, a line of numbers each, for `evaluate`."""
     requests = [
         " ||| ".join(["SCORE", *map(_one_field, segment), _one_field(hypothesis)])
         for hypothesis, segment in zip(hypotheses, references, strict=True)
@@ -148,7 +148,7 @@ def _statistics(
     blocks = [requests[start : start + _IN_FLIGHT] for start in range(0, len(requests), _IN_FLIGHT)]
     answers: list[str] = []
     for first in range(0, len(blocks), len(processes)):
-        # The last turn may have blocks for some of them alone.
+        # In the last turn some processes may have no block.
         turn = list(zip(processes, blocks[first : first + len(processes)], strict=False))
         for process, block in turn:
             process.send("\n".join(block))
@@ -156,14 +156,14 @@ def _statistics(
     return answers
 
 
-# By process number, so that a forked child starts its own METEOR instead of mixing its requests
-# into its parent's pipe.
+# By process id, so that a forked child starts its own METEOR instead of writing to the pipe of its
+# parent.
 _warm: dict[int, list[MeteorProcess]] = {}
 _lock = threading.Lock()
 
 
 def start_meteor(captions: int = 0) -> None:
-    """Let METEOR load in the background, to be warm when `meteor_scores` gets that many."""
+    """Start METEOR in the background, so that `meteor_scores` need not wait for it."""
     with _lock:
         _warm_processes(captions)
 
@@ -200,7 +200,7 @@ def meteor_scores(
                         f"METEOR died twice on these {len(hypotheses)} captions ({death}): free "
                         "some memory, shorten captions of thousands of words, or leave METEOR out"
                     ) from None
-            except BaseException:  # Ctrl-C too: an answer nobody waits for may be under way
+            except BaseException:  # also Ctrl-C: an unread answer may remain in the pipe
                 _close()
                 raise
     raise AssertionError("unreachable")

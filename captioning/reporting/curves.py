@@ -1,4 +1,4 @@
-"""Learning curves: what a run's ``logs/metrics.csv`` holds, and charts of it as plain geometry."""
+"""Learning curves from a run's ``logs/metrics.csv``, and charts of them as plain geometry."""
 
 import csv
 import math
@@ -22,7 +22,7 @@ LEFT, RIGHT, TOP, BOTTOM = 38, WIDTH - 14, 18, HEIGHT - 34
 
 
 def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
-    """Read what Lightning's CSVLogger wrote: the mean of each quantity over each epoch.
+    """Read the file of Lightning's CSVLogger as the mean of each quantity over each epoch.
 
     A quantity that is logged at some steps and, as ``NAME_epoch``, as the mean over all steps of
     the epoch, is read from the latter, so that a curve shows what the log shows. Cells that hold no
@@ -59,12 +59,12 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
 
 
 def best_epoch(curve: Curve) -> int:
-    """The epoch of the highest value, the first where several have it."""
+    """The epoch of the highest value; the first one if there are several."""
     return max(curve, key=lambda epoch: curve[epoch])
 
 
 class Point(NamedTuple):
-    """A point of a line, in the chart's units, and what it stands for."""
+    """A point of a line, in the chart's units, and its description."""
 
     x: float
     y: float
@@ -91,7 +91,7 @@ class Chart:
     """Curves over epochs, laid out in WIDTH x HEIGHT.
 
     Attributes:
-        title: what is drawn.
+        title: of the chart.
         lines: the curves that have values.
         epochs: the marks of the horizontal axis.
         values: the marks of the vertical axis.
@@ -106,12 +106,12 @@ class Chart:
 
 
 def chart(title: str, curves: Mapping[str, Curve], best: int | None = None) -> Chart | None:
-    """Lay curves out in one chart, or None where there is not a single value.
+    """Lay curves out in one chart; None if there is no value.
 
     Args:
-        title: what is drawn.
+        title: of the chart.
         curves: by name, in the order of the legend.
-        best: the epoch to mark, where it is among them.
+        best: the epoch to mark, if it is among them.
     """
     curves = {name: curve for name, curve in curves.items() if curve}
     if not curves:
@@ -161,7 +161,7 @@ def _marks(low: float, high: float, least: float = 0.0) -> list[float]:
 
 
 def _number(cell: object) -> float | None:
-    # Not always a string: in a row that is too short or too long, it is None or a list.
+    # In a row that is too short or too long, the cell is None or a list.
     try:
         value = float(cell) if isinstance(cell, str) else math.nan
     except ValueError:

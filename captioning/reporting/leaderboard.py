@@ -41,11 +41,14 @@ def terminal_tables(board: Leaderboard, width: int = 1000) -> list[RenderableTyp
     for ranking in board.rankings:
         content = ranking_table(ranking, board.metric, board.lower_is_better)
         words = [name for name in content.header if name in LANGUAGE_MEASURES]
-        shown, missing = _fitting(content, board.metric, width, words)
-        tables.append(_terminal_table(content, shown, str(ranking.ground)))
+        names = [name for name in content.header if name not in words]
+        fold = sum(_width(content, name, fold=False) + 1 for name in names) > width
+        shown, missing = _fitting(content, board.metric, width, names) if fold else (names, [])
+        tables.append(_terminal_table(content, shown, str(ranking.ground), fold=fold))
         # The words have a table of their own, because one of all would be too wide.
         if words:
-            tables.append(_terminal_table(content, ["run", *content.settings[:2], *words]))
+            shown = ["run", *content.settings[:2], *words]
+            tables.append(_terminal_table(content, shown, fold=fold))
         if missing:
             tables.append(
                 Text(f"At this width without {', '.join(missing)}; leaderboard.md has all columns.")
@@ -54,10 +57,10 @@ def terminal_tables(board: Leaderboard, width: int = 1000) -> list[RenderableTyp
 
 
 def _fitting(
-    content: RankingTable, metric: str, width: int, never: Sequence[str]
+    content: RankingTable, metric: str, width: int, names: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """The columns that fit into a terminal, and those that do not."""
-    shown = [name for name in content.header if name not in never]
+    shown = list(names)
     beside = [name for name in shown if name in OBJECT_COLUMNS]
     order = (
         *_LEFT_OUT_FIRST,
@@ -67,7 +70,7 @@ def _fitting(
         *reversed(content.settings[1:4]),
         f"dev {metric}",
     )
-    widths = {name: _width(content, name) for name in shown}
+    widths = {name: _width(content, name, fold=True) for name in shown}
     missing = []
     for name in order:
         if sum(widths[each] + 1 for each in shown) <= width:
@@ -75,19 +78,21 @@ def _fitting(
         if name in shown and name != metric:
             shown.remove(name)
             missing.append(name)
-    return shown, [name for name in content.header if name in missing]
+    return shown, [name for name in names if name in missing]
 
 
-def _width(content: RankingTable, name: str) -> int:
+def _width(content: RankingTable, name: str, *, fold: bool) -> int:
     place = content.header.index(name)
     cells = [row[place] for row in (*content.rows, *content.published)]
     texts = [text for cell in cells for text in (cell.text, cell.interval or "")]
-    longest = max(map(len, (*_header(name, content).split("\n"), *texts)))
+    longest = max(map(len, (*_header(name, content, fold=fold).split("\n"), *texts)))
     return min(longest, _WIDEST_NAME) if name in content.texts else longest
 
 
-def _header(name: str, content: RankingTable) -> str:
-    """The name of a column on several lines, where a setting's name would widen it."""
+def _header(name: str, content: RankingTable, *, fold: bool) -> str:
+    """The name of a column, on several lines if it is to be folded."""
+    if not fold:
+        return name
     if name not in content.settings:
         return name if name in content.texts else "\n".join(name.split())
     lines: list[str] = []
@@ -99,7 +104,9 @@ def _header(name: str, content: RankingTable) -> str:
     return "\n".join(lines)
 
 
-def _terminal_table(content: RankingTable, shown: Sequence[str], title: str | None = None) -> Table:
+def _terminal_table(
+    content: RankingTable, shown: Sequence[str], title: str | None = None, *, fold: bool
+) -> Table:
     """Some of the columns."""
     table = Table(
         title=None if title is None else Text(title),
@@ -111,15 +118,15 @@ def _terminal_table(content: RankingTable, shown: Sequence[str], title: str | No
     # In the table of words, and of few columns, published results would have no number.
     published = content.published if title is not None else ()
     for name in shown:
-        header = Text(_header(name, content))
+        header = Text(_header(name, content, fold=fold))
         # A terminal that is too narrow folds texts, but never numbers.
         if name in content.texts:
-            width = min(_width(content, name), _WIDEST_NAME)
+            width = min(_width(content, name, fold=fold), _WIDEST_NAME)
             table.add_column(header, overflow="fold", min_width=min(width, 5))
         elif name == LAST_COLUMN:
             table.add_column(header, no_wrap=True)
         else:
-            table.add_column(header, justify="right", min_width=_width(content, name))
+            table.add_column(header, justify="right", min_width=_width(content, name, fold=fold))
     places = [content.header.index(name) for name in shown]
     for row in (*content.rows, *published):
         # Text, not str: rich would read the brackets of a run's name as its markup.

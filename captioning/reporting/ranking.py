@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from captioning.metrics.bootstrap import Paired, Statistics, compare, mean_intervals
 from captioning.metrics.registry import BUILT_IN
 from captioning.reporting.configurations import arithmetic_values, differing, grouped
@@ -129,7 +131,8 @@ class Row:
         """The standard deviation over the seeds (divided by n - 1), if there are several."""
         if len(self.entries) < 2:
             return {}
-        return {name: statistics.stdev(found) for name, found in self._columns(split).items()}
+        columns = self._columns(split)
+        return {name: float(np.std(found, ddof=1)) for name, found in columns.items()}
 
     @property
     def mixed_arithmetic(self) -> dict[str, list[str]]:
@@ -420,22 +423,37 @@ def _rows(entries: Sequence[Entry], each_seed: bool) -> list[Row]:
     alike: dict[str, list[int]] = defaultdict(list)
     for place, (name, values) in enumerate(zip(names, settings, strict=True)):
         alike[json.dumps([name, values])].append(place)
-    shared = Counter(names)
+    labels = _labels([group[0].results.name for group in members], settings)
     for places in alike.values():
         if len(places) > 1:
             folders = _distinct_folders([members[place][0].path.parent for place in places])
             for place, folder in zip(places, folders, strict=True):
                 names[place] = f"{names[place]} ({folder})"
+                labels[place] = f"{labels[place]} ({folder})"
     return [
-        Row(name, _label(name, values, shared[group[0].results.name]), tuple(group), values)
-        for name, values, group in zip(names, settings, members, strict=True)
+        Row(name, label, tuple(group), values)
+        for name, label, values, group in zip(names, labels, settings, members, strict=True)
     ]
 
 
-def _label(name: str, settings: Mapping[str, str], rows: int) -> str:
-    if rows < 2 or not settings:
-        return name
-    return f"{name} ({', '.join(f'{key}={value}' for key, value in settings.items())})"
+def _labels(names: Sequence[str], settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """Names, with as many settings as distinguish the rows of one name, if settings do."""
+    labels = list(names)
+    for name, count in Counter(names).items():
+        places = [place for place, each in enumerate(names) if each == name]
+        varying = [
+            key for key in settings[places[0]] if len({settings[p][key] for p in places}) > 1
+        ]
+        chosen: list[str] = []
+        for key in varying:
+            chosen.append(key)
+            if len({tuple(settings[p][k] for k in chosen) for p in places}) == count:
+                break
+        if chosen:
+            for place in places:
+                values = ", ".join(f"{key}={settings[place][key]}" for key in chosen)
+                labels[place] = f"{name} ({values})"
+    return labels
 
 
 def _distinct_folders(folders: Sequence[Path]) -> list[str]:

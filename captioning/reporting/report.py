@@ -1,7 +1,7 @@
-"""Pages to look at: ``report.html`` beside an evaluation, and one for a whole leaderboard.
+"""HTML pages: the ``report.html`` of a run, and the page of a leaderboard.
 
-A page is one file that needs nothing else: photographs are embedded small, attention maps as
-bytes, and its policy forbids the browser every connection. Whatever comes from data is escaped.
+A page is a single file with embedded thumbnails and attention maps. Its content security policy
+forbids all network connections, and all content from data is escaped.
 """
 
 import logging
@@ -39,11 +39,11 @@ log = logging.getLogger(__name__)
 
 REPORT: Final = "report.html"
 MOST_IMAGES: Final = 1500
-"""Images in the gallery of a report; where there are more, so many are chosen."""
+"""The largest number of images in the gallery of a report."""
 MOST_COMPARED: Final = 200
-"""Images in a gallery of a leaderboard."""
+"""The largest number of images in a gallery of a leaderboard."""
 GALLERY_BYTES: Final = 20_000_000
-"""What the galleries of a leaderboard take up together, at most."""
+"""The largest total size of the galleries of a leaderboard."""
 
 
 def write_report(
@@ -61,11 +61,11 @@ def write_report(
     Args:
         folder: the run's own, with ``results.json``.
         split: which one the gallery shows.
-        gallery: the images, in the order of the data set. Of more than MOST_IMAGES, so many are
-            shown, evenly spread from the best CIDEr to the worst.
+        gallery: the images, in the order of the data set. If there are more than MOST_IMAGES, a
+            selection is shown that is evenly spread from the best CIDEr to the worst.
         training: the folder in which the model was trained; None: this one. Its
             ``logs/metrics.csv``, where there is one, has the learning curves.
-        progress: whether to show how far the photographs have come.
+        progress: whether to show a progress bar.
 
     Returns:
         The file written.
@@ -103,8 +103,8 @@ def write_report(
 def write_leaderboard_page(path: Path, board: Leaderboard) -> Path:
     """Write a whole leaderboard as a page: tables to sort, learning curves, runs side by side.
 
-    The photographs and the attention come out of the runs' ``report.html`` files, where these
-    exist and show the leaderboard's split; there the runs' names lead, too.
+    Photographs and attention are read from the runs' ``report.html`` files, if these exist and show
+    the leaderboard's split. The names of runs are links to these reports.
 
     Raises:
         OSError: the page cannot be written.
@@ -125,7 +125,7 @@ def write_leaderboard_page(path: Path, board: Leaderboard) -> Path:
 
 
 class _ScoreTable(NamedTuple):
-    """Measures down the side and splits across, so that it fits on a phone."""
+    """A row for each measure and a column for each split, which is narrow enough for a phone."""
 
     title: str
     splits: list[str]
@@ -134,7 +134,7 @@ class _ScoreTable(NamedTuple):
 
 
 def _score_tables(results: Results, split: str) -> list[_ScoreTable]:
-    """The scores, and what is known of objects and language: first of the gallery's split."""
+    """The tables of scores, objects and language, with the gallery's split first."""
     splits = sorted(results.scores, key=lambda name: name != split)
     rows = [
         (
@@ -184,7 +184,7 @@ def _hundredfold(curve: Curve) -> Curve:
 
 
 class _RankingPart(NamedTuple):
-    """What a leaderboard's page has of one ranking; ``links`` are the reports of its rows."""
+    """The content of one ranking on a page; ``links`` are the reports of its rows."""
 
     title: str
     table: RankingTable
@@ -203,7 +203,7 @@ def _ranking_part(
     entries = ranking.entries
     for name, entry in zip(ranking.run_labels(), entries, strict=True):
         report = entry.path.parent / REPORT
-        # One run's damaged file is no reason to have no page of the others.
+        # A damaged file of one run does not prevent the page of the others.
         try:
             if (metrics_file := report.parent / "logs" / "metrics.csv").is_file():
                 learning[name] = _hundredfold(read_curves(metrics_file).get(f"dev/{RANKED_BY}", {}))
@@ -233,7 +233,7 @@ def _first_report(row: Row, folder: Path) -> str | None:
 def _comparison(
     galleries: Mapping[str, GalleryData], most_bytes: int
 ) -> tuple[GalleryData | None, str]:
-    """The gallery of several runs, within a number of bytes, and what it says of itself."""
+    """The gallery of several runs within a number of bytes, and the note above it."""
     if not galleries:
         return None, ""
     gallery = compare(list(galleries.values()), list(galleries))

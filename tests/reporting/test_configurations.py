@@ -167,10 +167,12 @@ def test_many_settings_are_named_below_and_the_file_for_programs_has_all(
         write(tmp_path / str(value), results_of(dict.fromkeys(keys, value)))
     assert main([str(tmp_path)]) == 0
     lines = (tmp_path / "leaderboard.md").read_text().splitlines()
-    (header,) = (line.split(" | ") for line in lines if line.startswith("| run"))
+    (header,) = (line.split(" | ") for line in lines if line.startswith("| run | model"))
     assert header[1:9] == ["model.dropout", "decoding.beam_size", *keys[:6]]
     assert "also differ in callbacks.c.6, callbacks.c.7 and callbacks.c.8" in "\n".join(lines)
-    assert "also differ in" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "also differ in" in printed
+    assert "No difference is known of run (model.dropout=2):" in printed
     with (tmp_path / "leaderboard.csv").open(newline="") as file:
         assert set(keys) < set(next(csv.reader(file)))
 
