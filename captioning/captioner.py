@@ -254,7 +254,14 @@ class Captioner(pl.LightningModule):
         self._losses.add(self.global_step, parts["loss"])
         if self.trainer.is_last_batch:
             mean, several = self._losses.epoch_mean(), self.trainer.world_size > 1
-            self.log("train/loss_epoch", mean, on_step=False, on_epoch=True, sync_dist=several)
+            self.log(
+                "train/loss_epoch",
+                mean,
+                on_step=False,
+                on_epoch=True,
+                sync_dist=several,
+                batch_size=1,  # a mean over steps, which count alike
+            )
         # Not at every step: Lightning takes a millisecond to log, and nothing would be written.
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
