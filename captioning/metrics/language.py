@@ -26,9 +26,9 @@ class Language:
         vocabulary_share: That number as a share of the words in the model's vocabulary; None if
             the vocabulary is not known.
         length: Mean number of words of a caption.
-        novel: Share of the captions that are not, word for word, a caption of the train split (O. Vinyals et al.,
-            "Show and Tell", CVPR 2015; Shetty et al.); None where the train captions
-            are not known.
+        novel: Share of the captions that are not, word for word, a caption of the train split
+            (O. Vinyals et al., "Show and Tell", CVPR 2015; Shetty et al.); None if the captions of
+            the train split are not known.
         unknown: Share of the words that stand for out-of-vocabulary words; None if the captions
             have no such word.
     """

@@ -119,7 +119,7 @@ class MeteorProcess:
 
 
 def _one_field(tokens: str) -> str:
-    # The replacements of pycocoevalcap, which makes them in hypotheses only; but "|||" in a reference
+    # The replacements of pycocoevalcap, which makes them in hypotheses only. In a reference, "|||"
     # would split it into two. The tokeniser never returns line ends.
     return tokens.replace("|||", "").replace("  ", " ").replace("\n", " ").replace("\r", " ")
 
@@ -128,7 +128,7 @@ def _summable(line: str) -> list[float]:
     counts = [float(count) for count in line.split()]
     length, reference_length, *_ = counts
     matches, reference_matches = sum(counts[4:20:2]), sum(counts[5:20:2])
-    # If the whole hypothesis matches a whole reference, the program does not count its single chunk,
+    # If a whole hypothesis matches a whole reference, the program does not count the single chunk,
     # because the match is not fragmented.
     if (matches, reference_matches, counts[20]) == (length, reference_length, 1):
         counts[20] = 0.0

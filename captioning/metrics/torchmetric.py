@@ -9,7 +9,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from captioning.metrics.caption_scorer import METRICS, CaptionScorer, Scores
+from captioning.metrics.caption_scorer import CaptionScorer, Scores
+from captioning.metrics.registry import METRICS
 
 
 class CaptionScores(Metric):
