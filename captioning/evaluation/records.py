@@ -63,21 +63,12 @@ def count_parameters(captioner: pl.LightningModule) -> int:
     return sum(p.numel() for p in captioner.parameters() if p.requires_grad)
 
 
-def count_by_part(captioner: Captioner) -> dict[str, int]:
-    """The number of parameters of each part, whether they learn or not.
-
-    A decoder's attention is counted beside it and within it.
-    """
-    parts: dict[str, Any] = {
+def parts_of(captioner: Captioner) -> dict[str, nn.Module]:
+    """The parts whose parameters are counted; a decoder's attention is within it."""
+    return {
         "encoder": captioner.encoder,
         "decoder": captioner.decoder,
-        "attention": getattr(captioner.decoder, "attention", None),
         "objective": captioner.objective,
-    }
-    return {
-        name: sum(parameter.numel() for parameter in part.parameters())
-        for name, part in parts.items()
-        if isinstance(part, nn.Module)
     }
 
 
@@ -126,11 +117,7 @@ def write_record(
                 "resize": captioner.encoder.preprocessing.resize,
             }
         ),
-        model=results.Model(
-            name=hparams["model"]["_target_"].split(".")[-2],
-            trainable=count_parameters(captioner),
-            parameters=count_by_part(captioner),
-        ),
+        model=results.Model.of(hparams["model"]["_target_"].split(".")[-2], parts_of(captioner)),
         arithmetic=arithmetic,
         versions=results.versions(),
         commit=results.commit(),
