@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from captioning.kernels.ops import Dropout, Rows, deferred_weight_gradients, standardize
+from captioning.kernels.ops import (
+    Dropout,
+    Rows,
+    at_least_single,
+    deferred_weight_gradients,
+    product_dtype,
+    standardize,
+)
 from captioning.models.attention.base import Memory
 from captioning.models.decoders.base import Decoder, State, Step, TeacherForced
 from captioning.models.decoders.packing import pack
@@ -98,7 +105,8 @@ class RecurrentDecoder(Decoder):
         if self.normalize_grid:
             grid, mean = standardize(grid)
         else:
-            mean = grid.float().mean(1)
+            mean = at_least_single(grid).mean(1)
+            grid = grid.to(product_dtype(grid))
         return {"grid": grid, "mean": mean}
 
     def start(self, memory: Memory, captions: int) -> State:
