@@ -1,5 +1,6 @@
 """What computes an op: the choice, what falls back to PyTorch, and what is reported."""
 
+import inspect
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -55,12 +56,9 @@ def test_the_choice_of_one_thread_is_not_that_of_another() -> None:
 
 
 def test_a_backend_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    unknown: Any = "cuda"
-    with (
-        pytest.raises(CaptioningError, match="backend=cuda: choose auto, torch, native"),
-        use_backend(unknown),
-    ):
-        pass
+    unchecked: Any = inspect.unwrap(use_backend)  # without the type checks of the tests
+    with pytest.raises(CaptioningError, match="backend=cuda: choose auto, torch, native"):
+        next(unchecked("cuda"))
 
 
 @needs_compiler
