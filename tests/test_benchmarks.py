@@ -23,7 +23,7 @@ def test_in_single_precision_loss_and_gradients_are_the_oracles(backend: Backend
 def test_in_bf16_they_are_near(backend: Backend) -> None:
     of_loss, of_gradients = errors("bf16", backend, words=50, locations=9)
     assert 0 < of_loss < 1e-3
-    assert 1e-4 < of_gradients < 0.02
+    assert 1e-4 < of_gradients < (0.02 if backend == "auto" else 0.03)
 
 
 def test_the_textbooks_beam_search_writes_the_same_captions() -> None:
@@ -32,6 +32,7 @@ def test_the_textbooks_beam_search_writes_the_same_captions() -> None:
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.mul_(3)
+        decoder.output_words.bias[:2] = -1e4  # the textbook may write <pad> and <start>
     grid, _ = batch_of(torch.Generator().manual_seed(0), images=8, locations=9, words=30)
     textbook = Textbook(decoder).eval()
     search = Beam(beam_size=3, max_length=8, length_penalty=0.0, **PLAIN)
