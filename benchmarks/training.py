@@ -74,9 +74,7 @@ def multiply_adds(
 class Step:
     """A training step as ``train.py`` makes it: loss, gradients, clipping, AdamW."""
 
-    def __init__(
-        self, decoder: AttentionLSTM, precision: str, backend: Backend = "auto"
-    ) -> None:
+    def __init__(self, decoder: AttentionLSTM, precision: str, backend: Backend = "auto") -> None:
         self.decoder, self.precision, self.backend = decoder, precision, backend
         self.objective = CrossEntropy()
         self.losses = LossGraphs(self.objective, decoder)

@@ -134,7 +134,10 @@ def _check_backends(
         found = _with_gradients(on_device, grid.to(device), states.to(device), moved)
         for (what, ours), (_, theirs) in zip(found, expected, strict=True):
             assert_close(
-                ours, theirs, f"{name}: {what} by backend=auto on {device} and by backend=torch", 1e-3
+                ours,
+                theirs,
+                f"{name}: {what} by backend=auto on {device} and by backend=torch",
+                1e-3,
             )
 
 
@@ -145,9 +148,7 @@ def _with_gradients(
     grid, states = grid.clone().requires_grad_(), states.clone().requires_grad_()
     named = [("the grid", grid), ("the states", states), *_learned(attention)]
     memory = attention.prepare(grid)
-    words = [
-        attention(attention.query(factor * states), memory, rows) for factor in (1.0, -0.5)
-    ]
+    words = [attention(attention.query(factor * states), memory, rows) for factor in (1.0, -0.5)]
     loss = torch.stack([_weighted_sum(word) for word in words]).sum()
     gradients = torch.autograd.grad(loss, [tensor for _, tensor in named], allow_unused=True)
     results = [("the weights", words[0][0]), ("the context", words[0][1])]
@@ -169,9 +170,7 @@ def _learned(attention: Attention) -> list[tuple[str, Tensor]]:
     return [(n, each) for n, each in attention.named_parameters() if each.requires_grad]
 
 
-def _check_gradients(
-    name: str, attention: Any, grid: Tensor, states: Tensor, rows: Rows
-) -> None:
+def _check_gradients(name: str, attention: Any, grid: Tensor, states: Tensor, rows: Rows) -> None:
     """Against finite differences; the grid's and the states' too."""
     leaves = [("the grid", grid.requires_grad_()), ("the states", states.requires_grad_())]
 

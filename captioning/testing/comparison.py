@@ -1,4 +1,4 @@
-"""What the checks have in common: comparisons that explain themselves, and the setting of a check."""
+"""What the checks have in common: comparisons that explain themselves."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -69,7 +69,9 @@ def check_gradients(
     with use_backend("torch"):
         gradients = torch.autograd.grad(loss(), leaves, allow_unused=True)
         for (name, parameter), gradient in zip(parameters, gradients, strict=True):
-            assert gradient is not None, f"{what}: {name} gets no gradient, so it cannot be learned."
+            assert gradient is not None, (
+                f"{what}: {name} gets no gradient, so it cannot be learned."
+            )
             direction = random_like(parameter)
             ends = []
             with torch.no_grad():

@@ -60,9 +60,7 @@ def check_decoder(decoder: Decoder, *, channels: int, locations: int = 5) -> Non
         _check_state_dict(decoder, grid, tokens)
 
 
-def made_up_captions(
-    vocabulary_size: int, generator: torch.Generator
-) -> Tensor:
+def made_up_captions(vocabulary_size: int, generator: torch.Generator) -> Tensor:
     """Random captions of :data:`LENGTHS` words: ``<start>`` ... ``<end>``, 0-padded."""
     longest = max(max(of_image) for of_image in LENGTHS)
     tokens = torch.full((len(LENGTHS), len(LENGTHS[0]), longest + 2), PAD)

@@ -60,7 +60,7 @@ def _small_decoder() -> Decoder:
 
 
 def _losses(objective: Objective, decoder: Decoder, batch: Batch) -> dict[str, Tensor]:
-    """Of a copy, so that a running baseline does not move between two calls."""
+    """What the objective returns. Callers give a copy where a running baseline might move."""
     parts: dict[str, Tensor] = objective(decoder, batch)
     return parts
 
@@ -87,9 +87,7 @@ def _check_padding(objective: Objective, decoder: Decoder, batch: Batch) -> None
     padded = torch.nn.functional.pad(batch.tokens, (0, 2, 0, 1), value=PAD)
     more = _losses(copy.deepcopy(objective), decoder, batch._replace(tokens=padded))
     for part, value in plain.items():
-        assert_close(
-            more[part], value, f"{_name(objective)}: {part} with more padding and without"
-        )
+        assert_close(more[part], value, f"{_name(objective)}: {part} with more padding and without")
 
 
 def _check_backends(objective: Objective, decoder: Decoder, batch: Batch) -> None:

@@ -104,7 +104,9 @@ def test_without_gradients_the_state_is_the_same() -> None:
 
 
 def test_double_precision_stays_double_precision() -> None:
-    leaves = [leaf.detach().double().requires_grad_() for leaf in leaves_of(5, 3, 1.0, torch.float32)]
+    leaves = [
+        leaf.detach().double().requires_grad_() for leaf in leaves_of(5, 3, 1.0, torch.float32)
+    ]
     assert torch.autograd.gradcheck(lstm_cell, leaves)
     for ours, theirs in zip(lstm_cell(*leaves), torchs(*leaves), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -48,7 +48,9 @@ def test_a_part_of_a_larger_grid_and_one_without_contrast() -> None:
 
 def test_epsilon_is_added_to_the_variance() -> None:
     grid = normal(2, 3, 16) / 100
-    torch.testing.assert_close(standardize(grid, 0.01)[0], nn.functional.layer_norm(grid, [16], eps=0.01))
+    torch.testing.assert_close(
+        standardize(grid, 0.01)[0], nn.functional.layer_norm(grid, [16], eps=0.01)
+    )
 
 
 def test_more_channels_than_the_c_function_takes() -> None:

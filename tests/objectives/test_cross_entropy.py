@@ -131,8 +131,7 @@ def test_rows_of_padding_count_for_nothing(target: Literal["one", "uniform"]) ->
 def test_attention_that_meets_its_target_costs_nothing(target: Literal["one", "uniform"]) -> None:
     """As many words as locations, spread evenly, meet both targets."""
     given = replace(
-        output(),
-        coverage=torch.ones(1, 1, LOCATIONS), lengths=torch.tensor([[LOCATIONS]])
+        output(), coverage=torch.ones(1, 1, LOCATIONS), lengths=torch.tensor([[LOCATIONS]])
     )
     parts = parts_of(CrossEntropy(attention_penalty=1.0, coverage_target=target), given)
     assert parts["attention_term"].item() == pytest.approx(0)

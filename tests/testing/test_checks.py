@@ -59,7 +59,9 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_our_attention_lstm(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    check_decoder(AttentionLSTM(9, CHANNELS, **SIZES, attention_dim=4, **options), channels=CHANNELS)
+    check_decoder(
+        AttentionLSTM(9, CHANNELS, **SIZES, attention_dim=4, **options), channels=CHANNELS
+    )
 
 
 def test_our_lstm() -> None:

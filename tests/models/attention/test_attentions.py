@@ -214,7 +214,10 @@ def test_additive_attention_is_what_one_gets_unasked() -> None:
     ("spec", "words"),
     [
         ("scaled_dots", "model.attention=scaled_dots: did you mean scaled_dot. Choose additive, "),
-        ("hard", "model.attention=hard: Choose additive, multiplicative, scaled_dot, or the dotted"),
+        (
+            "hard",
+            "model.attention=hard: Choose additive, multiplicative, scaled_dot, or the dotted",
+        ),
         ("no.such.Class", "model.attention._target_=no.such.Class: no such class"),
         ("torch.nn.Linear", "model.attention._target_=torch.nn.Linear is not a Attention"),
         ({"_target_": "scaled_dot", "head": 4}, "model.attention.head: .*heads"),

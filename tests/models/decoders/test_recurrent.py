@@ -269,9 +269,7 @@ def test_attention_lstm_follows_the_equations_on_ragged_captions(
 
 @IMPLEMENTATIONS
 @LAYOUTS
-def test_lstm_equals_pytorchs_cell(
-    lengths: list[list[int]], implementation: str, use: Use
-) -> None:
+def test_lstm_equals_pytorchs_cell(lengths: list[list[int]], implementation: str, use: Use) -> None:
     use(implementation)
     assert_equals_textbook(decoder_of(LSTM), mean_grid_lstm, tokens_of(lengths))
 
@@ -376,7 +374,9 @@ def test_images_can_be_selected_and_captions_reordered_without_knowing_what_is_i
     decoder = decoder_of(make)
     images, captions = 3, 4
     memory = decoder.prepare(grid_of(images))
-    assert {len(value.keys if name == "keys" else value) for name, value in memory.items()} == {images}
+    assert {len(value.keys if name == "keys" else value) for name, value in memory.items()} == {
+        images
+    }
     state = decoder.start(memory, captions)
     words = torch.arange(4, 4 + images * captions).view(images, captions)
     first = decoder.step(words, state, memory)
