@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from captioning.testing.comparison import (
 LENGTHS = ((3, 1, 4), (2, 0, 3), (1, 5, 2))
 """Words of each caption of each image; 0 is a caption that is not there."""
 
-UNRESTRICTED = {
+UNRESTRICTED: dict[str, Any] = {
     "max_length": 6,
     "min_length": 0,
     "allow_unknown": True,
@@ -160,7 +161,8 @@ def _check_decoding(decoder: Decoder, grid: Tensor) -> None:
     beam_of_one = Beam(**UNRESTRICTED, beam_size=1, length_penalty=0.0)
     best_word = Sample(**UNRESTRICTED, top_k=1)
     expected = greedy(decoder, grid, attention=True)
-    for decoding in (beam_of_one, best_word):
+    alike: list[Decoding] = [beam_of_one, best_word]
+    for decoding in alike:
         for ours, theirs in zip(decoding(decoder, grid), expected, strict=True):
             assert ours[0].tokens == theirs[0].tokens, (
                 f"{name}: {type(decoding).__name__} of the best word alone writes "
@@ -193,7 +195,7 @@ def _check_decoding(decoder: Decoder, grid: Tensor) -> None:
 
 
 def _log_prob(decoder: Decoder, grid: Tensor, words: list[int]) -> float:
-    ended = len(words) < UNRESTRICTED["max_length"]
+    ended = len(words) < int(UNRESTRICTED["max_length"])
     tokens = torch.tensor([[[START, *words, *([END] if ended else [])]]])
     with torch.no_grad():
         return float(decoder(grid, tokens).token_log_probs().sum())

@@ -144,8 +144,8 @@ def _check_gradients(objective: Objective, decoder: Decoder, batch: Batch) -> No
     def loss() -> Tensor:
         for name, value in doubled.named_buffers():  # a running baseline starts again
             value.copy_(buffers[name])
-        value: Tensor = doubled(model, batch)["loss"]
-        return value
+        parts: dict[str, Tensor] = doubled(model, batch)
+        return parts["loss"]
 
     check_gradients(loss, _learned(doubled, model), _name(objective))
 
