@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from captioning.decoding import Beam, Decoding, Greedy, Hypothesis, Sample
     from captioning.kernels.backend import use_backend
     from captioning.metrics import score_captions
-    from captioning.metrics.caption_scores import CaptionScores
+    from captioning.metrics.torchmetric import CaptionScores
     from captioning.models.attention.base import Attention
     from captioning.models.decoders.base import Decoder
     from captioning.models.decoders.recurrent import RecurrentDecoder
@@ -27,7 +27,7 @@ _MODULES = {
     "Batch": "captioning.data.datamodule",
     "Beam": "captioning.decoding",
     "CaptionDataModule": "captioning.data.datamodule",
-    "CaptionScores": "captioning.metrics.caption_scores",
+    "CaptionScores": "captioning.metrics.torchmetric",
     "Captioner": "captioning.captioner",
     "CaptioningError": "captioning.support.errors",
     "CrossEntropy": "captioning.objectives",

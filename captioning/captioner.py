@@ -1,7 +1,6 @@
 """The LightningModule: an encoder and a decoder, their objective, optimiser and validation."""
 
 import hashlib
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from pytorch_lightning.plugins import Precision
 from pytorch_lightning.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
 from captioning.data.datamodule import Batch, CaptionDataModule
@@ -24,31 +22,42 @@ from captioning.kernels.backend import Backend, check_backend, use_backend
 from captioning.kernels.cuda_graphs import LossGraphs
 from captioning.kernels.ops import cross_entropy
 from captioning.metrics import METRICS
-from captioning.metrics.caption_scores import CaptionScores
+from captioning.metrics.torchmetric import CaptionScores
 from captioning.models.decoders.base import Decoder
 from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective
-from captioning.support.build import build, locate
+from captioning.support.build import build, expand
 from captioning.support.errors import CaptioningError
 from captioning.training.loss_monitor import LossMonitor
+from captioning.training.schedules import build_scheduler
 
 Spec = Mapping[str, Any]
 """A configuration of plain data: ``_target_`` (a dotted path) and its arguments."""
 
-SHORT_NAMES: Final[Mapping[str, str]] = {
-    "attn_lstm": "captioning.models.decoders.attn_lstm.AttentionLSTM",
-    "lstm": "captioning.models.decoders.lstm.LSTM",
-    "vgg16": "captioning.models.encoders.vgg16.VGG16",
-    "vgg19": "captioning.models.encoders.vgg19.VGG19",
-    "resnet50": "captioning.models.encoders.resnet50.ResNet50",
-    "cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy",
-    "adamw": "torch.optim.AdamW",
-    "rmsprop": "torch.optim.RMSprop",
-    "warmup_cosine": "captioning.training.schedules.WarmupCosine",
-    "greedy": "captioning.decoding.Greedy",
-    "beam": "captioning.decoding.Beam",
+NAMES: Final[Mapping[str, Mapping[str, str]]] = {
+    "encoder": {
+        "vgg16": "captioning.models.encoders.vgg16.VGG16",
+        "vgg19": "captioning.models.encoders.vgg19.VGG19",
+        "resnet50": "captioning.models.encoders.resnet50.ResNet50",
+        "torchvision": "captioning.models.encoders.torchvision.TorchvisionEncoder",
+    },
+    "model": {
+        "attn_lstm": "captioning.models.decoders.attn_lstm.AttentionLSTM",
+        "lstm": "captioning.models.decoders.lstm.LSTM",
+    },
+    "objective": {"cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy"},
+    "optimizer": {"adamw": "torch.optim.AdamW", "rmsprop": "torch.optim.RMSprop"},
+    "scheduler": {
+        "constant": "captioning.training.schedules.Constant",
+        "warmup_cosine": "captioning.training.schedules.WarmupCosine",
+    },
+    "validation": {
+        "beam": "captioning.decoding.Beam",
+        "greedy": "captioning.decoding.Greedy",
+        "sample": "captioning.decoding.Sample",
+    },
 }
-"""Names that may stand for a ``_target_``, as those of the files in ``conf/`` do."""
+"""The names that may stand for a ``_target_``: those of the files in ``conf/``, by group."""
 
 OPTIMIZER: Final[Spec] = {
     "_target_": "torch.optim.AdamW",
@@ -105,7 +114,7 @@ class Captioner(pl.LightningModule):
             "scheduler": scheduler,
             "validation": validation,
         }
-        specs = {name: full_spec(spec) for name, spec in specs.items()}
+        specs = {name: expand(spec, NAMES[name], name) for name, spec in specs.items()}
         plain = {"vocabulary": list(vocabulary), "encoder_lr": encoder_lr, "backend": backend}
         self.save_hyperparameters(plain | specs, logger=False)
         self.vocabulary = Vocabulary(vocabulary)
@@ -134,7 +143,7 @@ class Captioner(pl.LightningModule):
         self.attention_maps: dict[str, Tensor] = {}  # of the last test: words x P, by image
         self.run: dict[str, Any] = {"name": "captioner", "seed": 0}
         self.noise_seed: int | None = None
-        self._references_given = False
+        self._references_from: str | None = None  # a split of the data module, or "user"
         self._graphs = LossGraphs(self.objective, self.decoder)
         self._losses = LossMonitor()
 
@@ -175,7 +184,7 @@ class Captioner(pl.LightningModule):
         return cls(
             vocabulary=data.vocabulary.to_list(),
             encoder=encoder,
-            model=full_spec(model) | settings,
+            model=expand(model, NAMES["model"], "model") | settings,
             objective=objective,
             optimizer=optimizer,
             scheduler=scheduler,
@@ -204,10 +213,14 @@ class Captioner(pl.LightningModule):
         """The grid of preprocessed images (B x 3 x H x W); what is a grid already stays one."""
         return self.encoder(images) if images.dim() == 4 else images
 
-    def forward(
+    def forward(self, images: Tensor, decoding: Decoding | None = None) -> list[list[Hypothesis]]:
+        """What :meth:`generate` returns, attention weights included."""
+        return self.generate(images, decoding)
+
+    def generate(
         self, images: Tensor, decoding: Decoding | None = None, *, attention: bool = True
     ) -> list[list[Hypothesis]]:
-        """Captions of images, without gradients.
+        """Captions of images, without gradients and in evaluation mode.
 
         Args:
             images: preprocessed (B x 3 x H x W), or grids (B x P x C), on the module's device.
@@ -243,6 +256,16 @@ class Captioner(pl.LightningModule):
         """The loss of the true captions, each word given the true words before it."""
         parts = self.losses(batch._replace(images=self.grid(batch.images)))
         self._losses.add(self.global_step, parts["loss"])
+        if self.trainer.is_last_batch:
+            mean, several = self._losses.epoch_mean(), self.trainer.world_size > 1
+            self.log(
+                "train/loss_epoch",
+                mean,
+                on_step=False,
+                on_epoch=True,
+                sync_dist=several,
+                batch_size=1,  # a mean over steps, which count alike
+            )
         # Not at every step: Lightning takes a millisecond to log, and nothing would be written.
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
@@ -262,10 +285,6 @@ class Captioner(pl.LightningModule):
                 return losses
             return self._graphs(batch)
 
-    def on_train_epoch_end(self) -> None:
-        mean = self._losses.epoch_mean()
-        self.log("train/loss_epoch", mean, sync_dist=self.trainer.world_size > 1)
-
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule."""
         decayed, rest, encoder = [], [], []
@@ -280,17 +299,13 @@ class Captioner(pl.LightningModule):
         if encoder:
             groups.append({"params": encoder, "lr": self.encoder_lr})
         optimizer = build(self.optimizer_spec, Optimizer, "optimizer", params=groups)
-        given: dict[str, Any] = {"optimizer": optimizer}
-        scheduler = locate(self.scheduler_spec["_target_"], LRScheduler, "scheduler")
-        if "total_steps" in inspect.signature(scheduler).parameters:
-            total = self.trainer.estimated_stepping_batches
-            if math.isinf(total):
-                raise CaptioningError(
-                    "The learning rate schedule must know the number of steps: give "
-                    "trainer.max_epochs or trainer.max_steps."
-                )
-            given["total_steps"] = int(total)
-        schedule = build(self.scheduler_spec, LRScheduler, "scheduler", **given)
+        total_steps = self.trainer.estimated_stepping_batches
+        if math.isinf(total_steps):
+            raise CaptioningError(
+                "The learning rate schedule must know the number of steps: give "
+                "trainer.max_epochs or trainer.max_steps."
+            )
+        schedule = build_scheduler(self.scheduler_spec, optimizer, int(total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -328,17 +343,19 @@ class Captioner(pl.LightningModule):
         self.caption_scores = CaptionScores(references, metrics)
         self.decoding = decoding or self.validation
         self.attention_maps = {}
-        self._references_given = True
+        self._references_from = "user"
 
     def on_validation_start(self) -> None:
         self._find_references("dev", ("BLEU", "CIDEr"))
+        # A new one: what inference mode has made cannot be updated outside of it.
+        self.dev_loss = MeanMetric().to(self.device)
 
     def on_test_start(self) -> None:
         self._find_references("test", METRICS)
 
     def _find_references(self, split: str, metrics: Sequence[str]) -> None:
         """Those of the data module, unless :meth:`set_references` was called."""
-        if self._references_given or (split == "dev" and self.caption_scores is not None):
+        if self._references_from in ("user", split):
             return
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
@@ -347,7 +364,7 @@ class Captioner(pl.LightningModule):
                 "CaptionDataModule, or call captioner.set_references(...) first."
             )
         self.set_references(data.references(split), metrics)
-        self._references_given = False
+        self._references_from = split
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Generate from the image alone, and measure the loss of the true captions."""
@@ -369,7 +386,6 @@ class Captioner(pl.LightningModule):
             self.log("dev/loss", loss)
             self.log("dev/perplexity", loss.exp())
         self.caption_scores.reset()
-        self.dev_loss.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Generate from the image alone, and keep where each word looked."""
@@ -391,7 +407,7 @@ class Captioner(pl.LightningModule):
 
     def captions(self, batch: Batch, *, attention: bool) -> list[str]:
         """The best caption of each image in words; with ``attention``, its maps are kept."""
-        found = self(batch.images, self.decoding, attention=attention)
+        found = self.generate(batch.images, self.decoding, attention=attention)
         for image, hypotheses in zip(batch.ids, found, strict=True):
             if hypotheses[0].attention is not None:
                 self.attention_maps[image] = hypotheses[0].attention.float().cpu()
@@ -440,18 +456,6 @@ class Captioner(pl.LightningModule):
         captioner.on_load_checkpoint(checkpoint)
         captioner.load_state_dict(checkpoint["state_dict"])
         return captioner.to(map_location)
-
-
-def full_spec(spec: Spec | str) -> dict[str, Any]:
-    """A specification with its arguments, from a short name or a mapping.
-
-    Raises:
-        CaptioningError: a name that is not in :data:`SHORT_NAMES` and no dotted path either.
-    """
-    settings = {"_target_": spec} if isinstance(spec, str) else dict(spec)
-    target = str(settings.get("_target_") or "")
-    settings["_target_"] = SHORT_NAMES.get(target, target)
-    return settings
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""What stands between Hydra and the package: the one module that knows Hydra."""
+"""What stands between Hydra and the package, which knows nothing else of Hydra.
+
+What a wrong key or choice is answered with is in :mod:`captioning.cli_errors`.
+"""
 
 import hashlib
 import json
@@ -24,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from captioning.cli_errors import one_sentence
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text
 
@@ -50,7 +54,9 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
         # Imported here, so that --help and wrong keys need not wait for torch.
         if task == "caption":
             from captioning.apps.caption import caption
+            from captioning.support.build import only_groups
 
+            only_groups(settings, ("decoding",))
             caption(settings)
             return {}
         folder = Path(hydra.runtime.output_dir)
@@ -58,13 +64,17 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
         if task == "evaluate":
             # Without torch where no model is needed.
             from captioning.evaluation.captions_file import EvalSettings, score_file
+            from captioning.support.build import only_groups
 
+            only_groups(settings, ("data", "decoding", "trainer"))
             if EvalSettings.of(settings).captions:
                 return score_file(settings, folder, command)
-        from captioning.training import run
+            from captioning.evaluation.evaluate import evaluate
 
-        job = run.train if task == "train" else run.evaluate
-        return job(settings, folder, command)
+            return evaluate(settings, folder, command)
+        from captioning.training import fit
+
+        return fit.train(settings, folder, command)
     except CaptioningError as error:
         in_multirun = hydra.mode is RunMode.MULTIRUN
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or (in_multirun and task == "caption"):
@@ -183,10 +193,20 @@ def command_of(hydra: HydraConf | DictConfig) -> str:  # the latter, posing as t
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a multirun in one line and with status 130."""
+def command_line(config_name: str, *literal: str) -> Iterator[None]:
+    """What surrounds the main function of a script.
+
+    Mistakes on the command line end it with one sentence and status 1, and Ctrl-C in a multirun
+    with one line and status 130.
+
+    Args:
+        config_name: the name of its configuration, such as ``train``.
+        literal: the keys whose values are taken literally; see :func:`take_literally`.
+    """
+    take_literally(*literal)
     try:
-        yield
+        with one_sentence(config_name):
+            yield
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -187,7 +187,7 @@ def caption(config: Mapping[str, Any]) -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # whose encoding may lack a letter of a file's name
         sys.stdout.reconfigure(errors="backslashreplace")
     root, files = find_images(settings.images)
-    captioner = Captioner.load(settings.ckpt)
+    captioner = Captioner.load_from_checkpoint(settings.ckpt)
     out = Path(settings.out) if settings.out else None
     figures = Path(settings.figures) if settings.figures else None
     if out:

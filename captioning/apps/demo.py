@@ -273,7 +273,7 @@ def _serve(settings: DemoSettings) -> None:
         device = choose_device(settings.device)
         from captioning.captioner import Captioner
 
-        app = create_app(Captioner.load(ckpt).to(device), decoding)
+        app = create_app(Captioner.load_from_checkpoint(ckpt).to(device), decoding)
         logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line for each request
         server = make_server(HOST, port, app, threaded=True, fd=listener.fileno())
         print(f"Open http://{HOST}:{port}", flush=True)

@@ -1,7 +1,7 @@
-"""The command ``python -m captioning leaderboard``: rank all runs, print and write the table.
+"""The command ``python -m captioning leaderboard``: rank all runs, print and write the tables.
 
-Runs that differ only in seed are one row, their mean and spread; ``--seeds`` lists each. The others
-are compared with the best, which is chosen on dev, or with the one that ``--against`` names.
+Runs that differ only in seed are one row with their mean and spread; ``--seeds`` lists each run.
+Rows are compared with the best one, which is chosen on dev, or with the one of ``--against``.
 """
 
 import argparse
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from captioning.metrics.registry import BUILT_IN
 from captioning.reporting.filters import Filter, choose
 from captioning.reporting.leaderboard import (
     csv_records,
-    endings,
-    notes,
     terminal_tables,
     to_csv,
     to_markdown,
 )
+from captioning.reporting.notes import endings, notes
 from captioning.reporting.published import read_published
 from captioning.reporting.ranking import (
     RANKED_BY,
@@ -30,16 +30,16 @@ from captioning.reporting.ranking import (
     rank,
 )
 from captioning.reporting.report import write_leaderboard_page
-from captioning.reporting.results import HIGHEST
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the leaderboard, write ``leaderboard.md``, ``.csv`` and ``.html``, give exit status.
+    """Print the leaderboard and write ``leaderboard.md``, ``.csv`` and ``.html``.
 
-    The status is 1 where a folder is missing or a ``results.json`` cannot be read; the readable
-    ones are ranked all the same.
+    Returns:
+        The exit status, which is 1 if a folder is missing or a ``results.json`` cannot be read. The
+        readable ones are ranked nevertheless.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -62,12 +62,13 @@ def _parser() -> argparse.ArgumentParser:
         "--split", choices=("test", "dev"), default="test", help="rank on it (default: test)"
     )
     parser.add_argument(
-        "--sort", choices=tuple(HIGHEST), default=RANKED_BY, metavar="METRIC",
-        help=f"rank by it: one of %(choices)s (default: {RANKED_BY})",
+        "--sort", default=RANKED_BY, metavar="METRIC",
+        help=f"rank by that score: one of {', '.join(BUILT_IN)}, or of a metric of your own "
+        f"(default: {RANKED_BY})",
     )  # fmt: skip
     parser.add_argument(
         "--filter", action="append", default=[], metavar="KEY=VALUE",
-        help="only runs of which that holds, such as model=lstm, decoding=beam* or "
+        help="only runs with that setting, such as model=lstm, decoding=beam* or "
         "model.dropout=0.5; several must all hold",
     )  # fmt: skip
     parser.add_argument("--seeds", action="store_true", help="list each seed's run by itself")
@@ -76,14 +77,11 @@ def _parser() -> argparse.ArgumentParser:
         help="show, too, how varied, long and new the captions are",
     )  # fmt: skip
     parser.add_argument(
-        "--best-by", choices=("dev", "test"), default="dev",
-        help="choose the best run, which the others are compared with, on that split "
-        "(default: dev)",
-    )  # fmt: skip
-    parser.add_argument(
         "--choose-on-test", action="store_true",
-        help="allow --best-by test, whose choice makes the test scores of the best too high",
+        help="choose the best run, which the others are compared with, by its test scores and not "
+        "by its dev scores; its test scores are then too high",
     )  # fmt: skip
+    parser.add_argument("--best-by", help=argparse.SUPPRESS)  # its former name
     parser.add_argument(
         "--against", metavar="NAME|FOLDER", help="compare with that run, not with the best"
     )
@@ -102,10 +100,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(options: argparse.Namespace) -> int:
-    if options.best_by == "test" and not options.choose_on_test:
+    if options.best_by is not None:
         raise CaptioningError(
-            "--best-by test: a run chosen by its test scores has test scores that are too high; "
-            "choose by dev, or add --choose-on-test and say so wherever you show them"
+            f"--best-by {options.best_by}: leave it out to choose the best run on dev, or give "
+            "--choose-on-test to choose it on test"
         )
     folders: Sequence[Path] = options.folders
     out: Path = options.out or folders[0]
@@ -130,7 +128,7 @@ def _report(options: argparse.Namespace) -> int:
         entries,
         options.split,
         metric=options.sort,
-        best_by=options.best_by,
+        best_by="test" if options.choose_on_test else "dev",
         against=options.against,
         each_seed=options.seeds,
         published=published,
@@ -139,7 +137,7 @@ def _report(options: argparse.Namespace) -> int:
     )
     console = Console(highlight=False)
     if not console.is_terminal:
-        # A file or a pipe has no edge at which a table would have to be squeezed.
+        # A file or a pipe has no width that a table would have to fit into.
         console.width = 1000
     for table in terminal_tables(board, console.width):
         console.print(table)
@@ -160,7 +158,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _log_to_wandb(board: Leaderboard, out: Path) -> None:
-    """One table of all rows: wandb sorts and filters them itself."""
+    """Log one table of all rows, which wandb can sort and filter."""
     import wandb
 
     records = csv_records(board)
@@ -168,7 +166,7 @@ def _log_to_wandb(board: Leaderboard, out: Path) -> None:
     rows = [[record.get(str(column)) for column in columns] for record in records]
     offline = False
     if "WANDB_MODE" not in os.environ:
-        from captioning.training.run import wandb_account  # which takes seconds to import
+        from captioning.training.loggers import wandb_account  # which takes seconds to import
 
         offline = not wandb_account()
     with wandb.init(

@@ -111,10 +111,6 @@ class CaptionDataModule(pl.LightningDataModule):
             raise CaptioningError(
                 f"data.max_words={max_words} must be at least 1 and data.workers={workers} 0."
             )
-        if predict_split not in SPLITS:
-            raise CaptioningError(
-                f"data.predict_split={predict_split} is not known; choose {', '.join(SPLITS)}."
-            )
         if layout != "auto":
             find_reader(layout)
         self.root = root

@@ -1,4 +1,4 @@
-"""What ``eval.py captions=FILE`` does: score the captions of any system, without a model."""
+"""``eval.py captions=FILE``: score the captions of any system, without a model."""
 
 import logging
 import os
@@ -24,13 +24,13 @@ from captioning.support.progress import Clock
 
 log = logging.getLogger(__name__)
 
-# What is left of "<unk>", "[UNK]" and "UNK" in a caption that was cleaned.
+# The form of "<unk>", "[UNK]" and "UNK" in a cleaned caption.
 _UNKNOWN = "unk"
 
 
 @dataclass(frozen=True)
 class EvalSettings(ExtraMetrics):
-    """The settings of ``conf/eval.yaml`` itself: of a checkpoint, or of any system's captions."""
+    """The settings of ``conf/eval.yaml`` itself, for a checkpoint or for captions from a file."""
 
     ckpt: str | None = None
     captions: str | None = None
@@ -39,11 +39,12 @@ class EvalSettings(ExtraMetrics):
     subset: bool = False
     split: Literal["train", "dev", "test"] = "test"
     name: str | None = None
+    backend: Literal["auto", "torch", "native"] = "auto"
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "EvalSettings":
-        """Those of a whole configuration, checked."""
-        return cls(**validated(cls, own(config), "eval.yaml", set()))
+        """The settings of a whole configuration, checked."""
+        return cls(**validated(cls, own(config), "", set()))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,7 +75,7 @@ def score_file(
     """Score captions in COCO's result format against references.
 
     Writes ``results.json``, ``captions_<split>.json`` with each image's scores,
-    ``statistics_<split>.json``, and ``report.html`` where the photographs are at hand.
+    ``statistics_<split>.json``, and ``report.html`` if the photographs are available.
 
     Args:
         config: as composed from ``conf/eval.yaml``.
@@ -99,7 +100,7 @@ def score_file(
         photographs = find_photographs(references, list(chosen), settings.images)
     if settings.need_photographs and not photographs:
         raise CaptioningError(
-            "images= is missing: CLIPScore looks at the photographs; give their folder."
+            "images= is missing: one of extra_metrics needs the photographs; give their folder."
         )
     settings.prepare()
     with clock(f"score {split}"):
@@ -157,13 +158,13 @@ def score_file(
 def match_captions(path: Path, references: References, *, subset: bool = False) -> dict[str, str]:
     """Read captions in COCO's result format, by the image ids of the references.
 
-    The images may go by another name that the references know, Karpathy's by their ``cocoid``; or
-    by that of their file without its ending, as in Flickr30k's results.
+    Images may be named by an alias that the references have, such as the ``cocoid`` of Karpathy's
+    files, or by their file's name without its ending, as in Flickr30k's results.
 
     Args:
         path: The file.
-        references: What people wrote of the images.
-        subset: Whether images of the references may have no caption; these are left out.
+        references: The references of the images.
+        subset: Whether images without a caption are left out, instead of being an error.
 
     Raises:
         CaptioningError: the file cannot be read, is of another format, has an image twice, one
@@ -203,7 +204,7 @@ def match_captions(path: Path, references: References, *, subset: bool = False) 
 
 
 def _without_endings(names: Mapping[str, str]) -> dict[str, str]:
-    """The same by files' names without their endings; empty where two would be called the same."""
+    """The aliases without the endings of files; empty if two images would have the same name."""
     stems = {Path(name).stem: image for name, image in names.items()}
     return stems if len(stems) == len(names) else {}
 
@@ -211,7 +212,7 @@ def _without_endings(names: Mapping[str, str]) -> dict[str, str]:
 def find_photographs(
     references: References, images: list[str], folder: str | None
 ) -> dict[str, Path]:
-    """The image files, where they are at hand: in ``folder`` or below, or where a data set is.
+    """The image files, if they are available: below ``folder``, or in the folder of a data set.
 
     Raises:
         CaptioningError: ``folder`` is given and lacks one of them.

@@ -1,16 +1,15 @@
-"""Choosing runs by what they are: ``model=lstm``, ``decoding=beam*``, ``model.dropout=0.5``."""
+"""Filters of runs by their settings, such as ``model=lstm`` or ``decoding=beam*``."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any
 
+from captioning.reporting.configurations import flat
 from captioning.reporting.results import Results
 from captioning.support.errors import CaptioningError
 
-# Of a key's values, where an error names them.
+# The number of values that an error message lists.
 _SHOWN = 8
 
 _FIELDS: dict[str, Callable[[Results], list[str]]] = {
@@ -31,8 +30,8 @@ class Filter:
     Attributes:
         key: ``name``, ``data``, ``model``, ``encoder``, ``decoding``, or a dotted key of the
             configuration.
-        value: what it must be. ``*`` and ``?`` stand for any characters; numbers are compared as
-            numbers.
+        value: the value that the run must have. ``*`` and ``?`` stand for any characters; numbers
+            are compared as numbers.
     """
 
     key: str
@@ -40,10 +39,10 @@ class Filter:
 
     @classmethod
     def parse(cls, text: str) -> "Filter":
-        """One from ``key=value``.
+        """Parse ``key=value``.
 
         Raises:
-            CaptioningError: it is something else.
+            CaptioningError: the text has another form.
         """
         key, equals, value = text.partition("=")
         if not key or not equals:
@@ -51,7 +50,7 @@ class Filter:
         return cls(key, value)
 
     def __call__(self, results: Results) -> bool:
-        """Whether a run meets the condition; one that lacks the key does not."""
+        """Whether a run meets the condition; a run without the key does not."""
         return any(self._is(text) for text in _texts(results, self.key))
 
     def _is(self, text: str) -> bool:
@@ -65,12 +64,12 @@ def choose(runs: Sequence[Results], filters: Sequence[Filter]) -> list[bool]:
     """Whether each run meets all conditions.
 
     Raises:
-        CaptioningError: no run has one of the keys, or its value, which is then misspelt.
+        CaptioningError: no run has one of the keys, or no run has the value.
     """
     for each in filters:
         there = dict.fromkeys(text for results in runs for text in _texts(results, each.key))
         if runs and not there:
-            known = {key for results in runs for key in _flat(results.settings)} | set(_FIELDS)
+            known = {key for results in runs for key in dict(flat(results.settings))} | set(_FIELDS)
             near = get_close_matches(each.key, sorted(known), n=3, cutoff=0.5) or sorted(_FIELDS)
             raise CaptioningError(
                 f"--filter {each.key}={each.value}: no run has `{each.key}`; "
@@ -86,19 +85,8 @@ def choose(runs: Sequence[Results], filters: Sequence[Filter]) -> list[bool]:
 
 
 def _texts(results: Results, key: str) -> list[str]:
-    """What a run has for the key, in any of its spellings; empty where it has no such key."""
+    """The values of a run for the key; empty if the run has no such key."""
     if key in _FIELDS:
         return _FIELDS[key](results)
-    settings = _flat(results.settings)
+    settings = dict(flat(results.settings))
     return [settings[key]] if key in settings else []
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Settings as the command line has them: ``model.dropout`` and ``0.5``."""
-    found: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value if isinstance(value, str) else json.dumps(value)
-    return found

@@ -1,4 +1,4 @@
-"""The galleries of pages: photographs, captions and attention, in the form that a page embeds."""
+"""The galleries of pages: photographs, captions and attention as the JSON data of a page."""
 
 import base64
 import json
@@ -17,9 +17,9 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from captioning.data.images import load_rgb
+from captioning.metrics.registry import STANDARD_SCORES, ordered_scores
 from captioning.reporting.figures import Region, check_maps, region_of
 from captioning.reporting.ranking import RANKED_BY
-from captioning.reporting.results import METRICS, OPTIONAL_METRICS
 from captioning.support.errors import CaptioningError
 from captioning.support.progress import track_progress
 
@@ -41,13 +41,13 @@ class GalleryImage:
     Attributes:
         id: of the image, such as its file's name.
         path: the photograph.
-        references: what people wrote.
-        caption: what the model wrote.
+        references: the reference captions.
+        caption: the caption by the model.
         scores: of this image, by metric, on the metrics' own scale.
-        attention: where each word of the caption looked; None without attention.
+        attention: the attention map of each word of the caption; None without attention.
 
     Raises:
-        CaptioningError: the attention does not belong to the caption, or is none.
+        CaptioningError: the attention does not belong to the caption, or is invalid.
     """
 
     id: str
@@ -122,8 +122,8 @@ def make_gallery(
         split: of the images.
         run: its name.
         images: in the order of the gallery.
-        resize: how the encoder saw them; see its ``Preprocessing``.
-        progress: whether to show how far it has come.
+        resize: how the encoder resizes photographs; see its ``Preprocessing``.
+        progress: whether to show a progress bar.
     """
     entries = []
     # Pillow decodes and encodes without holding the interpreter's lock.
@@ -132,7 +132,7 @@ def make_gallery(
         track_progress("Photographs", len(images), visible=progress) as advance,
     ):
         for image, (photo, size) in zip(images, threads.map(_thumbnail, images), strict=True):
-            # Four digits are more than anybody looks at, and keep the page small.
+            # Four digits keep the page small.
             scores = {name: round(float(score), 4) for name, score in image.scores.items()}
             caption = CaptionData(
                 caption=" ".join(image.caption.split()),
@@ -165,7 +165,7 @@ def compare(galleries: Sequence[GalleryData], runs: Sequence[str]) -> GalleryDat
     for id in by_id[0]:
         if all(id in gallery for gallery in by_id):
             found = [gallery[id] for gallery in by_id]
-            # Any run's photograph will do; one of them may have been without.
+            # The photograph of any run; some runs may lack it.
             best = next((image for image in found if image["photo"]), found[0])
             captions = [caption for image in found for caption in image["captions"]]
             images.append(ImageData({**best, "captions": captions}))
@@ -179,9 +179,10 @@ def has_attention(gallery: GalleryData) -> bool:
 
 
 def metrics_of(scores: Iterable[Mapping[str, float]]) -> list[str]:
-    """The metrics that are among them, the one that ranks runs first."""
-    known = {metric for of_image in scores for metric in of_image}
-    return [metric for metric in (*reversed(METRICS), *OPTIONAL_METRICS) if metric in known]
+    """The names of the scores that are present, with the one that ranks runs first."""
+    present = {name for of_image in scores for name in of_image}
+    further = ordered_scores(present)[len(STANDARD_SCORES) :]
+    return [name for name in (*reversed(STANDARD_SCORES), *further) if name in present]
 
 
 def spread(items: Sequence[Item], most: int, key: Callable[[Item], float]) -> list[Item]:
@@ -210,7 +211,7 @@ def attention_data(
     """The maps of a caption as pages embed them; None without attention.
 
     Args:
-        attention: where each word looked.
+        attention: the map of each word.
         region: the part of the photograph that the maps cover.
     """
     if attention is None:

@@ -1,4 +1,4 @@
-"""Results that others published, from a file: to look at beside runs, never ranked with them."""
+"""Results that others published: shown beside runs, but not ranked with them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from captioning.reporting.results import HIGHEST
+from captioning.metrics.registry import BUILT_IN
 from captioning.support.errors import CaptioningError
 
 _Text = Annotated[str, Field(min_length=1)]
@@ -26,8 +26,8 @@ class Published(BaseModel):
 
     Attributes:
         name: what to call it.
-        source: where the figures stand, so that a reader finds them.
-        unknown: what the source leaves open of how they were taken.
+        source: the publication, precise enough to find the figures.
+        unknown: what the source does not tell about how they were computed.
         data: the data set, as in ``data=NAME``.
         split: the split of it.
         images: how many images that split has.
@@ -53,9 +53,9 @@ class Published(BaseModel):
     @classmethod
     def _known_metrics_times_100(cls, scores: dict[str, float]) -> dict[str, float]:
         for metric, score in scores.items():
-            if metric not in HIGHEST:
-                raise ValueError(f"{metric} is none of {', '.join(HIGHEST)}")
-            if score > 100 * HIGHEST[metric]:
+            if metric not in BUILT_IN:
+                raise ValueError(f"{metric} is none of {', '.join(BUILT_IN)}")
+            if score > 100 * BUILT_IN[metric].highest:
                 raise ValueError(f"{metric} is {score:g}, above its highest value times 100")
         if max(scores.values()) <= 1:
             raise ValueError("all are 1 at most, but must be times 100, as papers print them")

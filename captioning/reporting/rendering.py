@@ -1,4 +1,4 @@
-"""Templates of ``pages/`` become pages that hold all they need: styles, scripts and content."""
+"""Render the templates of ``pages/`` to self-contained pages with their styles and scripts."""
 
 import base64
 import hashlib
@@ -21,14 +21,14 @@ def render_page(
 ) -> str:
     """Render a page that extends ``base.html.jinja``; what comes from ``content`` is escaped.
 
-    The page's policy lets the browser run and apply these styles and scripts alone.
+    The page's content security policy allows no other styles and scripts.
 
     Args:
         template: its file in ``pages/``.
         styles: style sheets there, in their order.
-        scripts: JavaScript there, likewise.
+        scripts: JavaScript files there, in their order.
         filters: further filters of the template.
-        content: its variables.
+        content: the variables of the template.
     """
     environment = Environment(
         loader=FileSystemLoader(PAGES),
@@ -48,6 +48,6 @@ def _joined(names: Sequence[str]) -> Markup:
 
 
 def _digest(text: str) -> str:
-    """What a page's policy calls an inline block that it allows."""
+    """The digest by which a content security policy allows an inline block."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

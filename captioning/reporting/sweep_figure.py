@@ -1,7 +1,7 @@
-"""The picture of a sweep: a score over the values that vary.
+"""The figure of a sweep: a score over the settings that vary.
 
-Lines for one varying value, a heat map for two, parallel coordinates for more. Seeds are no value:
-what differs in nothing but ``seed`` is averaged.
+It has lines for one varying setting, a heat map for two, and parallel coordinates for more. Runs
+that differ only in ``seed`` are averaged.
 
 Matplotlib is imported when a figure is drawn; only its objects are used, never ``pyplot``.
 """
@@ -39,9 +39,9 @@ class SweptRun:
 
     Attributes:
         folder: the run's own.
-        values: what distinguishes it, by key; all runs of a sweep have the same keys.
-        score: what is compared, on the metric's own scale; None where it has not finished.
-        reason: why it failed, where it did.
+        values: its values of the settings that vary; all runs of a sweep have the same keys.
+        score: the score that is compared, on its own scale; None if the run has not finished.
+        reason: why the run failed, if it did.
     """
 
     folder: Path
@@ -52,7 +52,7 @@ class SweptRun:
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in nothing but the seed."""
+    """Runs that differ only in the seed."""
 
     values: tuple[str, ...]
     scores: tuple[float, ...]
@@ -64,13 +64,13 @@ class Setting:
 
 
 def varying(runs: Sequence[SweptRun]) -> list[str]:
-    """The keys that have several values, without the seed, in the order of the runs' own."""
+    """The keys with several values, without the seed, in the order of the runs' keys."""
     keys = list(dict.fromkeys(key for run in runs for key in run.values if key != SEED))
     return [key for key in keys if len({run.values[key] for run in runs}) > 1]
 
 
 def settings_of(runs: Sequence[SweptRun], keys: Sequence[str]) -> list[Setting]:
-    """The finished runs, gathered by the values of ``keys``, in the order of these."""
+    """The finished runs, grouped and sorted by the values of ``keys``."""
     scores: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for run in runs:
         if run.score is not None:
@@ -80,11 +80,11 @@ def settings_of(runs: Sequence[SweptRun], keys: Sequence[str]) -> list[Setting]:
 
 
 def sweep_figure(runs: Sequence[SweptRun], metric: str) -> "Figure | None":
-    """Draw the score of the finished runs over what varies; None where nothing does.
+    """Draw the score of the finished runs over the settings that vary; None if none does.
 
     Args:
-        runs: those of a sweep.
-        metric: what the score is called. It is drawn times 100.
+        runs: of a sweep.
+        metric: the name of the score, which is drawn times 100.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -110,16 +110,16 @@ def sweep_figure(runs: Sequence[SweptRun], metric: str) -> "Figure | None":
 
 
 class Scale:
-    """Where the values of a key stand along an axis.
+    """The positions of the values of a key along an axis.
 
-    A few values stand side by side, in their order; many numbers, as a search has them, by their
-    size, or by its logarithm where they span a power of ten.
+    A few values have equal distances. Many numbers, as of a random search, are placed by their
+    value, or by its logarithm if they span a factor of ten.
 
     Attributes:
-        values: all that occur, in their order.
-        logarithmic: whether places are powers of ten.
-        few: whether values stand side by side.
-        ordered: whether all are numbers.
+        values: all values, sorted.
+        logarithmic: whether positions are logarithms.
+        few: whether values have equal distances.
+        ordered: whether all values are numbers.
     """
 
     FEW = 12
@@ -141,7 +141,7 @@ class Scale:
 
     @property
     def ticks(self) -> dict[float, str]:
-        """What is written, by its coordinate."""
+        """The labels, by their coordinates."""
         if self.few:
             return {self.place(value): _short(value) for value in self.values}
         low, high = float(self.values[0]), float(self.values[-1])
@@ -158,7 +158,7 @@ def _lines(axes: "Axes", settings: Sequence[Setting], scale: Scale) -> None:
     """The mean over seeds, and each seed as a dot."""
     places = [scale.place(setting.values[0]) for setting in settings]
     means = [100 * setting.mean for setting in settings]
-    # Between words there is nothing that a line could show.
+    # A line between values that are not numbers would have no meaning.
     axes.plot(places, means, "o-" if scale.ordered else "o", color="C0")
     for place, setting in zip(places, settings, strict=True):
         if len(setting.scores) > 1:
@@ -172,9 +172,9 @@ def _lines(axes: "Axes", settings: Sequence[Setting], scale: Scale) -> None:
 
 
 def _heat_map(axes: "Axes", settings: Sequence[Setting], down: Scale, across: Scale) -> Any:
-    """Cells with the mean over seeds, and its standard deviation; grey where there is no score.
+    """Cells with the mean over seeds and its standard deviation; grey without a score.
 
-    Where a search has tried many values, points.
+    Points, if a search has tried many values.
     """
     places = [(across.place(s.values[1]), down.place(s.values[0])) for s in settings]
     means = [100 * setting.mean for setting in settings]
@@ -203,7 +203,7 @@ def _heat_map(axes: "Axes", settings: Sequence[Setting], down: Scale, across: Sc
 def _parallel_coordinates(
     axes: "Axes", settings: Sequence[Setting], scales: Sequence[Scale], metric: str
 ) -> None:
-    """A line for each setting, through its values and its score, in the score's colour."""
+    """A line for each setting through its values and its score, coloured by the score."""
     import matplotlib
 
     means = [100 * setting.mean for setting in settings]
@@ -242,10 +242,10 @@ def _label(axes: "Axes", x: int, y: float, text: str) -> None:
 
 
 def write_sweep(folder: Path, runs: Sequence[SweptRun], metric: str) -> list[Path]:
-    """Write the picture as ``sweep.png``, and as a page with all runs as ``sweep.html``.
+    """Write the figure as ``sweep.png``, and a page with all runs as ``sweep.html``.
 
     Returns:
-        The files; without the picture where nothing varies.
+        The files; without the figure if nothing varies.
 
     Raises:
         OSError: they cannot be written.
@@ -275,7 +275,7 @@ def write_sweep(folder: Path, runs: Sequence[SweptRun], metric: str) -> list[Pat
 
 
 def _link(run: SweptRun, folder: Path) -> str | None:
-    """Where the run's report is, from the sweep's page."""
+    """The link from the sweep's page to the run's report."""
     report = run.folder / "report.html"
     return quote(report.relative_to(folder).as_posix()) if report.is_file() else None
 
@@ -288,13 +288,13 @@ def _number(value: str) -> float | None:
 
 
 def _order(value: str) -> tuple[bool, float, str]:
-    """Numbers by their size, before words by the alphabet."""
+    """A key that sorts numbers by value, before other texts."""
     number = _number(value)
     return number is None, number or 0.0, value
 
 
 def _round(low: float, high: float) -> list[float]:
-    """At most six round numbers, at equal distances."""
+    """At most six round numbers with equal distances."""
     least = (high - low) / 5
     power = 10 ** math.floor(math.log10(least))
     step = next(step for times in (1, 2, 5, 10) if (step := times * power) >= least)
@@ -302,7 +302,7 @@ def _round(low: float, high: float) -> list[float]:
 
 
 def _powers(low: float, high: float) -> list[float]:
-    """Powers of ten; within two of them also their doubles and fivefolds."""
+    """Powers of ten; also 2 and 5 times these in a range below a factor of 100."""
     factors = (1, 2, 5) if high < 100 * low else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     numbers = [factor * 10.0**power for power in powers for factor in factors]

@@ -6,7 +6,7 @@ subclass of what is asked for, and every value is checked against the signature 
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
 from typing import Any, TypeVar, cast, get_args, get_type_hints
@@ -14,22 +14,34 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from captioning.support.errors import CaptioningError
+from captioning.support.nearest import did_you_mean
+from captioning.support.renamed import renamed
 
 T = TypeVar("T")
 
 
-def build(spec: Mapping[str, Any], base: Callable[..., T], key: str, **given: Any) -> T:
+def build(
+    spec: Mapping[str, Any] | str,
+    base: Callable[..., T],
+    key: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    **given: Any,
+) -> T:
     """Build what a configuration describes.
 
     Args:
-        spec: ``_target_``, the dotted path of a class, and arguments of it.
+        spec: ``_target_``, the dotted path of a class, and arguments of it; or the path alone, or
+            one of ``names``.
         base: What the class must be a subclass of.
         key: Where the configuration stands, for messages (``model``).
+        names: Short names and the dotted paths that they stand for, where the caller allows them.
         given: Arguments that are not the user's to set.
 
     Raises:
         CaptioningError: no such class, an argument that it does not have, or a wrong value.
     """
+    spec = expand(spec, names or {}, key)
     arguments = {name: value for name, value in spec.items() if name != "_target_"}
     target = locate(str(spec.get("_target_") or ""), base, key)
     checked = validated(target, arguments, key, set(given))
@@ -37,11 +49,70 @@ def build(spec: Mapping[str, Any], base: Callable[..., T], key: str, **given: An
         return target(**checked, **given)
     except ValueError as error:  # of the right type, and yet refused: a dropout of 1.5
         raise CaptioningError(f"{key}: {target.__name__} takes no such value ({error}).") from error
+    except TypeError as error:
+        # A class that hands its keyword arguments to a function of its own library is the only
+        # one that knows which there are; from any other class, this is a fault of its code.
+        if not takes_anything(target):
+            raise
+        raise CaptioningError(f"{key}: {target.__name__}: {error}.") from error
+
+
+def expand(spec: Mapping[str, Any] | str, names: Mapping[str, str], key: str) -> dict[str, Any]:
+    """A configuration with a dotted path as its ``_target_``, which may have been a short name.
+
+    ``"additive"``, ``"my_package.MyAttention"``, ``{"_target_": "additive", "heads": 2}`` and
+    ``{"_target_": "my_package.MyAttention"}`` are all understood. A dotted path is left as it is.
+
+    Args:
+        spec: The configuration, or the name or path alone.
+        names: Short names and the dotted paths that they stand for; may be empty.
+        key: Where the configuration stands, for messages.
+
+    Raises:
+        CaptioningError: a short name that is none of ``names``.
+    """
+    expanded = {"_target_": spec} if isinstance(spec, str) else dict(spec)
+    target = expanded.get("_target_")
+    if not names or not isinstance(target, str) or not target or "." in target:
+        return expanded
+    if target not in names:
+        where = key if isinstance(spec, str) else f"{key}._target_"
+        raise CaptioningError(
+            f"{where}={target}: there is no such choice; "
+            f"{_offer(target, names, 'there are')}, and the dotted path of any class."
+        )
+    return expanded | {"_target_": names[target]}
+
+
+def _offer(name: str, valid: Iterable[str], there_are: str) -> str:
+    """The nearest valid names, if any, and then all of them."""
+    suggestion, listed = did_you_mean(name, valid), ", ".join(sorted(valid))
+    if not listed:
+        return f"{there_are} none"
+    return (
+        f"{suggestion} {there_are.capitalize()} {listed}" if suggestion else f"{there_are} {listed}"
+    )
 
 
 def own(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a configuration that belong to none of its groups."""
     return {name: value for name, value in config.items() if not isinstance(value, Mapping)}
+
+
+def only_groups(config: Mapping[str, Any], groups: Collection[str]) -> None:
+    """Refuse a group of settings that nothing would read.
+
+    Args:
+        config: A whole configuration.
+        groups: The groups that it may have.
+
+    Raises:
+        CaptioningError: it has another one.
+    """
+    for name, value in config.items():
+        if isinstance(value, Mapping) and name not in groups:
+            remedy = renamed(name) or f"no such setting; {_offer(name, groups, 'there are')}"
+            raise CaptioningError(f"{name}: {remedy}.")
 
 
 def locate(path: str, base: Callable[..., T], key: str) -> type[T]:
@@ -68,35 +139,83 @@ def locate(path: str, base: Callable[..., T], key: str) -> type[T]:
     return cast(type[T], found)
 
 
+def parameters_of(target: type) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """The named parameters of a class's constructor, and their types.
+
+    Where the constructor takes ``**kwargs``, these are taken to go to the constructor of the next
+    class in the method resolution order, whose parameters are then valid, too, and so on.
+    """
+    parameters: dict[str, inspect.Parameter] = {}
+    hints: dict[str, Any] = {}
+    for function in _constructors(target):
+        for name, parameter in list(inspect.signature(function).parameters.items()):
+            named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            if named and name != "self" and name not in parameters:
+                parameters[name] = parameter
+        hints = type_hints(function) | hints
+    return parameters, hints
+
+
+def takes_anything(target: type) -> bool:
+    """Whether keyword arguments end in a class of another library that is no module of torch's.
+
+    Of ours, and of a module of a user's own, the constructors say which arguments there are.
+    """
+    *_, last = [None, *_constructors(target)]
+    if last is None or not _takes_keywords(last):
+        return False
+    roots = {each.__module__.partition(".")[0] for each in target.__mro__}
+    return "captioning" not in roots and not any(
+        each.__module__ == "torch.nn.modules.module" for each in target.__mro__
+    )
+
+
+def _constructors(target: type) -> Iterator[Callable[..., Any]]:
+    """The ``__init__`` of a class, and those that its keyword arguments are passed on to."""
+    for each in target.__mro__:
+        if each is object or each.__module__ == "torch.nn.modules.module":
+            return
+        if "__init__" in vars(each):
+            yield vars(each)["__init__"]
+            if not _takes_keywords(vars(each)["__init__"]):
+                return
+
+
+def _takes_keywords(function: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
 def validated(
     target: type, arguments: Mapping[str, Any], key: str, given: set[str]
 ) -> dict[str, Any]:
-    """The arguments, each checked against the signature of ``target`` and converted to its type."""
-    parameters, hints = {}, {}
-    for each in target.__mro__:
-        if "__init__" not in vars(each) and each is not target:
-            continue
-        found = inspect.signature(each if each is target else each.__init__).parameters
-        hints = type_hints(each.__init__) | hints
-        parameters = {
-            n: q
-            for n, q in found.items()
-            if n not in given and n != "self" and q.kind not in (q.VAR_KEYWORD, q.VAR_POSITIONAL)
-        } | parameters
-        if not any(q.kind == q.VAR_KEYWORD for q in found.values()):
-            break
+    """The arguments, each checked against the signature of ``target`` and converted to its type.
+
+    Args:
+        target: The class, or a dataclass, that is to be built.
+        arguments: Of the configuration.
+        key: Where the configuration stands, for messages; empty for settings without a group.
+        given: The parameters that the program sets, which are not the user's.
+
+    Raises:
+        CaptioningError: an argument that there is not, a wrong value, or a missing one.
+    """
+    parameters, hints = parameters_of(target)
+    parameters = {name: each for name, each in parameters.items() if name not in given}
+    free = takes_anything(target)
+    prefix = f"{key}." if key else ""
     checked: dict[str, Any] = {}
     for name, value in arguments.items():
-        if name not in parameters:
-            raise CaptioningError(
-                f"{key}.{name}: {target.__name__} has no such setting; "
-                f"it has {', '.join(sorted(parameters))}."
-            )
+        if name not in parameters and (name in given or not free):
+            new = None if key else renamed(name)
+            offer = _offer(name, parameters, "it has" if key else "there are")
+            whose = f"{target.__name__} has no such setting" if key else "no such setting"
+            raise CaptioningError(f"{prefix}{name}: {new or f'{whose}; {offer}'}.")
         hint = hints.get(name, Any)
         types = (part for part in (hint, *get_args(hint)) if isinstance(part, type))
         nested = next(filter(is_dataclass, types), None)
         if nested and isinstance(value, Mapping):  # pydantic would ignore its unknown settings
-            checked[name] = nested(**validated(nested, value, f"{key}.{name}", set()))
+            checked[name] = nested(**validated(nested, value, f"{prefix}{name}", set()))
             continue
         try:
             adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
@@ -105,14 +224,17 @@ def validated(
             checked[name] = value
         except ValidationError as error:
             reason = "; or ".join(dict.fromkeys(each["msg"] for each in error.errors()))
-            raise CaptioningError(f"{key}.{name}={value}: {reason}.") from error
+            raise CaptioningError(f"{prefix}{name}={value}: {reason}.") from error
+    # Of a base's parameters, its subclass may give some itself; its own are what it needs.
+    signature = inspect.signature(target).parameters
     missing = [
         name
         for name, parameter in parameters.items()
-        if parameter.default is parameter.empty and name not in checked
+        if name in signature and parameter.default is parameter.empty and name not in checked
     ]
     if missing:
-        raise CaptioningError(f"{key}.{missing[0]} is missing: {target.__name__} needs it.")
+        needed = f"{target.__name__} needs it" if key else "give it"
+        raise CaptioningError(f"{prefix}{missing[0]} is missing: {needed}.")
     return checked
 
 

@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 
-_HEADS = ("classifier.", "fc.")  # of torchvision's classifiers, which an encoder does not have
 _CONNECT_SECONDS = 15
 _FETCH_SECONDS = 900
 
@@ -110,7 +109,12 @@ def fingerprint(name: str, state: Mapping[str, Tensor]) -> str:
 
 
 def load_weights(
-    weights: str, *, name: str, expected: Mapping[str, Tensor], imagenet: ImageNet | None
+    weights: str,
+    *,
+    name: str,
+    expected: Mapping[str, Tensor],
+    imagenet: ImageNet | None,
+    unused: tuple[str, ...] = (),
 ) -> tuple[State, str]:
     """Return the weights of an encoder, and a few words on where they came from.
 
@@ -118,8 +122,11 @@ def load_weights(
         weights: ``imagenet``, ``random``, or the path of a state dict: of torchvision's whole
             model or of its ``features`` alone.
         name: The encoder's name.
-        expected: Its state dict; only names, types and shapes matter (meta tensors will do).
+        expected: Its state dict, for names, types and shapes. Tensors with values, that is, not on
+            the meta device, are constants, which random weights leave as they are.
         imagenet: Where its ImageNet weights are; None if there are none.
+        unused: Beginnings of the names of tensors that a file may hold although ``expected`` lacks
+            them, such as the classifier's.
 
     Raises:
         CaptioningError: no source has the weights, or a file does not fit the encoder.
@@ -129,13 +136,13 @@ def load_weights(
     if weights == "imagenet":
         if imagenet is None:
             raise CaptioningError(f"{name} has no ImageNet weights: set encoder.weights to a file.")
-        return _load_imagenet(name, expected, imagenet)
+        return _load_imagenet(name, expected, imagenet, unused)
     path = Path(weights).expanduser()
     if not path.is_file():
         raise CaptioningError(
             f"encoder.weights={weights} is neither a file nor one of: imagenet, random."
         )
-    return _load_file(path, name, expected), str(path)
+    return _load_file(path, name, expected, unused), str(path)
 
 
 def _essential(state: Mapping[str, Tensor]) -> list[str]:
@@ -147,7 +154,9 @@ def _random(expected: Mapping[str, Tensor]) -> State:
     generator = torch.Generator().manual_seed(0)
     state = {}
     for key, like in expected.items():
-        if like.ndim > 1:
+        if not like.is_meta:
+            state[key] = like.clone()
+        elif like.ndim > 1:
             deviation = (2 / like[0].numel()) ** 0.5
             state[key] = torch.randn(like.shape, generator=generator) * deviation
         else:
@@ -157,14 +166,14 @@ def _random(expected: Mapping[str, Tensor]) -> State:
 
 
 def _load_imagenet(
-    name: str, expected: Mapping[str, Tensor], imagenet: ImageNet
+    name: str, expected: Mapping[str, Tensor], imagenet: ImageNet, unused: tuple[str, ...]
 ) -> tuple[State, str]:
     archive = imagenet.archive
     local: dict[str, Callable[[], State]] = {
-        "torch hub's cache": lambda: _from_hub(name, expected, imagenet)
+        "torch hub's cache": lambda: _from_hub(name, expected, imagenet, unused)
     }
     remote: dict[str, Callable[[], State]] = {
-        "torchvision's download": lambda: _from_download(name, expected, imagenet)
+        "torchvision's download": lambda: _from_download(name, expected, imagenet, unused)
     }
     if archive is not None:
         local["the package registry's copy, cached"] = lambda: _from_cache(name, archive)
@@ -197,17 +206,21 @@ def _load_imagenet(
     return result
 
 
-def _from_hub(name: str, expected: Mapping[str, Tensor], imagenet: ImageNet) -> State:
+def _from_hub(
+    name: str, expected: Mapping[str, Tensor], imagenet: ImageNet, unused: tuple[str, ...]
+) -> State:
     path = imagenet.hub_file
     if not path.is_file():
         raise _UnavailableError(f"no {path}")
     if not _sha256(path).startswith(imagenet.sha256_prefix):
         log.warning("%s is damaged: its SHA-256 is not the one in its name", path)
         raise _UnavailableError(f"{path} is damaged")
-    return _load_file(path, name, expected)
+    return _load_file(path, name, expected, unused)
 
 
-def _from_download(name: str, expected: Mapping[str, Tensor], imagenet: ImageNet) -> State:
+def _from_download(
+    name: str, expected: Mapping[str, Tensor], imagenet: ImageNet, unused: tuple[str, ...]
+) -> State:
     path = imagenet.hub_file
     log.info("Downloading %s", imagenet.file_name)
     try:
@@ -218,7 +231,7 @@ def _from_download(name: str, expected: Mapping[str, Tensor], imagenet: ImageNet
             )
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: another hash
         raise _UnavailableError(str(getattr(error, "reason", error))) from error
-    return _load_file(path, name, expected)
+    return _load_file(path, name, expected, unused)
 
 
 def _cached_file(name: str) -> Path:
@@ -355,7 +368,9 @@ class _ArrayUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"{module}.{name} is not admitted") from None
 
 
-def _load_file(path: Path, name: str, expected: Mapping[str, Tensor]) -> State:
+def _load_file(
+    path: Path, name: str, expected: Mapping[str, Tensor], unused: tuple[str, ...]
+) -> State:
     """Read a state dict and keep what the encoder expects, or say what does not fit."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
@@ -369,7 +384,7 @@ def _load_file(path: Path, name: str, expected: Mapping[str, Tensor]) -> State:
         found = {f"features.{key}": tensor for key, tensor in found.items()}
 
     missing = [key for key in _essential(expected) if key not in found]
-    strange = [key for key in found if key not in expected and not key.startswith(_HEADS)]
+    strange = [key for key in found if key not in expected and not key.startswith(unused)]
     if missing or strange:
         difference = f"it lacks {missing[0]}" if missing else f"it also has {strange[0]}"
         raise CaptioningError(

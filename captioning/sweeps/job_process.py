@@ -30,10 +30,10 @@ def main(folder: Path) -> int:
     last = folder / "checkpoints" / "last.ckpt"
     os.environ.setdefault("WANDB_RUN_GROUP", folder.parent.name)
     try:
-        from captioning.training import run  # only now: torch takes its time
+        from captioning.training import fit  # only now: torch takes its time
 
         config = job.config | ({"resume": str(last)} if last.is_file() else {})
-        run.train(config, folder, job.command, told_apart(config["logger"], folder))
+        fit.train(config, folder, job.command, told_apart(config["logger"], folder))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:

@@ -60,7 +60,7 @@ def blind_ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def by_hand(ckpt: Path) -> Callable[[Image.Image], Hypothesis]:
     """What the model says of one picture, without any of what caption.py is made of."""
-    captioner = Captioner.load(ckpt)
+    captioner = Captioner.load_from_checkpoint(ckpt)
 
     @torch.inference_mode()
     def describe(picture: Image.Image) -> Hypothesis:

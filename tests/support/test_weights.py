@@ -105,7 +105,9 @@ def published(state: Mapping[str, Tensor]) -> bytes:
 
 
 def load(source: str, places: ImageNet | None) -> tuple[dict[str, Tensor], str]:
-    return load_weights(source, name="net", expected=STATE, imagenet=places)
+    return load_weights(
+        source, name="net", expected=STATE, imagenet=places, unused=("classifier.",)
+    )
 
 
 def test_torch_hubs_cache_comes_first_and_the_head_is_dropped(
@@ -291,6 +293,13 @@ def test_batch_norm_counters_are_optional_and_without_effect(tmp_path: Path) -> 
     assert state["bn.num_batches_tracked"].dtype == torch.int64
     counted = {**state, "bn.num_batches_tracked": torch.tensor(9)}
     assert fingerprint("net", state) == fingerprint("net", counted)
+
+
+def test_random_weights_leave_constants_as_they_are() -> None:
+    expected = {"table": torch.tensor([[3, 1], [2, 0]]), "weight": torch.empty(2, 2, device="meta")}
+    state, _ = load_weights("random", name="net", expected=expected, imagenet=None)
+    assert state["table"].tolist() == [[3, 1], [2, 0]]
+    assert state["weight"].abs().min() > 0
 
 
 def test_the_fingerprint_sees_names_shapes_and_values() -> None:

@@ -17,7 +17,7 @@ OPTIONS = (
     "trainer.precision=32-true", "trainer.accelerator=cpu", "trainer.max_epochs=1",
     "trainer.limit_train_batches=10", "trainer.log_every_n_steps=1",
     "model.hidden_dim=24", "model.embed_dim=16", "model.attention_dim=8", "optimizer.lr=0.02",
-    "average_decay=0.3", "compile=false", "decoding=greedy", "data.min_count=1",
+    "callbacks.ema.decay=0.3", "backend=torch", "decoding=greedy", "data.min_count=1",
     "data.batch_size=2", "data.eval_batch_size=2",
 )  # fmt: skip
 

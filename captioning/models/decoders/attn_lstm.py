@@ -1,7 +1,6 @@
 """Show, Attend and Tell (Xu et al. 2015) with soft attention."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -14,7 +13,6 @@ from captioning.models.decoders.base import State
 from captioning.models.decoders.lstm import LSTM
 from captioning.models.decoders.recurrent import check_shares, check_sizes
 from captioning.support.build import build
-from captioning.support.errors import CaptioningError
 
 
 class AttentionLSTM(LSTM):
@@ -112,20 +110,11 @@ def build_attention(
     Raises:
         CaptioningError: there is none of that name, or it does not take an argument.
     """
-    settings = {"_target_": spec} if isinstance(spec, str) else dict(spec)
-    name = str(settings.get("_target_", "additive"))
-    if name not in ATTENTIONS and "." not in name:
-        near = get_close_matches(name, ATTENTIONS, n=1)
-        raise CaptioningError(
-            f"model.attention={name}: "
-            + (f"did you mean {near[0]}? " if near else "")
-            + f"Choose {', '.join(ATTENTIONS)}, or the dotted path of an Attention."
-        )
-    settings["_target_"] = ATTENTIONS.get(name, name)
     return build(
-        settings,
+        spec,
         Attention,
         "model.attention",
+        names=ATTENTIONS,
         channels=channels,
         query_dim=query_dim,
         attention_dim=attention_dim,

@@ -53,6 +53,6 @@ def train(config: dict[str, Any], folder: Path, command: str, logger: Any) -> No
         file.write(json.dumps(ran) + "\n")
 
 
-run = ModuleType("captioning.training.run")
-run.train = train  # type: ignore[attr-defined]
-sys.modules["captioning.training.run"] = run
+fit = ModuleType("captioning.training.fit")
+fit.train = train  # type: ignore[attr-defined]
+sys.modules["captioning.training.fit"] = fit

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from captioning.metrics import score_captions
-from captioning.metrics.caption_scores import CaptionScores
+from captioning.metrics.torchmetric import CaptionScores
 from captioning.support.errors import CaptioningError
 
 METRICS = ["BLEU", "ROUGE-L", "CIDEr"]
@@ -93,7 +93,7 @@ def test_bad_input_is_refused() -> None:
 SECOND = """
 import json, sys, warnings
 import torch.distributed as dist
-from captioning.metrics.caption_scores import CaptionScores
+from captioning.metrics.torchmetric import CaptionScores
 store, references, metrics, rounds = json.loads(sys.argv[1])
 warnings.simplefilter("ignore")  # torchmetrics warns of a process without data
 dist.init_process_group("gloo", init_method=store, rank=1, world_size=2)

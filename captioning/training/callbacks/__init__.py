@@ -1,0 +1,52 @@
+"""What happens beside the training: checkpoints, early stopping, averaging, logs and images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from captioning.support.build import build, locate
+from captioning.support.errors import CaptioningError
+
+
+def make_callbacks(specs: Mapping[str, Any], checkpoints: Path) -> list[pl.Callback]:
+    """The callbacks of the group ``callbacks``, in its order.
+
+    Args:
+        specs: by name, ``_target_`` and arguments of a :class:`pytorch_lightning.Callback`; an
+            entry that is None is left out.
+        checkpoints: the folder of a :class:`~pytorch_lightning.callbacks.ModelCheckpoint` that
+            names no ``dirpath`` of its own.
+
+    Raises:
+        CaptioningError: an entry names no callback, or has a wrong argument.
+    """
+    callbacks = []
+    for name, spec in specs.items():
+        key = f"callbacks.{name}"
+        if spec is None:
+            continue
+        if not isinstance(spec, Mapping):
+            raise CaptioningError(
+                f"{key}={spec}: an entry is a _target_ with its arguments, or null to leave it out."
+            )
+        target = locate(str(spec.get("_target_") or ""), pl.Callback, key)
+        if issubclass(target, ModelCheckpoint) and spec.get("dirpath") is None:
+            spec = {**spec, "dirpath": str(checkpoints)}
+        callbacks.append(build(spec, pl.Callback, key))
+    return callbacks
+
+
+def scored_checkpoint(trainer: pl.Trainer) -> Path | None:
+    """The checkpoint that a run is scored by after its training.
+
+    It is the best one of the first callback that keeps checkpoints by a monitored value, which is
+    ``callbacks.best_checkpoint`` unless the group was changed. None means that no such checkpoint
+    was written, and that the weights are scored as the training left them.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
+            return Path(callback.best_model_path) if callback.best_model_path else None
+    return None
