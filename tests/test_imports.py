@@ -33,7 +33,9 @@ FOR_TYPES_ALONE = {"objectives": ("data.batch", "data.datamodule")}
 LIBRARIES = {
     "hydra": (), "omegaconf": (), "wandb": (), "flask": (), "matplotlib": (), "jinja2": (),
     "pytorch_lightning": ("data/datamodule.py",),
-    "torchvision": ("data/", "models/encoders/", "support/weights.py", "metrics/clip_embeddings.py"),
+    "torchvision": (
+        "data/", "models/encoders/", "support/weights.py", "metrics/clip_embeddings.py",
+    ),
     "pycocoevalcap": ("metrics/",),
     "triton": ("kernels/triton/",),
     "ctypes": ("kernels/cpu/", "support/memory.py"),

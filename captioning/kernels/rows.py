@@ -16,7 +16,7 @@ class Rows(NamedTuple):
         captions: captions that an image can have (K).
     """
 
-    index: Int[Tensor, " rows"]
+    index: Int[Tensor, " rows"]  # type: ignore[assignment]  # hides the method of tuples
     images: int
     captions: int
 

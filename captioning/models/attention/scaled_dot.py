@@ -47,7 +47,7 @@ class ScaledDotAttention(Attention):
         self, query: Float[Tensor, "images captions units"], memory: Memory
     ) -> Float[Tensor, "images captions heads locations"]:
         """softmax(q . k / sqrt(d)) of each head, whose queries and keys have d numbers."""
-        queries = query.unflatten(-1, (self.heads, -1))  # B x K x heads x d
+        queries = query.view(*query.shape[:2], self.heads, -1)  # B x K x heads x d
         keys = memory["keys"].unflatten(-1, (self.heads, -1))  # B x P x heads x d
         products = torch.einsum("bkhd, bphd -> bkhp", queries, keys)
         return at_least_single(products * keys.shape[-1] ** -0.5).softmax(-1)

@@ -123,7 +123,7 @@ class RecurrentDecoder(Decoder):
         state = self.recurrent_step(self.word_inputs(embedded), state, memory, rows)
         logits = self.output_logits(embedded, state["hidden"], state.pop("context", None))
         by_image = {
-            name: value.unflatten(0, (images, captions))
+            name: value.unflatten(0, (images, captions))  # type: ignore[no-untyped-call]
             for name, value in (state | {"logits": logits}).items()
         }
         return Step(by_image.pop("logits"), by_image, by_image.pop("attention", None))
@@ -138,7 +138,7 @@ class RecurrentDecoder(Decoder):
         rows = packed.rows
         embedded = self.dropout(self.embedding(self.drop_words(packed.inputs)))
         inputs = self.word_inputs(embedded)
-        split = {name: value.split(packed.counts) for name, value in inputs.items()}
+        split = {name: value.split(packed.counts) for name, value in inputs.items()}  # type: ignore[no-untyped-call]
         state = {name: value[rows.image] for name, value in self.init_state(memory).items()}
         kept = self.recurrent_dropout(torch.ones_like(state["hidden"]))
         states: list[State] = []
@@ -158,7 +158,7 @@ class RecurrentDecoder(Decoder):
         assert hidden is not None
         if weights is not None:
             weights = weights * (packed.targets != PAD)[:, None]
-            coverage = rows.scatter(sum_over_words(weights.split(packed.counts)))
+            coverage = rows.scatter(sum_over_words(weights.split(packed.counts)))  # type: ignore[no-untyped-call]
         return TeacherForced(
             self.output_logits(embedded, hidden, all_words("context")),
             packed.targets,
