@@ -21,6 +21,7 @@ from captioning.kernels.dropout import byte_dropout
 from captioning.kernels.library import MAX_ADDENDS
 from captioning.kernels.preparation import MAX_CHANNELS
 from captioning.kernels.preparation import standardize as standardize_in_c
+from captioning.kernels.reference import at_least_single
 from captioning.kernels.rows import Rows
 
 __all__ = [
@@ -28,11 +29,13 @@ __all__ = [
     "Dropout",
     "Rows",
     "additive_attention",
+    "at_least_single",
     "cross_entropy",
     "deferred_weight_gradients",
     "log_sum_exp",
     "lstm_cell",
     "mask_tokens",
+    "product_dtype",
     "standardize",
     "topk",
 ]
@@ -102,13 +105,18 @@ def standardize(
         The grid, under autocast in its type, as every product that follows would cast it; and its
         mean over the locations, of the more exact numbers.
     """
-    dtype = autocast_dtype(grid)
+    dtype = product_dtype(grid)
     mean_like = grid.new_empty(0, dtype=torch.promote_types(grid.dtype, torch.float32))
     kernels = kernels_for("standardize", mean_like)
-    if isinstance(kernels, CKernels) and not grid.requires_grad and grid.shape[2] <= MAX_CHANNELS:
-        return standardize_in_c(grid, eps, dtype or torch.float32, kernels)
+    if (
+        isinstance(kernels, CKernels)
+        and dtype in (torch.float32, torch.bfloat16)
+        and grid.shape[2] <= MAX_CHANNELS
+        and not grid.requires_grad
+    ):
+        return standardize_in_c(grid, eps, dtype, kernels)
     grid, mean = reference.standardize(grid, eps)
-    return (grid if dtype is None else grid.to(dtype)), mean
+    return grid.to(dtype), mean
 
 
 def cross_entropy(
@@ -192,7 +200,12 @@ def deferred_weight_gradients() -> AbstractContextManager[object]:
     return nullcontext() if current_backend() == "torch" else DeferredWeightGradients()
 
 
-def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """The type that products of a tensor are computed in under autocast; None without it."""
+def product_dtype(tensor: Tensor) -> torch.dtype:
+    """The type that matrix products of a tensor are computed in.
+
+    Autocast's type where autocast is on, else single precision at least: grids are stored in half.
+    """
     device = tensor.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.promote_types(tensor.dtype, torch.float32)

@@ -25,6 +25,7 @@ def test_the_class_is_built_with_its_arguments_and_its_defaults() -> None:
     decoder = build(SMALL | {"gate": "scalar"}, Decoder, "model", **SIZES)
     assert isinstance(decoder, AttentionLSTM)
     assert decoder.embedding.weight.shape == (10, 4)
+    assert decoder.gate is not None
     assert decoder.gate.out_features == 1
 
 
