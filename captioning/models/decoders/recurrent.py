@@ -184,7 +184,7 @@ def head(rows: Tensor, count: int) -> Tensor:
     return rows if count == len(rows) else rows[:count]
 
 
-def sum_over_words(parts: Sequence[Float[Tensor, "rows size"]]) -> Float[Tensor, "most size"]:
+def sum_over_words(parts: Sequence[Float[Tensor, "_ size"]]) -> Float[Tensor, "_ size"]:
     """The sum of tensors with ever fewer rows, of which the missing ones count as zero."""
     total = parts[-1]
     for part in reversed(parts[:-1]):
