@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from captioning.data.datamodule import Batch
 from captioning.kernels import cuda_graphs
 from captioning.kernels.backend import use_backend
 from captioning.kernels.cuda_graphs import LossGraphs
@@ -27,6 +26,18 @@ from captioning.objectives import CrossEntropy
 from captioning.support.errors import CaptioningError
 
 
+class Batch(NamedTuple):
+    """What an objective needs of a batch, as in :mod:`captioning.data.datamodule`."""
+
+    images: Tensor
+    tokens: Tensor
+    ids: list[str]
+
+    @property
+    def grid(self) -> Tensor:
+        return self.images
+
+
 class Recorder(TorchDispatchMode):
     """Keeps what it is asked for; afterwards every tensor that was there before is as it was."""
 
@@ -37,7 +48,10 @@ class Recorder(TorchDispatchMode):
         self.before: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
+        masks = [each for each in args[1] or [] if each is not None and each.dtype == torch.bool] \
+            if func is torch.ops.aten.index.Tensor else []
+        dynamic = torch.Tag.dynamic_output_shape in func.tags and func is not torch.ops.aten.index.Tensor
+        if masks or dynamic or torch.Tag.data_dependent_output in func.tags:
             raise RuntimeError(f"operation not permitted when stream is capturing: {func}")
         kwargs = kwargs or {}
         for value, argument in zip([*args], func._schema.arguments, strict=False):
