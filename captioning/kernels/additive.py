@@ -18,7 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from captioning.kernels.deferred import current_backward_pass, first_derivative_only
+from captioning.kernels.deferred import (
+    current_backward_pass,
+    first_derivative_only,
+    forget_afterwards,
+)
 from captioning.kernels.library import Kernels
 from captioning.kernels.preparation import exp2x
 from captioning.kernels.rows import Rows
@@ -139,6 +143,7 @@ class _Attend(torch.autograd.Function):
         sums = ctx.sums if ctx.needs_input_grad[0] else {}
         backward_pass = current_backward_pass()
         if backward_pass not in sums:
+            forget_afterwards(sums)
             sums[backward_pass] = torch.zeros(
                 exp_keys.shape, dtype=torch.float32, device=exp_keys.device
             )

@@ -303,7 +303,11 @@ class _Replayed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, loss: Tensor, gradients: list[Tensor | None], owner: LossGraphs, *parameters: Tensor
+        ctx: Any,
+        loss: Tensor,
+        gradients: list[Tensor | None],
+        owner: LossGraphs,
+        *parameters: Tensor,
     ) -> Tensor:
         ctx.gradients, ctx.owner, ctx.call = gradients, owner, owner.calls
         return loss.view_as(loss)
@@ -314,7 +318,9 @@ class _Replayed(torch.autograd.Function):
         if ctx.call != ctx.owner.calls:
             raise RuntimeError("the gradients of this loss were overwritten by a later loss's")
         # New tensors: those of an optimiser must stay when the next step's are computed.
-        found = iter(torch._foreach_mul([each for each in ctx.gradients if each is not None], grad_loss))
+        found = iter(
+            torch._foreach_mul([each for each in ctx.gradients if each is not None], grad_loss)
+        )
         return None, None, None, *(None if each is None else next(found) for each in ctx.gradients)
 
 

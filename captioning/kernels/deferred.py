@@ -37,6 +37,16 @@ def current_backward_pass() -> int:
     return torch._C._current_graph_task_id()
 
 
+def forget_afterwards(put_aside: dict[int, Any]) -> None:
+    """At the end of this backward pass, drop what it has put aside and no node has taken.
+
+    That is so where gradients with respect to some tensors alone are asked for.
+    """
+    backward_pass = current_backward_pass()
+    engine = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+    engine.queue_callback(lambda: put_aside.pop(backward_pass, None))
+
+
 def refuse_second_derivative() -> None:
     """Refuse a backward pass that records a graph of itself.
 
@@ -170,7 +180,12 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
         x, weight = ctx.saved_tensors
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            calls = ctx.record.setdefault(current_backward_pass(), [])
-            calls.append((x.flatten(0, -2), grad.flatten(0, -2)))
+            backward_pass = current_backward_pass()
+            if backward_pass not in ctx.record:
+                ctx.record[backward_pass] = []
+                forget_afterwards(ctx.record)
+            # Detached, or the record of a word would hold the graph that holds the record.
+            call = x.detach().flatten(0, -2), grad.flatten(0, -2)
+            ctx.record[backward_pass].append(call)
         grad_x = (grad @ weight).to(ctx.dtype) if ctx.needs_input_grad[0] else None
         return grad_x, None, None, None

@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Iterator
 from types import ModuleType
 
+import jaxtyping
 import pytest
 import torch
 
@@ -38,3 +39,9 @@ def without_type_checks(module: ModuleType) -> ModuleType:
     copy = importlib.util.module_from_spec(new_spec)
     new_spec.loader.exec_module(copy)
     return copy
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away the type checks that the tests add, to see what a user without them would."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

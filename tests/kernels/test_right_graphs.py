@@ -48,9 +48,14 @@ class Recorder(TorchDispatchMode):
         self.before: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        masks = [each for each in args[1] or [] if each is not None and each.dtype == torch.bool] \
-            if func is torch.ops.aten.index.Tensor else []
-        dynamic = torch.Tag.dynamic_output_shape in func.tags and func is not torch.ops.aten.index.Tensor
+        masks = (
+            [each for each in args[1] or [] if each is not None and each.dtype == torch.bool]
+            if func is torch.ops.aten.index.Tensor
+            else []
+        )
+        dynamic = (
+            torch.Tag.dynamic_output_shape in func.tags and func is not torch.ops.aten.index.Tensor
+        )
         if masks or dynamic or torch.Tag.data_dependent_output in func.tags:
             raise RuntimeError(f"operation not permitted when stream is capturing: {func}")
         kwargs = kwargs or {}
@@ -342,7 +347,8 @@ def test_a_parametrisation_of_ones_own_is_not_recorded(device: Any) -> None:
     for (_, decoder), part in zip(both(pair), parts, strict=True):
         parametrize.register_parametrization(decoder.hidden_gates, "weight", part)
     pair.optimizers[:] = [
-        torch.optim.SGD([*one.parameters(), *other.parameters()], lr=0.1) for one, other in both(pair)
+        torch.optim.SGD([*one.parameters(), *other.parameters()], lr=0.1)
+        for one, other in both(pair)
     ]
     for seed in range(4):
         for part in parts:
@@ -364,7 +370,8 @@ def test_a_class_with_a_parametrisation_must_still_be_static(device: Any) -> Non
         decoder.attention = Undeclared(CHANNELS, 6, 6).to(where)
         parametrize.register_parametrization(decoder.attention, "score", nn.Tanh())
     pair.optimizers[:] = [
-        torch.optim.SGD([*one.parameters(), *other.parameters()], lr=0.1) for one, other in both(pair)
+        torch.optim.SGD([*one.parameters(), *other.parameters()], lr=0.1)
+        for one, other in both(pair)
     ]
     for seed in range(4):
         step(pair, batch_of(seed, where))

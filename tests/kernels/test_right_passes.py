@@ -19,7 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from captioning.kernels.backend import use_backend
 from captioning.kernels.deferred import DeferredWeightGradients
-from captioning.kernels.ops import AdditiveKeys, Rows, additive_attention, deferred_weight_gradients
+from captioning.kernels.ops import (
+    AdditiveKeys, Rows, additive_attention, cross_entropy, deferred_weight_gradients, lstm_cell,
+    mask_tokens,
+)  # fmt: skip
 from captioning.models.decoders.attn_lstm import AttentionLSTM
 from captioning.models.decoders.lstm import LSTM
 
@@ -70,7 +73,10 @@ def test_two_losses_of_one_forward(backend: str, decoder: LSTM) -> None:
             found[each].backward(retain_graph=True)
         decoder.zero_grad()
         found[chosen].backward()
-        ours = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in trained(decoder).items()}
+        ours = {
+            n: torch.zeros_like(p) if p.grad is None else p.grad
+            for n, p in trained(decoder).items()
+        }
         theirs = {
             n: torch.zeros_like(p) if expected[n] is None else expected[n]
             for n, p in trained(decoder).items()
@@ -78,7 +84,9 @@ def test_two_losses_of_one_forward(backend: str, decoder: LSTM) -> None:
         assert_same_gradients(ours, theirs)
 
 
-@pytest.mark.parametrize("first", ["hidden_gates.weight", "attention.key.weight", "output_words.bias"])
+@pytest.mark.parametrize(
+    "first", ["hidden_gates.weight", "attention.key.weight", "output_words.bias"]
+)
 def test_gradients_of_some_parameters_first(backend: str, decoder: LSTM, first: str) -> None:
     expected = expected_gradients(decoder, lambda: decoder_loss(decoder, small_grid()))
     loss = decoder_loss(decoder, small_grid())
@@ -96,7 +104,9 @@ def test_gradients_of_some_parameters_first(backend: str, decoder: LSTM, first: 
         torch.testing.assert_close(ours, expected[name], rtol=2e-4, atol=2e-5)
 
 
-def test_a_gradient_with_respect_to_the_keys_and_the_grid(backend: str, decoder: AttentionLSTM) -> None:
+def test_a_gradient_with_respect_to_the_keys_and_the_grid(
+    backend: str, decoder: AttentionLSTM
+) -> None:
     found = []
     for choice in (backend, "torch"):
         grid = small_grid().requires_grad_()
@@ -177,15 +187,14 @@ def test_a_model_called_within_a_model(backend: str) -> None:
     assert_right(backend, module, lambda: decoder_loss(outer, small_grid()))
 
 
-@pytest.mark.parametrize("reentrant", [False])
 @pytest.mark.parametrize("kind", ["lstm", "attn_lstm"])
-def test_a_checkpointed_step(backend: str, kind: str, reentrant: bool) -> None:
+def test_a_checkpointed_step(backend: str, kind: str) -> None:
     """The sizes are equal: tensors saved in another order would not be noticed by their shapes."""
     decoder = small_decoder(kind, word_query=False) if kind == "attn_lstm" else small_decoder(kind)
     step = decoder.recurrent_step
     expected = expected_gradients(decoder, lambda: decoder_loss(decoder, small_grid()))
     decoder.recurrent_step = lambda *args: checkpoint(  # type: ignore[method-assign]
-        step, *args, use_reentrant=reentrant
+        step, *args, use_reentrant=False
     )
     decoder_loss(decoder, small_grid()).backward()
     assert_same_gradients(grads(decoder), expected)
@@ -209,6 +218,8 @@ def test_a_model_whose_saved_tensors_are_packed(backend: str, decoder: LSTM) -> 
 
 def test_backward_passes_from_other_threads(backend: str, decoder: LSTM) -> None:
     """Four at a time, over one graph."""
+    if backend == "triton":
+        pytest.skip("Triton's interpreter computes for one thread")
     expected = expected_gradients(decoder, lambda: decoder_loss(decoder, small_grid()))
     loss, found = decoder_loss(decoder, small_grid()), []
     leaves = trained(decoder)
@@ -258,6 +269,7 @@ def test_graphs_are_freed(backend: str, decoder: AttentionLSTM, how: str) -> Non
         elif how == "part":
             torch.autograd.grad(loss, [decoder.attention.query.bias])
         elif how == "exception":
+
             def stop(grad: Tensor) -> None:
                 raise ZeroDivisionError
 
@@ -285,20 +297,18 @@ def test_partial_passes_over_one_graph_do_not_pile_up(backend: str) -> None:
         torch.autograd.grad(context.sum(), [query], retain_graph=True)
     _, sums = keys.linked() if backend != "torch" else (None, {})
     assert len(sums) == 0
-    record = [each for each in gc.get_objects() if type(each) is dict and is_record(each)]
-    assert record == []
+    if backend != "torch":
+        found = products_of(context.grad_fn)
+        assert found
+        assert all(len(each.record) == 0 for each in found)
 
 
-def is_record(found: dict[Any, Any]) -> bool:
-    """Whether a dictionary holds what products have put aside."""
-    return any(
-        isinstance(key, int)
-        and isinstance(value, list)
-        and value
-        and isinstance(value[0], tuple)
-        and all(isinstance(each, Tensor) for each in value[0])
-        for key, value in list(found.items())
-    )
+def products_of(node: Any) -> list[Any]:
+    """The products of linear layers in a graph."""
+    if node is None:
+        return []
+    found = [node] if "_Product" in type(node).__name__ else []
+    return found + [each for next_node, _ in node.next_functions for each in products_of(next_node)]
 
 
 def test_a_model_can_be_copied_while_a_memory_exists(backend: str, decoder: AttentionLSTM) -> None:
@@ -318,12 +328,8 @@ def test_a_model_can_be_copied_while_a_memory_exists(backend: str, decoder: Atte
 # Products in a loop over words
 
 
-def loop_right(
-    backend: str, layer: nn.Module, compute: Callable[[], Tensor], leaves: dict[str, Tensor]
-) -> None:
+def loop_right(compute: Callable[[], Tensor], leaves: dict[str, Tensor]) -> None:
     """The loss and gradients of a loop are those of a loop without deferred gradients."""
-    if backend == "torch":
-        pytest.skip("nothing is deferred")
     with deferred_weight_gradients() as mode:
         assert isinstance(mode, DeferredWeightGradients)
         loss = compute()
@@ -337,15 +343,10 @@ def loop_right(
     assert_same_gradients(found, {name: leaf.grad for name, leaf in leaves.items()})
 
 
-SHAPES = {
+SHAPES: dict[str, tuple[int, ...]] = {
     "2-D": (3, 4), "3-D": (2, 3, 4), "1-D": (4,), "no rows": (0, 4), "4-D": (2, 1, 3, 4),
     "no rows of 3-D": (0, 3, 4),
 }  # fmt: skip
-
-
-@pytest.fixture(params=["c"])
-def backend_c(request: pytest.FixtureRequest) -> str:
-    return "c"
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
@@ -354,7 +355,7 @@ def test_inputs_of_any_shape(shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(4, 4, bias=bias)
     x = torch.randn(shape, requires_grad=True)
-    loop_right("c", layer, lambda: (layer(layer(x) + layer(2 * x)) ** 2).sum(),
+    loop_right(lambda: (layer(layer(x) + layer(2 * x)) ** 2).sum(),
                {"x": x, **dict(layer.named_parameters())})  # fmt: skip
 
 
@@ -367,7 +368,7 @@ def test_inputs_and_weights_of_any_layout(layout: str) -> None:
     layer = nn.Linear(4, 4)
     layer.weight = nn.Parameter(weight)
     x = torch.randn(4, 3, requires_grad=True)
-    loop_right("c", layer, lambda: (layer(x.T) + layer(x.T[:1].expand(3, 4))).square().sum(),
+    loop_right(lambda: (layer(x.T) + layer(x.T[:1].expand(3, 4))).square().sum(),
                {"x": x, **dict(layer.named_parameters())})  # fmt: skip
 
 
@@ -375,7 +376,7 @@ def test_a_weight_that_is_a_vector() -> None:
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(4))
     x = torch.randn(3, 4, requires_grad=True)
-    loop_right("c", nn.Identity(), lambda: nn.functional.linear(x, weight).square().sum(),
+    loop_right(lambda: nn.functional.linear(x, weight).square().sum(),
                {"x": x, "weight": weight})  # fmt: skip
 
 
@@ -392,7 +393,7 @@ def test_a_layer_whose_weight_is_replaced_between_words() -> None:
         layer.weight = first
         return (y * layer(y)).sum()
 
-    loop_right("c", layer, compute, {"x": x, "first": first, "second": second, "bias": layer.bias})
+    loop_right(compute, {"x": x, "first": first, "second": second, "bias": layer.bias})
 
 
 def test_a_weight_whose_data_are_replaced_between_words() -> None:
@@ -406,7 +407,7 @@ def test_a_weight_whose_data_are_replaced_between_words() -> None:
         layer.weight.data = second
         return (y * layer(x)).sum()
 
-    loop_right("c", layer, compute, {"x": x, **dict(layer.named_parameters())})
+    loop_right(compute, {"x": x, **dict(layer.named_parameters())})
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -425,7 +426,8 @@ def test_a_weight_changed_in_place_between_words(autocast: bool) -> None:
     try:
         (found,) = torch.autograd.grad((first + second).sum(), [x])
     except RuntimeError as error:
-        assert "modified by an inplace operation" in str(error)
+        assert "modified" in str(error)
+        assert "inplace" in str(error)
     else:
         torch.testing.assert_close(found, (3 * old).sum(0).expand(3, 4), rtol=0.02, atol=0.02)
 
@@ -499,9 +501,7 @@ def test_a_tensor_subclass_keeps_its_own_products() -> None:
     torch.manual_seed(0)
     weight = torch.randn(4, 4).as_subclass(Doubled).requires_grad_()
     x = torch.randn(3, 4, requires_grad=True)
-    loop_right(
-        "c", nn.Identity(),
-        lambda: nn.functional.linear(x, weight).as_subclass(Tensor).square().sum(), {"x": x},
+    loop_right(lambda: nn.functional.linear(x, weight).as_subclass(Tensor).square().sum(), {"x": x},
     )  # fmt: skip
 
 
@@ -509,7 +509,7 @@ def test_a_hook_on_a_weight_sees_the_whole_gradient() -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(4, 4), torch.randn(3, 4)
     layer.weight.register_hook(lambda grad: 2 * grad)
-    loop_right("c", layer, lambda: layer(layer(x)).square().sum(), dict(layer.named_parameters()))
+    loop_right(lambda: layer(layer(x)).square().sum(), dict(layer.named_parameters()))
 
 
 # Whole models in other types, and what ops write to
@@ -549,8 +549,6 @@ def test_a_model_under_autocast(backend: str, kind: str) -> None:
 
 def test_masking_logits_is_seen_by_autograd(backend: str) -> None:
     """In place, and so a backward pass that needs the logits as they were is refused."""
-    from captioning.kernels.ops import mask_tokens
-
     logits = torch.randn(2, 5, requires_grad=True) * 1
     loss = logits.square().sum()
     mask_tokens(logits.detach(), torch.tensor([[1], [2]]))
@@ -560,8 +558,6 @@ def test_masking_logits_is_seen_by_autograd(backend: str) -> None:
 
 @pytest.mark.parametrize("word", [-1, 5, 10**6])
 def test_words_outside_of_the_vocabulary_are_refused(backend: str, word: int) -> None:
-    from captioning.kernels.ops import cross_entropy, mask_tokens
-
     logits = torch.randn(2, 5)
     with pytest.raises((IndexError, RuntimeError)):
         cross_entropy(logits, torch.tensor([1, word]))
@@ -569,14 +565,11 @@ def test_words_outside_of_the_vocabulary_are_refused(backend: str, word: int) ->
         mask_tokens(logits, torch.tensor([[1], [word]]))
 
 
-def test_addends_that_are_broadcast(backend: str) -> None:
-    from captioning.kernels.ops import lstm_cell
-
-    plain = getattr(lstm_cell, "__wrapped__", lstm_cell)
+def test_addends_that_are_broadcast(backend: str, unchecked: None) -> None:
     torch.manual_seed(0)
     cell, gates, bias = torch.randn(3, 2), torch.randn(3, 8), torch.randn(1, 8)
     with use_backend("torch"):
-        expected = plain(cell, gates, bias)
-    torch.testing.assert_close(plain(cell, gates, bias), expected)
-    with pytest.raises(Exception):  # noqa: B017, PT011
-        plain(cell, gates[:, :4])
+        expected = lstm_cell(cell, gates, bias)
+    torch.testing.assert_close(lstm_cell(cell, gates, bias), expected)
+    with pytest.raises(RuntimeError, match="size"):
+        lstm_cell(cell, gates[:2])
