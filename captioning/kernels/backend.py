@@ -7,9 +7,10 @@ in plain autograd. The choice holds within :func:`use_backend`, for the thread t
     with use_backend("torch"):
         output = decoder(grid, tokens)
 
-Outside of it the choice is ``auto``. Kernels take single precision and bfloat16; in any other type
-(double precision, for instance), in shapes that would have to be broadcast, and under ``torch.func``
-or forward-mode differentiation an op is computed by its reference under every choice.
+Outside of it, and in other threads, the choice is ``auto``. Kernels take single precision and
+bfloat16; in any other type (double precision, for instance), in shapes that would have to be
+broadcast, and under ``torch.func`` or forward-mode differentiation an op is computed by its
+reference under every choice.
 """
 
 import functools
@@ -113,7 +114,8 @@ def kernels_for(op: str, *tensors: Tensor) -> Kernels | None:
 def is_transformed() -> bool:
     """Whether ``torch.func`` or forward-mode differentiation is at work.
 
-    It follows PyTorch's own operations alone: a kernel would read the numbers and lose the tangents.
+    Both follow PyTorch's own operations alone: a kernel would read the numbers and lose the
+    tangents.
     """
     level: int = forward_ad._current_level
     return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None

@@ -9,7 +9,7 @@ every word.
 It is ``torch.nn.functional.linear`` that is intercepted, with the weight that it is given, and not
 a layer: subclasses, hooks and parametrisations of layers work as ever. What is not an ordinary
 product of a matrix that is a parameter is left to autograd: a weight that a parametrisation
-computes, a tensor subclass, ``torch.func``, or a call whose tensors a checkpoint will compute again.
+computes, a tensor subclass, ``torch.func``, or a call whose tensors a checkpoint computes again.
 """
 
 import functools

@@ -78,4 +78,4 @@ def in_vocabulary(words: Tensor, logits: Tensor) -> bool:
     if words.dtype != torch.int64:
         return False
     lowest, highest = words.aminmax() if words.numel() else (0, 0)
-    return 0 <= int(lowest) and int(highest) < max(logits.shape[-1], 1)
+    return int(lowest) >= 0 and int(highest) < max(logits.shape[-1], 1)

@@ -6,8 +6,16 @@ from collections.abc import Callable
 import pytest
 import torch
 from right_support import (
-    CHANNELS, IMAGES, LOCATIONS, assert_directional, assert_right, assert_same_gradients,
-    decoder_loss, gradients_of, small_decoder, small_grid,
+    CHANNELS,
+    IMAGES,
+    LOCATIONS,
+    assert_directional,
+    assert_right,
+    assert_same_gradients,
+    decoder_loss,
+    gradients_of,
+    small_decoder,
+    small_grid,
 )  # fmt: skip
 from torch import Tensor, nn
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from right_support import CHANNELS, LOCATIONS, WORDS, gradients_of, small_decoder
+from right_support import CHANNELS, LOCATIONS, WORDS, small_decoder
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -432,7 +432,7 @@ def test_a_buffer_that_is_replaced_is_right_or_refused(device: Any) -> None:
         for seed in range(4):
             step(pair, batch_of(seed, where))
     except CaptioningError as error:
-        assert "baseline" in str(error)
+        assert "baseline" in str(error)  # noqa: PT017
 
 
 class TensorAttribute(Weighted):
@@ -535,7 +535,7 @@ def test_the_gradient_of_a_part_is_right_or_refused(device: Any) -> None:
     try:
         (found,) = torch.autograd.grad(parts["loss"] + parts["cross_entropy"], [weight])
     except RuntimeError as error:
-        assert "backend=torch" in str(error)
+        assert "backend=torch" in str(error)  # noqa: PT017
     else:
         torch.testing.assert_close(found, wanted)
 

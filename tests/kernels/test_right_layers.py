@@ -5,8 +5,15 @@ from typing import Any
 import pytest
 import torch
 from right_support import (
-    TOKENS, assert_right, captions_of, decoder_loss, linear_layers, small_decoder, small_grid,
-    step_log_probs, trained,
+    TOKENS,
+    assert_right,
+    captions_of,
+    decoder_loss,
+    linear_layers,
+    small_decoder,
+    small_grid,
+    step_log_probs,
+    trained,
 )  # fmt: skip
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -193,6 +200,7 @@ def test_tied_embeddings(backend: str, kind: str) -> None:
     assert_right(backend, decoder, lambda: decoder_loss(decoder, small_grid()))
 
 
+@pytest.mark.parametrize("backend", ["torch", "c"], indirect=True)
 @pytest.mark.parametrize("gate", ["scalar", "channel", "none"])
 @pytest.mark.parametrize("deep_output", [True, False])
 def test_every_variant_of_the_model(backend: str, gate: str, deep_output: bool) -> None:
