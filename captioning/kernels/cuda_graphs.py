@@ -84,15 +84,18 @@ class LossGraphs:
             CaptioningError: something is done that no graph can record.
         """
         parameters = self._step.trained_parameters()
+        losses: dict[str, Tensor]
         if not (parameters and self._can_record(batch) and self._step.is_static()):
-            return self._step(batch)
+            losses = self._step(batch)
+            return losses
         batch = batch._replace(tokens=batch.tokens.to(batch.images.device, non_blocking=True))
         key = self._key(batch)
         if hash(key) not in self._seen:  # compiles, allocates, chooses what a graph then takes over
             if len(self._seen) >= MAX_SEEN:
                 self._seen.clear()
             self._seen.add(hash(key))
-            return self._step(batch)
+            losses = self._step(batch)
+            return losses
         graph = self._graphs.get(key)
         if graph is None:
             graph = self._graphs[key] = self._record(batch, parameters)

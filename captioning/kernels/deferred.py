@@ -43,7 +43,7 @@ def forget_afterwards(put_aside: dict[int, Any]) -> None:
     That is so where gradients with respect to some tensors alone are asked for.
     """
     backward_pass = current_backward_pass()
-    engine = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+    engine = torch.autograd.Variable._execution_engine
     engine.queue_callback(lambda: put_aside.pop(backward_pass, None))
 
 

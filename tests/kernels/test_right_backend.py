@@ -223,6 +223,7 @@ def test_functional_call_with_tensors_that_are_no_leaves() -> None:
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("backend", ["torch", "c"], indirect=True)
 def test_anomaly_mode(backend: str) -> None:
     decoder, grid = small_decoder(), small_grid()
     with warnings.catch_warnings():

@@ -463,6 +463,7 @@ def test_autocast_on_and_off_between_words() -> None:
             with torch.autocast("cpu", enabled=False):
                 z = layer(x)
             w = layer(z)
+        assert [y.dtype, z.dtype, w.dtype] == [torch.bfloat16, torch.float32, torch.bfloat16]
         return (y.float() * layer(x) + z * w.float()).sum()
 
     found, expected = [], []
