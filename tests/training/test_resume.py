@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from captioning.captioner import Captioner
+from captioning.captioner import FORMAT, Captioner
 from captioning.support.errors import CaptioningError
 from captioning.training.resume import check_resumable
 
@@ -45,6 +45,7 @@ def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "last.ckpt"
     torch.save(
         {
+            "format": FORMAT,
             "hyper_parameters": {
                 "vocabulary": WORDS,
                 "encoder": {"image_size": 32, "weights": "a.pth"},
