@@ -144,7 +144,7 @@ class Captioner(pl.LightningModule):
         self.run: dict[str, Any] = {"name": "captioner", "seed": 0}
         self.noise_seed: int | None = None
         self._references_from: str | None = None  # a split of the data module, or "user"
-        self._graphs = LossGraphs(self.objective, self.decoder)
+        self.graphs = LossGraphs(self.objective, self.decoder)
         self._losses = LossMonitor()
 
     @classmethod
@@ -283,7 +283,7 @@ class Captioner(pl.LightningModule):
             if self.backend == "torch" or self.encoder_trains or scaled:
                 losses: dict[str, Tensor] = self.objective(self.decoder, batch)
                 return losses
-            return self._graphs(batch)
+            return self.graphs(batch)
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule."""
