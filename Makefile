@@ -44,7 +44,7 @@ format: $(INSTALLED)  ## mend what the linter can mend, and format
 	$(PY) -m ruff format .
 
 types: $(INSTALLED)  ## check types
-	$(PY) -m mypy captioning $(wildcard *.py)
+	$(PY) -m mypy captioning examples $(wildcard *.py)
 	$(PY) -m mypy -p hydra_plugins.captioning_sweeps
 
 leaderboard: $(INSTALLED)  ## rank the runs below runs/, and write Markdown and CSV beside them

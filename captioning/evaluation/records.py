@@ -63,6 +63,12 @@ def count_parameters(captioner: pl.LightningModule) -> int:
     return sum(p.numel() for p in captioner.parameters() if p.requires_grad)
 
 
+def decoder_name(target: str) -> str:
+    """What tables call a decoder: ``attn_lstm`` for one of ours, the class's name for any other."""
+    module, _, name = target.rpartition(".")
+    return module.rpartition(".")[2] if module.startswith("captioning.") else name
+
+
 def parts_of(captioner: Captioner) -> dict[str, nn.Module]:
     """The parts whose parameters are counted; a decoder's attention is within it."""
     return {
@@ -117,7 +123,7 @@ def write_record(
                 "resize": captioner.encoder.preprocessing.resize,
             }
         ),
-        model=results.Model.of(hparams["model"]["_target_"].split(".")[-2], parts_of(captioner)),
+        model=results.Model.of(decoder_name(hparams["model"]["_target_"]), parts_of(captioner)),
         arithmetic=arithmetic,
         versions=results.versions(),
         commit=results.commit(),

@@ -30,7 +30,7 @@ _PATH_KEYS = {"root", "path", "dirpath", "filename", "save_dir", "folder"}
 _PATH_STARTS = ("/", "./", "../", "~")
 
 # Tables have columns of their own for these groups, which name the class.
-_SHOWN_CLASSES = ("model", "decoding", "encoder")
+_SHOWN_CLASSES = ("model", "decoding")
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -46,7 +46,8 @@ def configuration(results: Results) -> dict[str, str]:
     """The settings that make a run what it is, without its seed, paths, loggers and arithmetic.
 
     Settings that are off (null or false) are left out, because files from before a setting existed
-    lack it. A class is named without its module, under the key of its group.
+    lack it. A class is named without its module, under the key of its group, and an encoder by the
+    name that it has itself.
     """
     found: dict[str, str] = {}
     for key, value in flat(results.settings):
@@ -58,6 +59,11 @@ def configuration(results: Results) -> dict[str, str]:
             found[group] = value.rpartition(".")[2]
         elif not value.startswith(_PATH_STARTS):
             found[key] = value
+    if results.encoder is not None:
+        found["encoder"] = name = results.encoder.name  # of torchvision's network and layer, too
+        for key in ("encoder.name", "encoder.layer"):
+            if key in found and found[key] in name:
+                del found[key]
     return found
 
 

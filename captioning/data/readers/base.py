@@ -4,7 +4,8 @@ A reader finds and parses; it does not judge the data set as a whole. That image
 splits fit together is checked once for all readers, in :func:`captioning.data.corpus.read_corpus`.
 
 A reader of one's own is a subclass of :class:`CorpusReader` anywhere on the Python path, chosen
-with ``data.layout=my_package.my_module.MyReader``::
+with ``data.layout=my_package.my_module.MyReader``. In short, ``examples/json_lines.py``, which
+also answers a malformed line with a sentence, is::
 
     class JsonLinesReader(CorpusReader):
         expects = "captions.jsonl and images/"
