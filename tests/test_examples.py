@@ -155,14 +155,18 @@ def test_the_attention_keeps_to_the_contract_and_to_its_formula() -> None:
     attention = LearnedTemperature(8, 6, 5, temperature=3.0)
     plain = AdditiveAttention(8, 6, 5)
     plain.load_state_dict(attention.state_dict(), strict=False)
-    grid, states, rows = torch.randn(2, 4, 8), torch.randn(6, 6), Rows.all(2, 3, torch.device("cpu"))
+    grid, states, rows = (
+        torch.randn(2, 4, 8),
+        torch.randn(6, 6),
+        Rows.all(2, 3, torch.device("cpu")),
+    )
     memory, query = attention.prepare(grid), attention.query(states)
     expected = (plain(query, memory, rows)[0].log() / 3).softmax(-1)
     torch.testing.assert_close(attention(query, memory, rows)[0], expected)
     # What it says in `scores` is what it computes in `forward`.
     torch.testing.assert_close(Attention.forward(attention, query, memory, rows)[0], expected)
     with pytest.raises(CaptioningError, match=r"model\.attention\.temperature=0"):
-        LearnedTemperature(8, 6, 5, temperature=0)
+        LearnedTemperature(8, 6, 5, temperature=0.0)
 
 
 # A decoder
@@ -272,8 +276,12 @@ def test_the_metric_is_in_the_results_and_ranks_the_leaderboard(
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == ["brief", "repeating"]  # the lower, the better
     scores = [float(row["repeated words"]) for row in rows]
-    assert scores == pytest.approx([0, 100 * mean])
-    assert "repeated words" in (tmp_path / "leaderboard.md").read_text()
+    assert scores == pytest.approx([0, mean])  # in its own scale; people read it times 100
+    table = (tmp_path / "leaderboard.md").read_text()
+    (column,) = (line for line in table.splitlines() if "repeated words" in line and "|" in line)
+    (row,) = (line for line in table.splitlines() if line.startswith("| repeating"))
+    place_of = [cell.strip() for cell in column.split("|")].index("repeated words")
+    assert f"{100 * mean:.1f}" in row.split("|")[place_of]
 
 
 def test_the_metric_scores_captions_without_words() -> None:

@@ -106,6 +106,20 @@ def test_classes_are_named_without_their_modules() -> None:
     assert columns(results_of(), other) == {"optimizer": ["AdamW", "RMSprop"]}
 
 
+def test_encoders_are_told_apart_by_their_own_names() -> None:
+    def run(recorded: str, **settings: str) -> Results:
+        content = results_of({"encoder": settings}).model_dump()
+        content["encoder"] = {"name": recorded, "fingerprint": recorded, "weights_source": "random"}
+        return Results.model_validate(content)
+
+    torchvision = "m.TorchvisionEncoder"
+    vgg = run("vgg16", _target_="m.VGG16")
+    b0 = run("efficientnet_b0-f.8", _target_=torchvision, name="efficientnet_b0", layer="f.8")
+    b1 = run("efficientnet_b1-f.8", _target_=torchvision, name="efficientnet_b1", layer="f.8")
+    assert columns(vgg, b0) == {"encoder": ["vgg16", "efficientnet_b0-f.8"]}
+    assert columns(b0, b1) == {"encoder": ["efficientnet_b0-f.8", "efficientnet_b1-f.8"]}
+
+
 def test_arithmetic_has_a_column_only_where_nothing_else_tells_rows_apart() -> None:
     fast, exact = (
         results_of(arithmetic=ARITHMETIC | {"precision": precision, "device": precision[:2]})

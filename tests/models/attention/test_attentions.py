@@ -66,6 +66,21 @@ def linear(layer: nn.Module, x: Tensor) -> Tensor:
     return x @ layer.weight.double().T + layer.bias.double()
 
 
+class Doubled(AdditiveAttention):
+    def scores(self, query: Tensor, memory: Memory) -> Tensor:
+        return 2 * super().scores(query, memory)
+
+
+def test_the_scores_of_a_subclass_of_additive_attention_count() -> None:
+    grid, states = given()
+    plain, doubled = made(AdditiveAttention), made(Doubled)
+    weights, context = doubled(doubled.query(states), doubled.prepare(grid), ROWS)
+    expected = plain(plain.query(states), plain.prepare(grid), ROWS)[0].pow(2)
+    expected = expected / expected.sum(-1, keepdim=True)
+    torch.testing.assert_close(weights, expected)
+    torch.testing.assert_close(context, torch.einsum("rp,rpc->rc", weights, grid[ROWS.image]))
+
+
 @IMPLEMENTATIONS
 def test_additive(implementation: str, use: Callable[[str], None]) -> None:
     """Xu et al. 2015, eq. 4, 5 and 13."""
