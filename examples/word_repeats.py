@@ -1,7 +1,7 @@
 """A metric of one's own: the share of a caption's words that occurred in it before.
 
 python train.py --config-dir examples/conf experiment=word_repeats
-python eval.py ckpt=runs/NAME/DATE/checkpoints/best.ckpt extra_metrics=[examples.word_repeats.WordRepeats]
+python eval.py ckpt=CKPT data=scenes extra_metrics=[examples.word_repeats.WordRepeats]
 """
 
 from pathlib import Path

@@ -79,10 +79,12 @@ def run(arguments: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         patch.setattr(sys, "argv", arguments)
+        status = None
         try:
             runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
         except SystemExit as end:
-            assert not end.code, end
+            status = end.code
+        assert not status
 
 
 @pytest.fixture(scope="module")
