@@ -1,4 +1,4 @@
-"""What a job of a sweep tells its loggers, also where it is continued or fails."""
+"""The loggers of a sweep's job, also when the job is resumed or fails."""
 
 import csv
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    wandb.teardown()  # it reads the environment once a process, and a job has one of its own
+    wandb.teardown()  # wandb reads the environment once per process
     yield
     wandb.teardown()
 
@@ -51,7 +51,7 @@ def test_a_job_is_one_run_in_the_group_of_its_sweep_and_says_that_it_failed(
 
     def fails(config: Any, folder: Path, command: str, loggers: list[Any]) -> None:
         (logger,) = (each for each in loggers if isinstance(each, WandbLogger))
-        assert config["logger"] == CONFIG["logger"]  # or each seed would be a configuration
+        assert config["logger"] == CONFIG["logger"]  # or each seed would be another configuration
         logger.log_hyperparams(run.flat(config))
         runs.append(logger.experiment)
         (folder / "checkpoints" / "last.ckpt").touch()
@@ -61,7 +61,10 @@ def test_a_job_is_one_run_in_the_group_of_its_sweep_and_says_that_it_failed(
         statuses.append(exit_code)
         finish(exit_code)
 
-    quiet = {"version": 1, "disable_existing_loggers": False}  # or later tests hear nothing
+    quiet = {
+        "version": 1,
+        "disable_existing_loggers": False,
+    }  # or later tests see no log
     job = Job(["model.dropout=0.5"], CONFIG, "", "python train.py", quiet)
     monkeypatch.setattr(run, "_train", fails)
     monkeypatch.setattr(wandb, "finish", finished)
