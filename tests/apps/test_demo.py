@@ -52,7 +52,11 @@ def make_captioner(model: str = "attn_lstm.AttentionLSTM", resize: str = "squash
             "image_size": 32,
             "resize": resize,
         },
-        model={"_target_": f"captioning.models.{model}", "hidden_dim": 24, "embed_dim": 16},
+        model={
+            "_target_": f"captioning.models.decoders.{model}",
+            "hidden_dim": 24,
+            "embed_dim": 16,
+        },
     )
     for parameter in captioner.decoder.parameters():  # makes captions vary with the image
         torch.nn.init.normal_(parameter, std=0.4)

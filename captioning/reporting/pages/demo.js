@@ -79,12 +79,12 @@
     frame.append(image);
     figure.querySelector(".photo").replaceWith(frame);
 
-    const looked = captions[0].attention !== null;
+    const hasAttention = captions[0].attention !== null;
     const choices = captions.map(({ text, log_prob }, index) => {
-      const choice = document.createElement(looked ? "button" : "div");
+      const choice = document.createElement(hasAttention ? "button" : "div");
       choice.className = "choice";
       choice.append(pieceOf("", text), pieceOf("log-prob", log_prob.toFixed(2).replace("-", "−")));
-      if (looked) {
+      if (hasAttention) {
         choice.type = "button";
         choice.addEventListener("click", () => choose(index));
       }
@@ -94,7 +94,7 @@
     function choose(index) {
       const { words, attention } = captions[index];
       showAttention(figure, { words, ...attention, maps: attention && bytes(attention.maps) });
-      if (looked)
+      if (hasAttention)
         choices.forEach((choice, place) => choice.setAttribute("aria-pressed", place === index));
     }
 
@@ -105,7 +105,7 @@
         return item;
       }),
     );
-    figure.querySelector(".hint").hidden = !looked;
+    figure.querySelector(".hint").hidden = !hasAttention;
     figure.querySelector(".alternatives").hidden = captions.length < 2;
     choose(0);
     described.hidden = false;
