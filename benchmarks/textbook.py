@@ -7,14 +7,14 @@ whole grid is projected again for every word, and the vocabulary product is made
 Captions are sorted by length, so that finished ones leave the batch; that much tutorials do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from captioning.models.attention.additive import AdditiveAttention
 from captioning.models.decoders.attn_lstm import AttentionLSTM
-
-START, END = 1, 2
+from captioning.support.special_tokens import END, START
 
 
 class Textbook(nn.Module):
@@ -26,8 +26,10 @@ class Textbook(nn.Module):
 
     def __init__(self, decoder: AttentionLSTM) -> None:
         super().__init__()
-        hidden, attention, gate = decoder.shares[0] // 4, decoder.shares[1], decoder.shares[2]
-        channels = decoder.context_gates.in_features
+        assert decoder.gate is not None
+        assert decoder.output_context is not None
+        hidden, attention = decoder.hidden_dim, decoder.attention.query.out_features
+        channels, gate = decoder.context_gates.in_features, decoder.gate.out_features
         words, embed = decoder.embedding.weight.shape
         self.normalize = nn.LayerNorm(channels, elementwise_affine=False)
         self.embedding = nn.Embedding(words, embed)
@@ -42,52 +44,48 @@ class Textbook(nn.Module):
         self.output_context = nn.Linear(channels, embed, bias=False)
         self.output_words = nn.Linear(embed, words)
         self.dropout = nn.Dropout(decoder.dropout.p)
-        self.copy(decoder)
+        with torch.no_grad():
+            self.lstm.bias_hh.zero_()  # the decoder's gates have one bias
+            for mine, theirs in self.pairs(decoder, lambda parameter: parameter.data):
+                mine.copy_(theirs)
 
-    @torch.no_grad()
-    def copy(self, decoder: AttentionLSTM) -> None:
-        """Take over the weights of the decoder, which keeps products of one input together."""
-        of_hidden = zip(
-            decoder.recurrent.weight.split(decoder.shares),
-            decoder.recurrent.bias.split(decoder.shares),
-            strict=True,
-        )
-        (w_lstm, b_lstm), (w_query, b_query), (w_gate, b_gate) = of_hidden
-        for mine, theirs in self._alike(decoder):
-            mine.load_state_dict(theirs.state_dict())
-        self.attend.weight.copy_(decoder.attention.score[None])
-        self.attend_hidden.weight.copy_(w_query)
-        self.attend_hidden.bias.copy_(b_query)
-        self.gate.weight.copy_(w_gate)
-        self.gate.bias.copy_(b_gate)
-        self.lstm.weight_ih.copy_(
-            torch.cat([decoder.input_gates.weight, decoder.context_gates.weight], 1)
-        )
-        self.lstm.bias_ih.copy_(decoder.input_gates.bias)
-        self.lstm.weight_hh.copy_(w_lstm)
-        self.lstm.bias_hh.copy_(b_lstm)
-
-    def _alike(self, decoder: AttentionLSTM) -> list[tuple[nn.Module, nn.Module]]:
-        assert decoder.output_context is not None
-        return [
-            (self.embedding, decoder.embedding),
+    def pairs(
+        self, decoder: AttentionLSTM, read: Callable[[nn.Parameter], Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What is read of each parameter here, and of the decoder's that means the same."""
+        assert isinstance(decoder.attention, AdditiveAttention)
+        layers = [
             (self.initial_hidden, decoder.initial_hidden),
             (self.initial_cell, decoder.initial_cell),
             (self.attend_grid, decoder.attention.key),
+            (self.attend_hidden, decoder.attention.query),
+            (self.gate, decoder.gate),
             (self.output_hidden, decoder.output_hidden),
-            (self.output_context, decoder.output_context),
             (self.output_words, decoder.output_words),
         ]
+        words, context = read(self.lstm.weight_ih).split(
+            [decoder.embed_dim, decoder.context_gates.in_features], 1
+        )
+        return [
+            *((read(mine.weight), read(theirs.weight)) for mine, theirs in layers),
+            *((read(mine.bias), read(theirs.bias)) for mine, theirs in layers),
+            (read(self.embedding.weight), read(decoder.embedding.weight)),
+            (read(self.output_context.weight), read(decoder.output_context.weight)),
+            (read(self.attend.weight)[0], read(decoder.attention.score)),
+            (words, read(decoder.input_gates.weight)),
+            (context, read(decoder.context_gates.weight)),
+            (read(self.lstm.bias_ih), read(decoder.input_gates.bias)),
+            (read(self.lstm.weight_hh), read(decoder.hidden_gates.weight)),
+        ]
 
-    def gradients(self, decoder: AttentionLSTM) -> Iterator[tuple[Tensor, Tensor]]:
-        """The gradients of the decoder's weights, and these of the same here."""
-        pairs = [(b.weight, a.weight) for a, b in self._alike(decoder)]
-        recurrent = [self.lstm.weight_hh, self.attend_hidden.weight, self.gate.weight]
-        inputs = [decoder.input_gates.weight, decoder.context_gates.weight]
-        yield from ((theirs.grad, mine.grad) for theirs, mine in pairs)
-        yield decoder.attention.score.grad, self.attend.weight.grad[0]
-        yield decoder.recurrent.weight.grad, torch.cat([weight.grad for weight in recurrent])
-        yield torch.cat([weight.grad for weight in inputs], 1), self.lstm.weight_ih.grad
+    def gradients(self, decoder: AttentionLSTM) -> list[tuple[Tensor, Tensor]]:
+        """The gradients of the parameters here, and those of the decoder's, after backward()."""
+
+        def gradient(parameter: nn.Parameter) -> Tensor:
+            assert parameter.grad is not None
+            return parameter.grad
+
+        return self.pairs(decoder, gradient)
 
     def start(self, grid: Tensor) -> tuple[Tensor, Tensor]:
         """The state before the first word, of standardised grids (captions x locations x C)."""

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Figure, elsewhere, matrix_rate, native_precision, paired
 from benchmarks.textbook import Textbook, rows
-from captioning.captioner import CrossEntropy
+from captioning.data.batch import Batch
+from captioning.kernels.backend import Backend, use_backend
 from captioning.kernels.cuda_graphs import LossGraphs
 from captioning.models.decoders.attn_lstm import AttentionLSTM
+from captioning.objectives import CrossEntropy
 from captioning.support.memory import keep_freed_memory
+from captioning.support.special_tokens import PAD
 
 IMAGES, CAPTIONS, LOCATIONS, CHANNELS, SIZE, WORDS = 16, 5, 196, 512, 512, 2600
 WARM_UP = 30  # steps, of the 375 of an epoch
@@ -71,15 +74,20 @@ def multiply_adds(
 class Step:
     """A training step as ``train.py`` makes it: loss, gradients, clipping, AdamW."""
 
-    def __init__(self, decoder: AttentionLSTM, precision: str) -> None:
-        self.decoder, self.precision = decoder, precision
-        self.loss, self.graphs = CrossEntropy(), LossGraphs()
+    def __init__(self, decoder: AttentionLSTM, precision: str, backend: Backend = "auto") -> None:
+        self.decoder, self.precision, self.backend = decoder, precision, backend
+        self.objective = CrossEntropy()
+        self.losses = LossGraphs(self.objective, decoder)
         self.optimizer = torch.optim.AdamW(decoder.parameters(), 1e-3, fused=True)
 
     def __call__(self, grid: Tensor, tokens: Tensor) -> None:
         """One step."""
-        with torch.autocast(grid.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            loss = self.graphs(self.decoder, self.loss, grid, tokens)["loss"]
+        batch, bf16 = Batch(grid, tokens, []), self.precision == "bf16"
+        with use_backend(self.backend), torch.autocast(grid.device.type, torch.bfloat16, bf16):
+            if self.backend == "torch":  # as Captioner.losses does, without graphs
+                loss = self.objective(self.decoder, batch)["loss"]
+            else:
+                loss = self.losses(batch)["loss"]
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.decoder.parameters(), 2.0)
@@ -115,33 +123,33 @@ def textbook_step() -> None:
     step(grid, tokens)
 
 
-def errors(precision: str, **sizes: int) -> tuple[float, float]:
+def errors(precision: str, backend: Backend = "auto", **sizes: int) -> tuple[float, float]:
     """Against the textbook in double precision, without dropout.
 
     Returns:
         The relative error of the loss, and the largest relative error (norm of the difference by
-        norm) of the gradients of all layers that both have alike.
+        norm) of the gradients of the parameters.
     """
     torch.manual_seed(0)
     grid, tokens = batch_of(torch.Generator().manual_seed(1), images=4, **sizes)
     decoder = decoder_of(words=sizes.get("words", WORDS), dropout=0.0).eval()
     oracle = Textbook(decoder).double().eval()
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    with use_backend(backend), torch.autocast("cpu", torch.bfloat16, precision == "bf16"):
         output = decoder(grid, tokens)
-    loss = nn.functional.cross_entropy(output.logits.float(), output.targets)
+    loss = nn.functional.cross_entropy(output.logits.float(), output.targets, ignore_index=PAD)
     loss.backward()
     logits, targets = oracle(*rows(grid.double(), tokens))
     expected = nn.functional.cross_entropy(logits, targets)
     expected.backward()
     apart = [
-        float((ours.double() - theirs).norm() / theirs.norm())
-        for ours, theirs in oracle.gradients(decoder)
+        float((ours.double() - exact).norm() / exact.norm())
+        for exact, ours in oracle.gradients(decoder)
     ]
     return abs(loss.item() - expected.item()) / expected.item(), max(apart)
 
 
 def run(rounds: int) -> list[Figure]:
-    """Measure the precision of this machine's training, and single precision."""
+    """Measure the precision of this machine's training and single precision, with both backends."""
     keep_freed_memory()  # as train.py does
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
@@ -149,10 +157,15 @@ def run(rounds: int) -> list[Figure]:
     sample = [batch_of(generator)[1] for _ in range(50)]
     tokens = sum(int((tokens[..., 1:] != 0).sum()) for tokens in sample) / len(sample)
     figures = []
-    for precision in dict.fromkeys((native_precision(), "fp32")):
-        step = Step(decoder_of(), precision)
+    native = native_precision()
+    rows_of_table: dict[tuple[str, Backend], None] = dict.fromkeys(
+        ((native, "auto"), ("fp32", "auto"), (native, "torch"), ("fp32", "torch"))
+    )
+    for precision, backend in rows_of_table:
+        step = Step(decoder_of(), precision, backend)
         # No batch twice: the same shapes again would be faster than training ever is.
-        batches = [batch_of(generator) for _ in range(WARM_UP + 1 + REPEAT * rounds)]
+        repeat = REPEAT if backend == "auto" else 1
+        batches = [batch_of(generator) for _ in range(WARM_UP + 1 + repeat * rounds)]
         for _ in range(WARM_UP):
             step(*batches.pop())
         with elsewhere() as call:  # there, freed memory is given back, as wherever textbooks run
@@ -161,13 +174,13 @@ def run(rounds: int) -> list[Figure]:
                 lambda step=step, batches=batches: step(*batches.pop()),
                 lambda call=call: call(textbook_step),
                 rounds=rounds,
-                repeat=REPEAT,
+                repeat=repeat,
             )
         needed = 3 * 2 * multiply_adds(int(tokens), images=IMAGES)
         rate = matrix_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
-        of_loss, of_gradients = errors(precision)
+        of_loss, of_gradients = errors(precision, backend)
         note = f"off the fp64 oracle: loss {of_loss:.1g}, gradients {of_gradients:.1g}"
         floor = count * rate / needed
-        name = f"training, {precision}"
+        name = f"training, {precision}" + ("" if backend == "auto" else f", backend={backend}")
         figures.append(Figure(name, count / ours, "captions/s", count / theirs, ratio, floor, note))
     return figures

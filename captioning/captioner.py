@@ -144,7 +144,7 @@ class Captioner(pl.LightningModule):
         self.run: dict[str, Any] = {"name": "captioner", "seed": 0}
         self.noise_seed: int | None = None
         self._references_from: str | None = None  # a split of the data module, or "user"
-        self._graphs = LossGraphs(self.objective, self.decoder)
+        self.graphs = LossGraphs(self.objective, self.decoder)
         self._losses = LossMonitor()
 
     @classmethod
@@ -213,10 +213,14 @@ class Captioner(pl.LightningModule):
         """The grid of preprocessed images (B x 3 x H x W); what is a grid already stays one."""
         return self.encoder(images) if images.dim() == 4 else images
 
-    def forward(
+    def forward(self, images: Tensor, decoding: Decoding | None = None) -> list[list[Hypothesis]]:
+        """What :meth:`generate` returns, attention weights included."""
+        return self.generate(images, decoding)
+
+    def generate(
         self, images: Tensor, decoding: Decoding | None = None, *, attention: bool = True
     ) -> list[list[Hypothesis]]:
-        """Captions of images, without gradients.
+        """Captions of images, without gradients and in evaluation mode.
 
         Args:
             images: preprocessed (B x 3 x H x W), or grids (B x P x C), on the module's device.
@@ -279,7 +283,7 @@ class Captioner(pl.LightningModule):
             if self.backend == "torch" or self.encoder_trains or scaled:
                 losses: dict[str, Tensor] = self.objective(self.decoder, batch)
                 return losses
-            return self._graphs(batch)
+            return self.graphs(batch)
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule."""
@@ -403,7 +407,7 @@ class Captioner(pl.LightningModule):
 
     def captions(self, batch: Batch, *, attention: bool) -> list[str]:
         """The best caption of each image in words; with ``attention``, its maps are kept."""
-        found = self(batch.images, self.decoding, attention=attention)
+        found = self.generate(batch.images, self.decoding, attention=attention)
         for image, hypotheses in zip(batch.ids, found, strict=True):
             if hypotheses[0].attention is not None:
                 self.attention_maps[image] = hypotheses[0].attention.float().cpu()

@@ -7,7 +7,7 @@ torch, and it composes the configuration a second time only after a mistake.
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,10 +37,10 @@ def one_sentence(config_name: str) -> Iterator[None]:
     """
     report = utils.run_and_report
 
-    def run_and_report(function: Callable[[], Any]) -> Any:
+    def run_and_report(func: Any) -> Any:
         def explained() -> Any:
             try:
-                return function()
+                return func()
             except (HydraException, OmegaConfBaseException) as error:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise

@@ -278,7 +278,9 @@ def test_resuming_with_another_vocabulary_or_model_says_so(
     ended = run("train", *options, "data.min_count=1")
     assert_one_sentence(ended, "last.ckpt", "another vocabulary", "data.min_count")
     ended = run("train", *options, "encoder.image_size=48")
-    assert_one_sentence(ended, "last.ckpt", "another encoder", "vgg16", "the same encoder")
+    assert_one_sentence(
+        ended, "last.ckpt", "another encoder", "encoder.image_size=32", "the same encoder"
+    )
     ended = run("train", *options, "model.attention_dim=7")
     assert_one_sentence(ended, "last.ckpt", "another model", "model.")
 

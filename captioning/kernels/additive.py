@@ -17,9 +17,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from captioning.kernels.deferred import current_backward_pass, refuse_second_derivative
+from captioning.kernels.deferred import (
+    current_backward_pass,
+    first_derivative_only,
+    forget_afterwards,
+)
 from captioning.kernels.library import Kernels
 from captioning.kernels.preparation import exp2x
 from captioning.kernels.rows import Rows
@@ -32,16 +35,22 @@ class AdditiveKeys:
     """The keys W_a a_i of some images, and what all attention to them shares.
 
     Indexing selects images, as it does for a tensor. What is shared is made when it is first
-    needed, and again if the keys have been changed in place.
-
-    Attributes:
-        keys: B x P x A.
+    needed, and again if the keys have been changed in place; copies share nothing.
     """
 
     def __init__(self, keys: Float[Tensor, "images locations units"]) -> None:
-        self.keys = keys
+        self._keys = keys
         self._exp: tuple[int, Tensor] | None = None
         self._linked: tuple[int, Tensor, GradientSums] | None = None
+
+    def __reduce__(self) -> tuple[type["AdditiveKeys"], tuple[Tensor]]:
+        # What copies and pickles are made of.
+        return AdditiveKeys, (self.keys,)
+
+    @property
+    def keys(self) -> Float[Tensor, "images locations units"]:
+        """The keys, which stay the same tensor."""
+        return self._keys
 
     def __getitem__(self, images: Any) -> "AdditiveKeys":
         """The keys of some images."""
@@ -89,8 +98,8 @@ class _SumOverWords(torch.autograd.Function):
         return keys.view_as(keys)
 
     @staticmethod
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None]:
-        refuse_second_derivative()
         total = ctx.sums.pop(current_backward_pass(), None)
         return (grad if total is None else total.to(ctx.dtype)), None
 
@@ -120,11 +129,10 @@ class _Attend(torch.autograd.Function):
         return alpha, context
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(
         ctx: Any, grad_alpha: Tensor, grad_context: Tensor
     ) -> tuple[None, None, None, Tensor | None, Tensor, Tensor, None, None]:
-        refuse_second_derivative()
         exp_keys, grid, exp_query, weight, alpha = ctx.saved_tensors
         rows: Rows = ctx.rows
         grad_grid = None
@@ -135,7 +143,10 @@ class _Attend(torch.autograd.Function):
         sums = ctx.sums if ctx.needs_input_grad[0] else {}
         backward_pass = current_backward_pass()
         if backward_pass not in sums:
-            sums[backward_pass] = torch.zeros_like(exp_keys, dtype=torch.float32)
+            forget_afterwards(sums)
+            sums[backward_pass] = torch.zeros(
+                exp_keys.shape, dtype=torch.float32, device=exp_keys.device
+            )
         grad_query, grad_weight = ctx.kernels.attend_backward(
             sums[backward_pass], grad_alpha, grad_context, alpha, exp_keys, grid, exp_query,
             weight, rows.index, rows.captions,
@@ -151,6 +162,23 @@ class _Attend(torch.autograd.Function):
             None,
             None,
         )
+
+
+def fits(query: Tensor, keys: Tensor, weight: Tensor, grid: Tensor, rows: Rows) -> bool:
+    """Whether the kernels take the arguments, of which they check nothing.
+
+    What has to be broadcast, or is of double precision, is for the reference.
+    """
+    count, tensors = len(rows.index), (query, weight, grid, rows.index)
+    return (
+        keys.dim() == grid.dim() == 3
+        and query.shape == (count, keys.shape[2])
+        and weight.shape == keys.shape[2:]
+        and grid.shape[:2] == keys.shape[:2]
+        and rows.images == len(keys)
+        and torch.float64 not in (query.dtype, weight.dtype)
+        and all(tensor.device == keys.device for tensor in tensors)
+    )
 
 
 def additive_attention(

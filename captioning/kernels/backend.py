@@ -7,8 +7,10 @@ in plain autograd. The choice holds within :func:`use_backend`, for the thread t
     with use_backend("torch"):
         output = decoder(grid, tokens)
 
-Outside of it the choice is ``auto``. Kernels take single precision and bfloat16; in any other type
-(double precision, for instance) an op is computed by its reference under every choice.
+Outside of it, and in other threads, the choice is ``auto``. Kernels take single precision and
+bfloat16; in any other type (double precision, for instance), in shapes that would have to be
+broadcast, and under ``torch.func`` or forward-mode differentiation an op is computed by its
+reference under every choice.
 """
 
 import functools
@@ -20,6 +22,7 @@ from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from captioning.kernels.library import CompilationError, Kernels
 from captioning.support.errors import CaptioningError
@@ -101,11 +104,21 @@ def kernels_for(op: str, *tensors: Tensor) -> Kernels | None:
     backend, (device, dtype) = current_backend(), (tensors[0].device.type, tensors[0].dtype)
     if backend == "torch" or dtype not in (torch.float32, torch.bfloat16):
         return None
-    if any(tensor.dtype != dtype for tensor in tensors):
+    if any(tensor.dtype != dtype for tensor in tensors) or is_transformed():
         return None
     check_backend(backend, device)
     kernels = load_kernels(device)
     return kernels if kernels is not None and kernels.language in OPS[op] else None
+
+
+def is_transformed() -> bool:
+    """Whether ``torch.func`` or forward-mode differentiation is at work.
+
+    Both follow PyTorch's own operations alone: a kernel would read the numbers and lose the
+    tangents.
+    """
+    level: int = forward_ad._current_level
+    return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 _reasons: dict[str, str] = {}

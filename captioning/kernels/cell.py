@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from captioning.kernels.deferred import first_derivative_only
 from captioning.kernels.library import Kernels
 
 
@@ -25,7 +25,7 @@ class LSTMCell(torch.autograd.Function):
         return hidden, cell
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad_hidden: Tensor, grad_cell: Tensor) -> tuple[Tensor | None, ...]:
         grad_gates, grad_previous = ctx.kernels.cell_backward(
             grad_hidden, grad_cell, *ctx.saved_tensors, ctx.dtype

@@ -8,11 +8,12 @@ A replay repeats operations, not Python. Hence a graph is recorded only where
 
 * the classes of the objective, of the decoder and of all their parts declare that what they compute
   depends on shapes and plain attributes alone (``static = True``, not inherited), and
-* no part has a hook, which would be called at the recording only;
+* no part has a hook or a ``forward`` of its own, which would be called at the recording only;
 
-and it is replayed only while every plain attribute (a number, a string) of every part has the value
-that it had at the recording. A probability or a temperature that a callback anneals is thus seen,
-whether it is a buffer or a Python number.
+and it is replayed only while every part is of the class, and every attribute of it (a number, a
+string, a few of them in a list, a tensor's place in memory) has the value, that it had at the
+recording. A probability or a temperature that a callback anneals is thus seen, whether it is a
+buffer or a Python number.
 """
 
 from collections.abc import Callable, Hashable
@@ -21,12 +22,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.func import functional_call
+from torch.nn.utils import parametrize
 
+from captioning.kernels.deferred import first_derivative_only
 from captioning.support.errors import CaptioningError
 
 PLAIN = (bool, int, float, str, type(None))
+
+MAX_GRAPHS = 64
+"""Graphs that are kept. Captions have some twenty lengths; a number that is annealed at every epoch
+would otherwise leave as many graphs behind at each."""
+
+MAX_SEEN = 10_000
+"""Steps of another kind each that are remembered until one recurs."""
+
+MAX_ITEMS = 32
+"""Longest list of numbers whose every item is compared; a longer one is taken for a constant."""
+
+MODULE_INTERNALS = frozenset(vars(nn.Module())) - {"training", "_parameters", "_buffers"}
 
 
 def can_capture(device: torch.device) -> bool:
@@ -47,8 +61,8 @@ class LossGraphs:
     def __init__(self, objective: nn.Module, decoder: nn.Module) -> None:
         self._step = _Step(objective, decoder)
         self._graphs: dict[Hashable, _Graph] = {}
-        self._seen: set[Hashable] = set()
-        self._gradients: dict[str, Tensor] = {}
+        self._seen: set[int] = set()
+        self._gradients: dict[Hashable, Tensor] = {}
         self._pool: Any = None
         self.calls = 0
 
@@ -69,23 +83,42 @@ class LossGraphs:
         Raises:
             CaptioningError: something is done that no graph can record.
         """
-        if not can_capture(batch.images.device) or not self._step.is_static():
-            return self._step(batch)
-        self.calls += 1
-        batch = batch._replace(tokens=batch.tokens.to(batch.images.device, non_blocking=True))
         parameters = self._step.trained_parameters()
-        key = self._key(batch, parameters)
-        if key not in self._seen:  # compiles, allocates and chooses what a graph then takes over
-            self._seen.add(key)
-            return self._step(batch)
-        if key not in self._graphs:
-            self._graphs[key] = self._record(batch, parameters)
-        parts = self._graphs[key](batch)
-        gradients = [self._gradients[name] for name in parameters]
-        loss = _Replayed.apply(parts["loss"], gradients, self, *parameters.values())
-        return parts | {"loss": loss}
+        losses: dict[str, Tensor]
+        if not (parameters and self._can_record(batch) and self._step.is_static()):
+            losses = self._step(batch)
+            return losses
+        batch = batch._replace(tokens=batch.tokens.to(batch.images.device, non_blocking=True))
+        key = self._key(batch)
+        if hash(key) not in self._seen:  # compiles, allocates, chooses what a graph then takes over
+            if len(self._seen) >= MAX_SEEN:
+                self._seen.clear()
+            self._seen.add(hash(key))
+            losses = self._step(batch)
+            return losses
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = self._record(batch, parameters)
+            if len(self._graphs) > MAX_GRAPHS:
+                del self._graphs[next(iter(self._graphs))]
+        self.calls += 1
+        parts = graph(batch)
+        for name in graph.differentiable:
+            parts[name] = _Part.apply(parts[name], *parameters.values())
+        gradients = graph.gradients
+        parts["loss"] = _Replayed.apply(parts["loss"], gradients, self, *parameters.values())
+        return parts
 
-    def _key(self, batch: Any, parameters: dict[str, nn.Parameter]) -> Hashable:
+    def _can_record(self, batch: Any) -> bool:
+        """Whether a graph would see all of a batch, and all gradients are wanted at once."""
+        return (
+            can_capture(batch.images.device)
+            and torch.is_grad_enabled()
+            and not batch.images.requires_grad
+            and set(batch._fields) <= {"images", "tokens", "ids"}
+        )
+
+    def _key(self, batch: Any) -> Hashable:
         """All that a graph depends on besides the numbers in its inputs."""
         device = batch.images.device.type
         return (
@@ -93,24 +126,35 @@ class LossGraphs:
             batch.images.dtype,
             batch.tokens.shape,
             (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)),
-            tuple((name, each.data_ptr()) for name, each in parameters.items()),
-            self._step.plain_attributes(),
+            self._step.attributes(),
         )
 
     def _record(self, batch: Any, parameters: dict[str, nn.Parameter]) -> "_Graph":
-        for name, parameter in parameters.items():
-            if name not in self._gradients:
-                self._gradients[name] = torch.empty_like(parameter)
+        places: dict[str, Tensor] = {}
+        for name, each in parameters.items():
+            place = name, each.shape, each.dtype, each.device
+            if place not in self._gradients:
+                self._gradients[place] = torch.empty_like(each)
+            places[name] = self._gradients[place]
+        buffers = dict(self._step.named_buffers())
         if self._pool is None and batch.images.is_cuda:
             self._pool = torch.cuda.graph_pool_handle()
         try:
-            return _Graph(self._step, batch, parameters, self._gradients, self._pool)
+            graph = _Graph(self._step, batch, parameters, places, self._pool)
         except RuntimeError as error:
             reason = str(error).strip().partition("\n")[0]
             raise CaptioningError(
                 f"The loss cannot be recorded as a CUDA graph ({reason}): remove `static = True` "
                 "from what is new in it, or use backend=torch."
             ) from error
+        for name, buffer in buffers.items():
+            if self._step.get_buffer(name) is not buffer:
+                self._step.restore_buffers(buffers)
+                raise CaptioningError(
+                    f"A CUDA graph cannot follow the buffer {name}, which is replaced at each "
+                    "step: change it in place (`buffer.copy_(...)`), or use backend=torch."
+                )
+        return graph
 
 
 class _Step(nn.Module):
@@ -131,7 +175,8 @@ class _Step(nn.Module):
     def is_static(self) -> bool:
         """Whether a graph of the step stays right; see the head of this file."""
         return all(
-            (type(part).__module__.startswith("torch.") or vars(type(part)).get("static", False))
+            is_declared_static(part)
+            and "forward" not in vars(part)
             and not (part._forward_hooks or part._forward_pre_hooks)
             and not (part._backward_hooks or part._backward_pre_hooks)
             for part in self.parts()
@@ -141,39 +186,83 @@ class _Step(nn.Module):
         """The parameters that get gradients."""
         return {name: each for name, each in self.named_parameters() if each.requires_grad}
 
-    def plain_attributes(self) -> Hashable:
-        """The plain attributes of all parts, their training modes among them."""
+    def attributes(self) -> Hashable:
+        """The classes and attributes of all parts, their training modes among them."""
         return tuple(
-            (name, value)
+            (
+                type(part),
+                *(
+                    (name, comparable(value))
+                    for name, value in vars(part).items()
+                    if name not in MODULE_INTERNALS
+                ),
+            )
             for part in self.parts()
-            for name, value in vars(part).items()
-            if isinstance(value, PLAIN)
         )
+
+    def restore_buffers(self, buffers: dict[str, Tensor]) -> None:
+        """Put buffers back in their places."""
+        for name, buffer in buffers.items():
+            owner, _, child = name.rpartition(".")
+            self.get_submodule(owner)._buffers[child] = buffer
+
+
+def is_declared_static(part: nn.Module) -> bool:
+    """Whether a module is PyTorch's own or its class says ``static = True``."""
+    kind = type(part)
+    if parametrize.is_parametrized(part):  # of a class that was made of the original one
+        kind = kind.__bases__[0]
+    return kind.__module__.startswith("torch.") or bool(vars(kind).get("static", False))
+
+
+def comparable(value: object) -> Hashable:
+    """What a graph takes over of an attribute; None where it is taken for a constant."""
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, Tensor):
+        return value.data_ptr(), value.shape, value.dtype, value.requires_grad
+    if isinstance(value, list | tuple) and len(value) <= MAX_ITEMS:
+        return tuple(comparable(each) for each in value)
+    if isinstance(value, dict) and len(value) <= MAX_ITEMS:
+        return tuple((name, comparable(each)) for name, each in value.items())
+    return None
 
 
 class _Graph:
-    """The graph of one key: where it reads, and where its results are."""
+    """The graph of one key: where it reads, and where its results are.
+
+    Attributes:
+        gradients: of each parameter; None for those that the loss does not depend on.
+        differentiable: the parts of the loss, besides itself, that had a gradient.
+    """
 
     def __init__(
         self,
         step: _Step,
         batch: Any,
         parameters: dict[str, nn.Parameter],
-        gradients: dict[str, Tensor],
+        places: dict[str, Tensor],
         pool: Any,
     ) -> None:
         self.batch = batch._replace(
             images=batch.images.clone(), tokens=batch.tokens.clone(), ids=[]
         )
         self.parts: dict[str, Tensor] = {}
+        self.gradients: list[Tensor | None] = []
+        self.differentiable: list[str] = []
 
         def work() -> None:
             # With leaves of its own: autograd may know the parameters from another stream.
             leaves = {name: each.detach().requires_grad_() for name, each in parameters.items()}
             parts = functional_call(step, leaves, (self.batch,))
             found = torch.autograd.grad(parts["loss"], list(leaves.values()), allow_unused=True)
-            for name, gradient in zip(leaves, found, strict=True):
-                gradients[name].zero_() if gradient is None else gradients[name].copy_(gradient)
+            self.gradients = [
+                None if gradient is None else places[name].copy_(gradient)
+                for name, gradient in zip(leaves, found, strict=True)
+            ]
+            self.differentiable = [
+                name for name, value in parts.items() if value.requires_grad and name != "loss"
+            ]
             self.parts = {name: value.detach() for name, value in parts.items()}
 
         self.replay = capture(work, pool)
@@ -217,15 +306,37 @@ class _Replayed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, loss: Tensor, gradients: list[Tensor], owner: LossGraphs, *parameters: Tensor
+        ctx: Any,
+        loss: Tensor,
+        gradients: list[Tensor | None],
+        owner: LossGraphs,
+        *parameters: Tensor,
     ) -> Tensor:
         ctx.gradients, ctx.owner, ctx.call = gradients, owner, owner.calls
         return loss.view_as(loss)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.call != ctx.owner.calls:
             raise RuntimeError("the gradients of this loss were overwritten by a later loss's")
         # New tensors: those of an optimiser must stay when the next step's are computed.
-        return None, None, None, *torch._foreach_mul(ctx.gradients, grad_loss)
+        found = iter(
+            torch._foreach_mul([each for each in ctx.gradients if each is not None], grad_loss)
+        )
+        return None, None, None, *(None if each is None else next(found) for each in ctx.gradients)
+
+
+class _Part(torch.autograd.Function):
+    """A part of a loss, which has been computed with no gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *parameters: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        raise RuntimeError(
+            "with CUDA graphs only the loss has gradients, not a part of it: add the parts up in "
+            "the objective's forward, or use backend=torch"
+        )

@@ -7,16 +7,22 @@ when the backward pass reaches the weight. In half precision that also rounds on
 every word.
 
 It is ``torch.nn.functional.linear`` that is intercepted, with the weight that it is given, and not
-a layer: subclasses, hooks and parametrisations of layers work as ever, and a weight that is not a
-parameter (one that a parametrisation computes, for instance) is left to autograd.
+a layer: subclasses, hooks and parametrisations of layers work as ever. What is not an ordinary
+product of a matrix that is a parameter is left to autograd: a weight that a parametrisation
+computes, a tensor subclass, ``torch.func``, or a call whose tensors a checkpoint computes again.
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
+
+from captioning.kernels.backend import current_backend, is_transformed
+
+T = TypeVar("T")
 
 Record = dict[int, list[tuple[Tensor, Tensor]]]
 """Input and gradient with respect to the output of each call, by backward pass."""
@@ -29,6 +35,16 @@ def current_backward_pass() -> int:
     stops early, never see what another has put aside.
     """
     return torch._C._current_graph_task_id()
+
+
+def forget_afterwards(put_aside: dict[int, Any]) -> None:
+    """At the end of this backward pass, drop what it has put aside and no node has taken.
+
+    That is so where gradients with respect to some tensors alone are asked for.
+    """
+    backward_pass = current_backward_pass()
+    engine = torch.autograd.Variable._execution_engine
+    engine.queue_callback(lambda: put_aside.pop(backward_pass, None))
 
 
 def refuse_second_derivative() -> None:
@@ -46,6 +62,25 @@ def refuse_second_derivative() -> None:
         )
 
 
+def first_derivative_only(backward: Callable[..., T]) -> Callable[..., T]:
+    """Mark the backward pass of an autograd function that calls kernels.
+
+    PyTorch's own ``once_differentiable`` lets ``create_graph=True`` pass and fails at the second
+    derivative only, without a remedy.
+    """
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *grads: Tensor | None) -> T:
+        refuse_second_derivative()
+        return backward(ctx, *grads)
+
+    return checked
+
+
+KERNEL_TYPES = (torch.float32, torch.bfloat16)
+ORDINARY = (Tensor, nn.Parameter)
+
+
 class DeferredWeightGradients(TorchFunctionMode):
     """Within the block, weights get their gradients from one product for all calls."""
 
@@ -54,19 +89,41 @@ class DeferredWeightGradients(TorchFunctionMode):
         self._shared: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is nn.functional.linear and torch.is_grad_enabled():
+        if func is nn.functional.linear and self._is_deferred(*args, **(kwargs or {})):
             return self._linear(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
+    def _is_deferred(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+        """Whether a call's weight gradient can be made later, and is needed at all."""
+        if not (weight.requires_grad and torch.is_grad_enabled()) or current_backend() == "torch":
+            return False
+        leaves = (weight,) if bias is None else (weight, bias)
+        if not all(type(each) in ORDINARY and each.is_leaf for each in leaves):
+            return False
+        types_fit = input.dtype == weight.dtype or (
+            torch.is_autocast_enabled(input.device.type) and input.dtype in KERNEL_TYPES
+        )
+        return (
+            types_fit
+            and weight.dtype in KERNEL_TYPES
+            and type(input) in ORDINARY
+            and input.dim() > 1
+            and weight.dim() == 2
+            and not is_transformed()
+            # A checkpoint computes a call again outside of this block, where it would save other
+            # tensors than here.
+            and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+        )
+
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        plain = weight.is_leaf and (bias is None or bias.is_leaf)
-        if not (plain and weight.requires_grad and weight.dtype in (torch.float32, torch.bfloat16)):
-            return nn.functional.linear(input, weight, bias)
         device = input.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
-        versions = weight._version, None if bias is None else bias._version
-        key = id(weight), id(bias), versions, dtype
+        versions = [
+            None if each is None else (id(each), each._version, each.data_ptr())
+            for each in (weight, bias)
+        ]
+        key = *versions, dtype
         if key not in self._shared:
             record: Record = {}
             shared = _Weights.apply(weight, bias, dtype, record)
@@ -91,10 +148,10 @@ class _Weights(torch.autograd.Function):
         return weight.to(dtype), None if bias is None else bias.to(dtype)
 
     @staticmethod
+    @first_derivative_only
     def backward(
         ctx: Any, *grads: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
-        refuse_second_derivative()
         calls = ctx.record.pop(current_backward_pass(), None)
         if calls is None:
             return None, None, None, None
@@ -119,12 +176,16 @@ class _Product(torch.autograd.Function):
         return nn.functional.linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
-        refuse_second_derivative()
         x, weight = ctx.saved_tensors
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            calls = ctx.record.setdefault(current_backward_pass(), [])
-            calls.append((x.flatten(0, -2), grad.flatten(0, -2)))
+            backward_pass = current_backward_pass()
+            if backward_pass not in ctx.record:
+                ctx.record[backward_pass] = []
+                forget_afterwards(ctx.record)
+            # Detached, or the record of a word would hold the graph that holds the record.
+            call = x.detach().flatten(0, -2), grad.flatten(0, -2)
+            ctx.record[backward_pass].append(call)
         grad_x = (grad @ weight).to(ctx.dtype) if ctx.needs_input_grad[0] else None
         return grad_x, None, None, None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from captioning.kernels import additive, reference, vocabulary
 from captioning.kernels.additive import AdditiveKeys
-from captioning.kernels.backend import current_backend, kernels_for
+from captioning.kernels.backend import current_backend, is_transformed, kernels_for
 from captioning.kernels.cell import LSTMCell
 from captioning.kernels.cpu.bindings import CKernels
 from captioning.kernels.deferred import DeferredWeightGradients
@@ -21,6 +21,7 @@ from captioning.kernels.dropout import byte_dropout
 from captioning.kernels.library import MAX_ADDENDS
 from captioning.kernels.preparation import MAX_CHANNELS
 from captioning.kernels.preparation import standardize as standardize_in_c
+from captioning.kernels.reference import at_least_single
 from captioning.kernels.rows import Rows
 
 __all__ = [
@@ -28,11 +29,13 @@ __all__ = [
     "Dropout",
     "Rows",
     "additive_attention",
+    "at_least_single",
     "cross_entropy",
     "deferred_weight_gradients",
     "log_sum_exp",
     "lstm_cell",
     "mask_tokens",
+    "product_dtype",
     "standardize",
     "topk",
 ]
@@ -61,7 +64,7 @@ def additive_attention(
         arguments are.
     """
     kernels = kernels_for("additive_attention", keys.keys, grid)
-    if kernels is None:
+    if kernels is None or not additive.fits(query, keys.keys, weight, grid, rows):
         return reference.additive_attention(query, keys.keys, weight, grid, rows)
     return additive.additive_attention(query, keys, weight, grid, rows, kernels)
 
@@ -80,7 +83,11 @@ def lstm_cell(
         h_t and c_t, in single precision at least.
     """
     kernels = kernels_for("lstm_cell", *addends)
-    if kernels is None or len(addends) > MAX_ADDENDS or cell.dtype != torch.float32:
+    fits = all(
+        gates.shape == (len(cell), 4 * cell.shape[-1]) and gates.device == cell.device
+        for gates in addends
+    )
+    if kernels is None or not fits or len(addends) > MAX_ADDENDS or cell.dtype != torch.float32:
         return reference.lstm_cell(cell, *addends)
     if torch.is_grad_enabled():
         hidden, new_cell = LSTMCell.apply(kernels, cell, *addends)
@@ -102,13 +109,18 @@ def standardize(
         The grid, under autocast in its type, as every product that follows would cast it; and its
         mean over the locations, of the more exact numbers.
     """
-    dtype = autocast_dtype(grid)
+    dtype = product_dtype(grid)
     mean_like = grid.new_empty(0, dtype=torch.promote_types(grid.dtype, torch.float32))
     kernels = kernels_for("standardize", mean_like)
-    if isinstance(kernels, CKernels) and not grid.requires_grad and grid.shape[2] <= MAX_CHANNELS:
-        return standardize_in_c(grid, eps, dtype or torch.float32, kernels)
+    if (
+        isinstance(kernels, CKernels)
+        and dtype in (torch.float32, torch.bfloat16)
+        and grid.shape[2] <= MAX_CHANNELS
+        and not grid.requires_grad
+    ):
+        return standardize_in_c(grid, eps, dtype, kernels)
     grid, mean = reference.standardize(grid, eps)
-    return (grid if dtype is None else grid.to(dtype)), mean
+    return grid.to(dtype), mean
 
 
 def cross_entropy(
@@ -124,7 +136,12 @@ def cross_entropy(
         label_smoothing: share of the probability that is spread over all words.
     """
     kernels = kernels_for("cross_entropy", logits)
-    if not isinstance(kernels, CKernels) or not len(targets):
+    if (
+        not isinstance(kernels, CKernels)
+        or not len(targets)
+        or logits.shape[:-1] != targets.shape
+        or not vocabulary.in_vocabulary(targets, logits)
+    ):
         return reference.cross_entropy(logits, targets, label_smoothing)
     loss: Tensor = vocabulary.CrossEntropy.apply(logits, targets, label_smoothing, kernels)
     return loss
@@ -142,7 +159,7 @@ def topk(
     logits: Float[Tensor, "*rows words"], k: int
 ) -> tuple[Float[Tensor, "*rows k"], Int64[Tensor, "*rows k"]]:
     """The k highest logits in descending order, or all if there are fewer, and their words."""
-    kernels = _without_gradient("topk", logits)
+    kernels = _without_gradient("topk", logits) if k > 0 else None
     return reference.topk(logits, k) if kernels is None else vocabulary.topk(logits, k, kernels)
 
 
@@ -156,7 +173,12 @@ def mask_tokens(
         banned: words of each row; one may be there twice.
     """
     kernels = _without_gradient("mask_tokens", logits)
-    if kernels is None or not logits.is_contiguous():
+    if (
+        kernels is None
+        or not logits.is_contiguous()
+        or banned.shape[:-1] != logits.shape[:-1]
+        or not vocabulary.in_vocabulary(banned, logits)
+    ):
         return reference.mask_tokens(logits, banned)
     return vocabulary.mask_tokens(logits, banned, kernels)
 
@@ -176,7 +198,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The tensor, of which in training a share ``p`` is zero and the rest is scaled."""
-        plain = input.device.type != "cpu" or current_backend() == "torch"
+        plain = input.device.type != "cpu" or current_backend() == "torch" or is_transformed()
         if not self.training or self.p == 0 or plain:
             return super().forward(input)
         return byte_dropout(input, self.p)
@@ -192,7 +214,12 @@ def deferred_weight_gradients() -> AbstractContextManager[object]:
     return nullcontext() if current_backend() == "torch" else DeferredWeightGradients()
 
 
-def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """The type that products of a tensor are computed in under autocast; None without it."""
+def product_dtype(tensor: Tensor) -> torch.dtype:
+    """The type that matrix products of a tensor are computed in.
+
+    Autocast's type where autocast is on, else single precision at least: grids are stored in half.
+    """
     device = tensor.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.promote_types(tensor.dtype, torch.float32)

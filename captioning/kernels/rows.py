@@ -16,7 +16,7 @@ class Rows(NamedTuple):
         captions: captions that an image can have (K).
     """
 
-    index: Int[Tensor, " rows"]
+    index: Int[Tensor, " rows"]  # type: ignore[assignment]  # hides the method of tuples
     images: int
     captions: int
 
@@ -37,7 +37,7 @@ class Rows(NamedTuple):
     def scatter(self, rows: Float[Tensor, "rows size"]) -> Float[Tensor, "images captions size"]:
         """Rows as images x captions; captions that have no row are zero."""
         flat = rows.new_zeros(self.images * self.captions, rows.shape[1])
-        return flat.index_copy(0, self.index, rows).view(self.images, self.captions, -1)
+        return flat.index_copy(0, self.index, rows).view(self.images, self.captions, rows.shape[1])
 
     def gather(self, tensor: Shaped[Tensor, "images captions size"]) -> Shaped[Tensor, "rows size"]:
         """The rows of a tensor of images x captions."""

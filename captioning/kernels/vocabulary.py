@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.graph import increment_version
 
 from captioning.kernels.cpu.bindings import CKernels
+from captioning.kernels.deferred import first_derivative_only
 from captioning.kernels.library import contiguous
 from captioning.support.special_tokens import PAD
 
@@ -34,7 +35,7 @@ class CrossEntropy(torch.autograd.Function):
         return loss.sum() / count
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
         count, *saved = ctx.saved_tensors
         logits = saved[1]
@@ -67,4 +68,14 @@ def mask_tokens(logits: Tensor, banned: Tensor, kernels: CKernels) -> Tensor:
     """:func:`captioning.kernels.reference.mask_tokens`, of contiguous logits."""
     integers = banned[..., 0].numel(), logits.shape[-1], banned.shape[-1]
     kernels.call("mask_tokens", logits.dtype, (logits, banned.contiguous()), *integers)
+    if not logits.is_inference():
+        increment_version(logits)  # a backward pass that needs the logits as they were is refused
     return logits
+
+
+def in_vocabulary(words: Tensor, logits: Tensor) -> bool:
+    """Whether these are indices of words, so that the kernels stay within the logits."""
+    if words.dtype != torch.int64:
+        return False
+    lowest, highest = words.aminmax() if words.numel() else (0, 0)
+    return int(lowest) >= 0 and int(highest) < max(logits.shape[-1], 1)

@@ -46,7 +46,7 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
                         values[name][int(epoch) + 1].append(value)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CaptioningError(f"{path}: cannot be read as CSV: {error}") from None
-    curves = {
+    curves: dict[str, Curve] = {
         name: {epoch: fmean(numbers) for epoch, numbers in sorted(by_epoch.items())}
         for name, by_epoch in values.items()
     }

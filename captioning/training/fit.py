@@ -14,9 +14,10 @@ from pytorch_lightning.loggers import Logger
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
 from captioning.decoding import Decoding
-from captioning.evaluation.evaluate import Scored, score_split
+from captioning.evaluation.evaluate import score_split
 from captioning.evaluation.extra_metrics import ExtraMetrics
 from captioning.evaluation.records import (
+    Scored,
     arithmetic_of,
     count_parameters,
     identify,

@@ -1,6 +1,8 @@
 """Whether a run can go on from a checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from captioning.captioner import Captioner, read_checkpoint
 from captioning.support.errors import CaptioningError
@@ -31,6 +33,14 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
             f"resume={path}: that run has another encoder than {captioner.encoder.name} with "
             f"weights from {captioner.encoder.weights_source}: use the same encoder."
         )
+    saved_spec = encoder_settings(checkpoint["hyper_parameters"].get("encoder"))
+    spec = encoder_settings(captioner.hparams.get("encoder"))
+    changed = sorted(name for name in saved_spec.keys() & spec if saved_spec[name] != spec[name])
+    if changed:  # the fingerprint is that of the weights alone
+        raise CaptioningError(
+            f"resume={path}: that run has another encoder, with encoder.{changed[0]}="
+            f"{saved_spec[changed[0]]} in place of {spec[changed[0]]}: use the same encoder."
+        )
     shapes = {name: tensor.shape for name, tensor in captioner.state_dict().items()}
     saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
     if shapes != saved:
@@ -39,3 +49,9 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
             f"resume={path}: that run has another model ({different[0][0]} differs): use the "
             "same model.* settings."
         )
+
+
+def encoder_settings(spec: Any) -> dict[str, Any]:
+    """The settings of an encoder, without the path of its weights, which may have moved."""
+    settings = dict(spec) if isinstance(spec, Mapping) else {}
+    return {name: value for name, value in settings.items() if name != "weights"}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -52,7 +53,7 @@ class WarmupCosine(LRScheduler):
         done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The learning rate of each parameter group at the current step."""
         return [float(base) * self.factor(self.last_epoch) for base in self.base_lrs]
 
@@ -72,7 +73,7 @@ class Constant(LRScheduler):
     def __init__(self, optimizer: Optimizer) -> None:
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The learning rate of each parameter group."""
         return [float(base) for base in self.base_lrs]
 

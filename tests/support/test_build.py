@@ -25,7 +25,8 @@ def test_the_class_is_built_with_its_arguments_and_its_defaults() -> None:
     decoder = build(SMALL | {"gate": "scalar"}, Decoder, "model", **SIZES)
     assert isinstance(decoder, AttentionLSTM)
     assert decoder.embedding.weight.shape == (10, 4)
-    assert decoder.recurrent.out_features == 4 * 4 + 4 + 1
+    assert decoder.gate is not None
+    assert decoder.gate.out_features == 1
 
 
 def test_values_become_the_type_of_the_signature() -> None:

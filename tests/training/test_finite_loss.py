@@ -9,6 +9,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
 from captioning.captioner import Captioner
+from captioning.data.datamodule import Batch
 from captioning.support.errors import CaptioningError
 
 Fit = Callable[..., Any]
@@ -28,8 +29,8 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_kept(
     """Whichever step it is, an epoch's last one included: no dev score is given of such weights."""
     plain = Captioner.losses
 
-    def losses(self: Captioner, grid: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        parts = plain(self, grid, tokens)
+    def losses(self: Captioner, batch: Batch) -> dict[str, Tensor]:
+        parts = plain(self, batch)
         wrong = self.global_step == step
         return {name: value * float("nan") if wrong else value for name, value in parts.items()}
 

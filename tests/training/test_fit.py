@@ -285,7 +285,8 @@ def test_what_is_recorded(run: Any) -> None:
     assert list(found) == ["dev", "test"]
     assert list(seconds) == ["data", "features", "training", "score dev", "score test"]
     assert computed.precision == "32-true"
-    assert set(computed.backend.values()) == {"torch"}
+    assert computed.backend.asked == "torch"
+    assert set(computed.backend.ops.values()) == {"torch"}
     assert computed.threads == torch.get_num_threads()
     (first, *_) = ran.built
     assert first["backend"] == "torch"

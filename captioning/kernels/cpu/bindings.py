@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from captioning.kernels.cpu.build import compiled_library
-from captioning.kernels.library import MAX_ADDENDS, Kernels
+from captioning.kernels.library import MAX_ADDENDS, CompilationError, Kernels
 from captioning.support.paths import cache_dir
 
 SIGNATURES = {
@@ -24,9 +24,13 @@ def load_c_kernels() -> "CKernels":
     """The kernels of this machine.
 
     Raises:
-        CompilationError: they cannot be compiled.
+        CompilationError: they cannot be compiled, or not loaded.
     """
-    return CKernels(compiled_library(cache_dir() / "kernels"))
+    library = compiled_library(cache_dir() / "kernels")
+    try:
+        return CKernels(library)
+    except (OSError, AttributeError) as error:  # cut short, or where nothing may be executed
+        raise CompilationError(f"{library} cannot be loaded ({error})") from error
 
 
 class CKernels(Kernels):

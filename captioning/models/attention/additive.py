@@ -31,7 +31,8 @@ class AdditiveAttention(Attention):
     ) -> Float[Tensor, "images captions locations"]:
         """V . tanh(W_a a_i + W_h h)."""
         keys = memory["keys"].keys
-        return (keys[:, None] + query[:, :, None]).tanh() @ self.score
+        scores: Tensor = (keys[:, None] + query[:, :, None]).tanh() @ self.score
+        return scores
 
     def forward(
         self, query: Float[Tensor, "rows units"], memory: Memory, rows: Rows

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from captioning.kernels.ops import Rows
+from captioning.kernels.ops import Rows, at_least_single
 
 Memory = dict[str, Any]
 """What is computed from images alone, by name; each value is indexed by image, as a tensor is."""
@@ -55,6 +55,6 @@ class Attention(nn.Module, ABC):
             memory: what :meth:`prepare` returned.
             rows: the caption that each row belongs to; captions that have ended have none.
         """
-        weights = self.scores(rows.scatter(query), memory).float().softmax(-1)
+        weights = at_least_single(self.scores(rows.scatter(query), memory)).softmax(-1)
         context = weights.to(memory["grid"].dtype) @ memory["grid"]
         return rows.gather(weights), rows.gather(context)

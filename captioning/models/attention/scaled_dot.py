@@ -1,9 +1,10 @@
 """Scaled dot-product attention with several heads (Vaswani et al. 2017, section 3.2)."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from captioning.kernels.ops import Rows
+from captioning.kernels.ops import Rows, at_least_single
 from captioning.models.attention.base import Attention, Memory
 from captioning.support.errors import CaptioningError
 
@@ -45,17 +46,17 @@ class ScaledDotAttention(Attention):
     def head_weights(
         self, query: Float[Tensor, "images captions units"], memory: Memory
     ) -> Float[Tensor, "images captions heads locations"]:
-        """softmax(q . k / sqrt(d)) of each head."""
+        """softmax(q . k / sqrt(d)) of each head, whose queries and keys have d numbers."""
+        queries = query.view(*query.shape[:2], self.heads, -1)  # B x K x heads x d
         keys = memory["keys"].unflatten(-1, (self.heads, -1))  # B x P x heads x d
-        query = query.to(keys.dtype).unflatten(-1, (self.heads, -1))
-        scores: Tensor = (query.transpose(1, 2) @ keys.permute(0, 2, 3, 1)).transpose(1, 2)
-        return (scores.float() * keys.shape[-1] ** -0.5).softmax(-1)
+        products = torch.einsum("bkhd, bphd -> bkhp", queries, keys)
+        return at_least_single(products * keys.shape[-1] ** -0.5).softmax(-1)
 
     def forward(
         self, query: Float[Tensor, "rows units"], memory: Memory, rows: Rows
     ) -> tuple[Float[Tensor, "rows locations"], Float[Tensor, "rows channels"]]:
         weights = self.head_weights(rows.scatter(query), memory)
-        values = memory["values"].unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        heads = weights.to(values.dtype).transpose(1, 2) @ values  # B x heads x K x C / heads
-        context = self.output(heads.transpose(1, 2).flatten(2))
+        values = memory["values"].unflatten(-1, (self.heads, -1))  # B x P x heads x C / heads
+        contexts = torch.einsum("bkhp, bphc -> bkhc", weights.to(values.dtype), values)
+        context = self.output(contexts.flatten(2))
         return rows.gather(weights.mean(2)), rows.gather(context)

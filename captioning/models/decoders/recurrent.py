@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from captioning.kernels.ops import Dropout, Rows, deferred_weight_gradients, standardize
+from captioning.kernels.ops import (
+    Dropout,
+    Rows,
+    at_least_single,
+    deferred_weight_gradients,
+    product_dtype,
+    standardize,
+)
 from captioning.models.attention.base import Memory
 from captioning.models.decoders.base import Decoder, State, Step, TeacherForced
 from captioning.models.decoders.packing import pack
@@ -98,7 +105,8 @@ class RecurrentDecoder(Decoder):
         if self.normalize_grid:
             grid, mean = standardize(grid)
         else:
-            mean = grid.float().mean(1)
+            mean = at_least_single(grid).mean(1)
+            grid = grid.to(product_dtype(grid))
         return {"grid": grid, "mean": mean}
 
     def start(self, memory: Memory, captions: int) -> State:
@@ -115,7 +123,7 @@ class RecurrentDecoder(Decoder):
         state = self.recurrent_step(self.word_inputs(embedded), state, memory, rows)
         logits = self.output_logits(embedded, state["hidden"], state.pop("context", None))
         by_image = {
-            name: value.unflatten(0, (images, captions))
+            name: value.unflatten(0, (images, captions))  # type: ignore[no-untyped-call]
             for name, value in (state | {"logits": logits}).items()
         }
         return Step(by_image.pop("logits"), by_image, by_image.pop("attention", None))
@@ -130,7 +138,7 @@ class RecurrentDecoder(Decoder):
         rows = packed.rows
         embedded = self.dropout(self.embedding(self.drop_words(packed.inputs)))
         inputs = self.word_inputs(embedded)
-        split = {name: value.split(packed.counts) for name, value in inputs.items()}
+        split = {name: value.split(packed.counts) for name, value in inputs.items()}  # type: ignore[no-untyped-call]
         state = {name: value[rows.image] for name, value in self.init_state(memory).items()}
         kept = self.recurrent_dropout(torch.ones_like(state["hidden"]))
         states: list[State] = []
@@ -150,7 +158,7 @@ class RecurrentDecoder(Decoder):
         assert hidden is not None
         if weights is not None:
             weights = weights * (packed.targets != PAD)[:, None]
-            coverage = rows.scatter(sum_over_words(weights.split(packed.counts)))
+            coverage = rows.scatter(sum_over_words(weights.split(packed.counts)))  # type: ignore[no-untyped-call]
         return TeacherForced(
             self.output_logits(embedded, hidden, all_words("context")),
             packed.targets,
@@ -184,7 +192,7 @@ def head(rows: Tensor, count: int) -> Tensor:
     return rows if count == len(rows) else rows[:count]
 
 
-def sum_over_words(parts: Sequence[Float[Tensor, "rows size"]]) -> Float[Tensor, "most size"]:
+def sum_over_words(parts: Sequence[Float[Tensor, "_ size"]]) -> Float[Tensor, "rows size"]:
     """The sum of tensors with ever fewer rows, of which the missing ones count as zero."""
     total = parts[-1]
     for part in reversed(parts[:-1]):

@@ -19,7 +19,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 import captioning.training.callbacks.attention_images
-from captioning.captioner import Captioner
 from captioning.data.images import load_rgb
 from captioning.decoding import Greedy
 from captioning.reporting.figures import attention_figure
@@ -161,7 +160,7 @@ def test_without_a_logger_for_images_nothing_is_done(
     def no(*_: object, **__: object) -> None:
         raise AssertionError("was called")
 
-    monkeypatch.setattr(Captioner, "generate", no)
+    monkeypatch.setattr(AttentionImages, "draw", no)
     monkeypatch.setattr(captioning.training.callbacks.attention_images, "attention_figure", no)
     fit(AttentionImages(), logger=CSVLogger(tmp_path, name="", version="logs"))
     assert [path.name for path in (tmp_path / "logs").iterdir()] == ["metrics.csv"]

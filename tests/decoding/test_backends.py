@@ -1,4 +1,4 @@
-"""Decoding with each way to compute: what it finds is the same."""
+"""Decoding by each implementation of the ops: what it finds is the same."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,13 @@ from benchmarks.training import batch_of, decoder_of
 from captioning.decoding import Beam
 
 
-@pytest.mark.parametrize("way", ["C", "Triton"])
-def test_beam_search_finds_what_it_finds_with_torch_alone(
-    way: str, use: Callable[[str], None]
+@pytest.mark.parametrize("attention", ["additive", "multiplicative", "scaled_dot"])
+@pytest.mark.parametrize("implementation", ["C", "Triton"])
+def test_beam_search_finds_what_it_finds_with_pytorch_alone(
+    implementation: str, attention: str, use: Callable[[str], None]
 ) -> None:
     torch.manual_seed(0)
-    decoder = decoder_of(words=30, size=20, attention_dim=12).eval()
+    decoder = decoder_of(words=30, size=20, attention_dim=16, attention=attention).eval()
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.mul_(3)
@@ -22,7 +23,7 @@ def test_beam_search_finds_what_it_finds_with_torch_alone(
     search = Beam(beam_size=3, max_length=5)
     use("torch")
     expected = search(decoder, grid, attention=True)
-    use(way)
+    use(implementation)
     for ours, theirs in zip(search(decoder, grid, attention=True), expected, strict=True):
         assert [found.tokens for found in ours] == [found.tokens for found in theirs]
         assert ours[0].attention is not None

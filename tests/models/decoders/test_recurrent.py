@@ -12,14 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from captioning.captioner import CrossEntropy
+from captioning.data.batch import Batch
+from captioning.models.decoders import packing
 from captioning.models.decoders.attn_lstm import AttentionLSTM
-from captioning.models.decoders.base import Decoder, RecurrentDecoder, State, TeacherForced, dense
+from captioning.models.decoders.base import Decoder, State, TeacherForced
 from captioning.models.decoders.lstm import LSTM
+from captioning.models.decoders.recurrent import RecurrentDecoder
+from captioning.objectives import CrossEntropy
 from captioning.support.errors import CaptioningError
 
 VOCABULARY, LOCATIONS, CHANNELS, HIDDEN, EMBED, ATTENTION = 60, 7, 6, 5, 4, 3
-START, UNKNOWN = 1, 3
+START, UNK = 1, 3
 
 UNSORTED = [[3, 6, 1, 4], [2, 0, 5, 0], [1, 4, 5, 2]]
 SORTED = [[6, 4, 3, 1], [5, 2, 0, 0], [5, 4, 2, 1]]
@@ -28,6 +31,11 @@ LAYOUTS = pytest.mark.parametrize("lengths", [UNSORTED, SORTED, ALIKE, [[1]], [[
 """How many targets each caption of each image has."""
 
 DECODERS = pytest.mark.parametrize("make", [AttentionLSTM, LSTM])
+
+
+IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["C", "torch", "Triton"])
+
+Use = Callable[[str], None]
 
 
 def decoder_of(make: type[RecurrentDecoder] = AttentionLSTM, **options: Any) -> RecurrentDecoder:
@@ -99,16 +107,12 @@ def show_attend_and_tell(
         a = standardised(grid) if normalize_grid else grid
         h = linear(weights, "initial_hidden", a.mean(0)).tanh()
         c = linear(weights, "initial_cell", a.mean(0))
-        rows = [4 * HIDDEN, ATTENTION, {"scalar": 1, "channel": CHANNELS, "none": 0}[gate]]
-        u, w_h, f_beta = weights["recurrent.weight"].split(rows)
-        b_u, b_h, b_beta = weights["recurrent.bias"].split(rows)
         logits, maps = [], []
         for word in tokens[:-1]:
             y = weights["embedding.weight"][word]
-            of_word = linear(weights, "input_gates", y)
-            query = w_h @ h + b_h
+            query = linear(weights, "attention.query", h)
             if word_query:
-                query = query + of_word[4 * HIDDEN :]
+                query = query + linear(weights, "word_query", y)
             e = torch.stack(
                 [
                     weights["attention.score"]
@@ -119,9 +123,11 @@ def show_attend_and_tell(
             alpha = e.exp() / e.exp().sum()
             z = torch.stack([alpha_i * a_i for alpha_i, a_i in zip(alpha, a, strict=True)]).sum(0)
             if gate != "none":
-                z = z / (1 + (-(f_beta @ h + b_beta)).exp())
+                z = z / (1 + (-linear(weights, "gate", h)).exp())
             i, f, g, o = (
-                of_word[: 4 * HIDDEN] + (u @ h + b_u) + linear(weights, "context_gates", z)
+                linear(weights, "input_gates", y)
+                + linear(weights, "hidden_gates", h)
+                + linear(weights, "context_gates", z)
             ).split(HIDDEN)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             h = o.sigmoid() * c.tanh()
@@ -145,7 +151,7 @@ def mean_grid_lstm(weights: Weights, grid: Tensor, tokens: list[int]) -> Caption
     of_cell = {
         "weight_ih": weights["input_gates.weight"],
         "bias_ih": weights["input_gates.bias"],
-        "weight_hh": weights["recurrent.weight"],
+        "weight_hh": weights["hidden_gates.weight"],
         "bias_hh": torch.zeros(4 * HIDDEN, dtype=torch.float64),
     }
     logits = []
@@ -240,21 +246,31 @@ OPTIONS = {
 }
 
 
+@pytest.mark.parametrize("implementation", ["C", "torch"])
 @pytest.mark.parametrize("values", list(product(*OPTIONS.values())), ids=str)
-def test_attention_lstm_follows_the_papers_equations(values: tuple[Any, ...]) -> None:
+def test_attention_lstm_follows_the_papers_equations(
+    values: tuple[Any, ...], implementation: str, use: Use
+) -> None:
+    use(implementation)
     options = dict(zip(OPTIONS, values, strict=True))
     assert_equals_textbook(
         decoder_of(**options), show_attend_and_tell(**options), tokens_of([[2, 3], [1, 0]])
     )
 
 
+@IMPLEMENTATIONS
 @LAYOUTS
-def test_attention_lstm_follows_the_equations_on_ragged_captions(lengths: list[list[int]]) -> None:
+def test_attention_lstm_follows_the_equations_on_ragged_captions(
+    lengths: list[list[int]], implementation: str, use: Use
+) -> None:
+    use(implementation)
     assert_equals_textbook(decoder_of(), show_attend_and_tell(), tokens_of(lengths))
 
 
+@IMPLEMENTATIONS
 @LAYOUTS
-def test_lstm_equals_pytorchs_cell(lengths: list[list[int]]) -> None:
+def test_lstm_equals_pytorchs_cell(lengths: list[list[int]], implementation: str, use: Use) -> None:
+    use(implementation)
     assert_equals_textbook(decoder_of(LSTM), mean_grid_lstm, tokens_of(lengths))
 
 
@@ -283,12 +299,12 @@ def test_what_a_gpu_computes_of_captions_whose_lengths_it_does_not_wait_for(
 
     def outcome() -> tuple[TeacherForced, list[Tensor]]:
         output = decoder(grid, tokens)
-        loss = CrossEntropy(attention_penalty=1.0)(output)["loss"]
+        loss = CrossEntropy(attention_penalty=1.0)(decoder, Batch(grid, tokens, []))["loss"]
         found = torch.autograd.grad(loss, list(decoder.parameters()))
         return output, [loss.detach(), *found]
 
     plain, expected = outcome()
-    monkeypatch.setattr("captioning.models.decoders.base.packed", dense)
+    monkeypatch.setattr("captioning.models.decoders.recurrent.pack", packing._pack_all)
     padded, got = outcome()
     assert len(padded.targets) == tokens[..., 1:].numel()
     assert sorted(padded.targets[padded.targets > 0].tolist()) == sorted(plain.targets.tolist())
@@ -311,9 +327,9 @@ def test_rows_beyond_the_real_ones_keep_to_few_shapes_and_change_nothing(
     decoder, grid = decoder_of(make), grid_of(14)
 
     def outcome(round_to: int) -> tuple[TeacherForced, list[Tensor]]:
-        monkeypatch.setattr("captioning.models.decoders.base.ROUND", round_to)
+        monkeypatch.setattr(packing, "ROW_MULTIPLE", round_to)
         output = decoder(grid, tokens)
-        loss = CrossEntropy(attention_penalty=1.0)(output)["loss"]
+        loss = CrossEntropy(attention_penalty=1.0)(decoder, Batch(grid, tokens, []))["loss"]
         return output, [loss, *torch.autograd.grad(loss, list(decoder.parameters()))]
 
     (exact, expected), (rounded, got) = outcome(1000), outcome(16)
@@ -358,7 +374,9 @@ def test_images_can_be_selected_and_captions_reordered_without_knowing_what_is_i
     decoder = decoder_of(make)
     images, captions = 3, 4
     memory = decoder.prepare(grid_of(images))
-    assert {len(tensor) for tensor in memory.values()} == {images}
+    assert {len(value.keys if name == "keys" else value) for name, value in memory.items()} == {
+        images
+    }
     state = decoder.start(memory, captions)
     words = torch.arange(4, 4 + images * captions).view(images, captions)
     first = decoder.step(words, state, memory)
@@ -388,10 +406,10 @@ def test_dropout_is_for_training_alone(make: type[RecurrentDecoder]) -> None:
     )
     tokens = tokens_of(UNSORTED)
     grid = grid_of(len(tokens))
-    plain = decoder_of(make, dropout=0.0)
+    plain = decoder_of(make, dropout=0.0, recurrent_dropout=0.0)
     expected = plain(grid, tokens).logits
     for name, share in shares.items():
-        decoder = decoder_of(make, **({"dropout": 0.0} | {name: share}))
+        decoder = decoder_of(make, **({"dropout": 0.0, "recurrent_dropout": 0.0} | {name: share}))
         torch.testing.assert_close(decoder(grid, tokens).logits, expected, rtol=0, atol=0)
         decoder.train()
         assert not torch.allclose(decoder(grid, tokens).logits, expected, atol=1e-3), name
@@ -404,21 +422,21 @@ def test_dropout_is_for_training_alone(make: type[RecurrentDecoder]) -> None:
 def test_word_dropout_replaces_its_share_of_the_words_and_no_special_token() -> None:
     decoder = decoder_of(word_dropout=0.25)
     tokens = torch.arange(8).repeat(5000, 1)
-    assert decoder.drop_words(tokens).equal(tokens)
+    assert decoder.drop_words(tokens.flatten()).equal(tokens.flatten())
     decoder.train()
     torch.manual_seed(0)
-    dropped = decoder.drop_words(tokens)
+    dropped = decoder.drop_words(tokens.flatten()).view(-1, 8)
     assert dropped[:, :4].equal(tokens[:, :4])
     replaced = dropped[:, 4:] != tokens[:, 4:]
-    assert dropped[:, 4:][replaced].eq(UNKNOWN).all()
+    assert dropped[:, 4:][replaced].eq(UNK).all()
     assert replaced.float().mean(0) == pytest.approx([0.25] * 4, abs=0.025)
 
 
 def test_word_dropout_hides_the_words_read_and_not_those_to_be_predicted() -> None:
-    decoder = decoder_of(dropout=0.0, word_dropout=1.0).train()
+    decoder = decoder_of(dropout=0.0, recurrent_dropout=0.0, word_dropout=1.0).train()
     tokens = tokens_of(SORTED)
     grid = grid_of(len(tokens))
-    blind = tokens.masked_fill(tokens > UNKNOWN, UNKNOWN)
+    blind = tokens.masked_fill(tokens > UNK, UNK)
     output, unknowing = decoder(grid, tokens), decoder.eval()(grid, blind)
     assert output.targets.tolist() == decoder(grid, tokens).targets.tolist()
     torch.testing.assert_close(output.logits, unknowing.logits)
@@ -432,13 +450,13 @@ def test_recurrent_dropout_hides_the_same_units_at_every_word_of_a_caption(
     tokens = tokens_of([[4, 4, 4], [4, 4, 4]])
     grid = grid_of(len(tokens))
     read: list[Tensor] = []
-    advance = decoder.advance
+    recurrent_step = decoder.recurrent_step
 
-    def reads(gates: Tensor, state: State, *rest: Any) -> State:
+    def reads(inputs: Any, state: State, *rest: Any) -> State:
         read.append(state["hidden"])
-        return advance(gates, state, *rest)
+        return recurrent_step(inputs, state, *rest)
 
-    monkeypatch.setattr(decoder, "advance", reads)
+    monkeypatch.setattr(decoder, "recurrent_step", reads)
     decoder(grid, tokens)
     assert len(read) == 4
     hidden = read[0] == 0
