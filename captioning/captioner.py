@@ -283,7 +283,14 @@ class Captioner(pl.LightningModule):
             if self.backend == "torch" or self.encoder_trains or scaled:
                 losses: dict[str, Tensor] = self.objective(self.decoder, batch)
                 return losses
+            if not self.graphs.are_of(self.objective, self.decoder):  # one was replaced
+                self.graphs = LossGraphs(self.objective, self.decoder)
             return self.graphs(batch)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The backward pass, in which checkpointed parts are computed again by the same backend."""
+        with use_backend(self.backend):
+            super().backward(loss, *args, **kwargs)
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule."""
@@ -437,13 +444,14 @@ class Captioner(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # what it does not take, it does not need
-        cls, checkpoint_path: str | Path, map_location: Any = "cpu"
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", backend: Backend = "auto"
     ) -> "Captioner":
         """A captioner from nothing but the file of a checkpoint, in training mode as a new one is.
 
         Args:
             checkpoint_path: a run's ``best.ckpt``, for instance.
             map_location: the device of its weights.
+            backend: what computes it here, whatever it was trained with.
 
         Raises:
             CaptioningError: there is no such file, or it is not a checkpoint of a Captioner.
@@ -452,6 +460,7 @@ class Captioner(pl.LightningModule):
         settings = dict(checkpoint["hyper_parameters"])
         # The weights are in the checkpoint: none are looked for.
         settings["encoder"] = {**settings["encoder"], "weights": "random"}
+        settings["backend"] = backend
         captioner = cls(**settings)
         captioner.on_load_checkpoint(checkpoint)
         captioner.load_state_dict(checkpoint["state_dict"])
