@@ -236,13 +236,21 @@ class Captioner(pl.LightningModule):
 
     # Training
 
+    def setup(self, stage: str) -> None:
+        """Begin a run of the trainer; what a checkpoint holds is restored after this."""
+        if self._references_from != "user":
+            self._references_from = None  # the data may be another data module's
+        if stage == "fit":
+            self.noise_seed = None
+            data = getattr(self.trainer, "datamodule", None)
+            if data is not None:
+                self.objective.setup(data)
+
     def on_fit_start(self) -> None:
         check_backend(self.backend, self.device.type)
-        if self.noise_seed is None:
+        if self.noise_seed is None:  # else the run is resumed
             self.noise_seed = torch.initial_seed()  # that of `seed_everything`
-        data = getattr(self.trainer, "datamodule", None)
-        if data is not None:
-            self.objective.setup(data)
+        self._losses = LossMonitor()  # without those of a run that was broken off
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on the seed, the epoch and the process alone, so that a resumed run
@@ -434,6 +442,30 @@ class Captioner(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over a checkpoint that the trainer was given as ``ckpt_path``.
+
+        Raises:
+            CaptioningError: it is of version 0.1, or has another vocabulary or encoder than this
+                captioner, for which the trainer's data module has prepared the batches.
+        """
+        check_format(checkpoint, "ckpt_path")
+        saved = checkpoint["encoder"]
+        if checkpoint["hyper_parameters"]["vocabulary"] != self.vocabulary.to_list():
+            different = "another vocabulary than this captioner"
+        elif saved["state_dict"] and saved["fingerprint"] != self.encoder.fingerprint:
+            different = (
+                f"another encoder than {self.encoder.name} with weights from "
+                f"{self.encoder.weights_source}"
+            )
+        else:
+            return self._restore(checkpoint)
+        raise CaptioningError(
+            f"ckpt_path: that checkpoint has {different}: use the same one, or the captioner that "
+            "Captioner.load_from_checkpoint(ckpt_path) returns."
+        )
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what a checkpoint holds besides Lightning's state dict."""
         self.run = checkpoint["run"]
         self.noise_seed = checkpoint["noise_seed"]
         saved = checkpoint["encoder"]
@@ -462,7 +494,7 @@ class Captioner(pl.LightningModule):
         settings["encoder"] = {**settings["encoder"], "weights": "random"}
         settings["backend"] = backend
         captioner = cls(**settings)
-        captioner.on_load_checkpoint(checkpoint)
+        captioner._restore(checkpoint)
         captioner.load_state_dict(checkpoint["state_dict"])
         return captioner.to(map_location)
 
@@ -484,9 +516,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CaptioningError(f"ckpt={path}: not a checkpoint, or cut short.") from error
     if not isinstance(checkpoint, dict) or not {"hyper_parameters", "encoder"} <= set(checkpoint):
         raise CaptioningError(f"ckpt={path}: a checkpoint, but not one of this project's.")
+    check_format(checkpoint, f"ckpt={path}")
+    return checkpoint
+
+
+def check_format(checkpoint: Mapping[str, Any], name: str) -> None:
+    """Refuse a checkpoint whose parameters have other names.
+
+    Args:
+        checkpoint: its content.
+        name: what the message calls it.
+
+    Raises:
+        CaptioningError: it is of another format.
+    """
     if checkpoint.get("format") != FORMAT:
         raise CaptioningError(
-            f"ckpt={path}: written by version 0.1 of captioning, whose parameters had other names: "
+            f"{name}: written by version 0.1 of captioning, whose parameters had other names: "
             "train again, or use version 0.1."
         )
-    return checkpoint
