@@ -114,25 +114,25 @@ class Captioner(pl.LightningModule):
             "scheduler": scheduler,
             "validation": validation,
         }
-        specs = {name: expand(spec, NAMES[name], name) for name, spec in specs.items()}
+        expanded = {name: expand(spec, NAMES[name], name) for name, spec in specs.items()}
         plain = {"vocabulary": list(vocabulary), "encoder_lr": encoder_lr, "backend": backend}
-        self.save_hyperparameters(plain | specs, logger=False)
+        self.save_hyperparameters(plain | expanded, logger=False)
         self.vocabulary = Vocabulary(vocabulary)
-        built = build(specs["encoder"], GridEncoder, "encoder")
+        built = build(expanded["encoder"], GridEncoder, "encoder")
         self.encoder_trains = any(p.requires_grad for p in built.parameters())
         self.trainable_encoder = built if self.encoder_trains else None
         self._frozen_encoder = [] if self.encoder_trains else [built]  # a list hides it from nn
         self.decoder = build(
-            specs["model"],
+            expanded["model"],
             Decoder,
             "model",
             vocabulary_size=len(self.vocabulary),
             channels=built.channels,
         )
-        self.objective = build(specs["objective"], Objective, "objective")
-        self.validation = build(specs["validation"], Decoding, "validation")
-        self.optimizer_spec: dict[str, Any] = specs["optimizer"]
-        self.scheduler_spec: dict[str, Any] = specs["scheduler"]
+        self.objective = build(expanded["objective"], Objective, "objective")
+        self.validation = build(expanded["validation"], Decoding, "validation")
+        self.optimizer_spec: dict[str, Any] = expanded["optimizer"]
+        self.scheduler_spec: dict[str, Any] = expanded["scheduler"]
         self.encoder_lr = encoder_lr
         self.backend: Backend = backend
         with use_backend(backend):  # refuses a name that is none
