@@ -1,6 +1,6 @@
 """A decoder of one's own: soft attention with a GRU in place of the LSTM.
 
-python train.py --config-dir examples/conf model=attn_gru experiment=scenes
+python train.py --config-dir examples/conf experiment=scenes model=attn_gru
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,19 @@ from captioning.models.decoders.recurrent import RecurrentDecoder
 class AttentionGRU(RecurrentDecoder):
     """h_t = GRU([E y_{t-1}; z_t], h_{t-1}), with z_t from additive attention by h_{t-1}.
 
+    The base class has the embeddings, the output layer, dropout and the loop over the words, and
+    so training, greedy decoding, beam search and sampling.
+
     Args:
         vocabulary_size: number of tokens (V).
         channels: numbers a grid location has (C).
         attention_dim: units of the attention's hidden layer (A).
-        base: the arguments of :class:`RecurrentDecoder`, such as ``hidden_dim`` and ``dropout``.
+        base: the other arguments of
+            :class:`~captioning.models.decoders.recurrent.RecurrentDecoder`, such as ``hidden_dim``
+            and ``dropout``.
     """
+
+    static = True  # it computes the same operations at every step: CUDA graphs may replay them
 
     def __init__(
         self, vocabulary_size: int, channels: int, *, attention_dim: int = 512, **base: Any
@@ -36,20 +43,26 @@ class AttentionGRU(RecurrentDecoder):
         self.gru = nn.GRUCell(self.embed_dim + channels, self.hidden_dim)
 
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
+        """What is computed once for an image: its grid and their mean, and the attention's keys."""
         memory = super().prepare(grid)
         return memory | self.attention.prepare(memory["grid"])
 
     def init_state(self, memory: Memory) -> State:
-        return {"hidden": self.initial_hidden(memory["mean"]).tanh().to(memory["mean"].dtype)}
+        """h_0 from the mean of the grid (Xu et al. 2015, section 3.1.2)."""
+        mean = memory["mean"]
+        # In mixed precision, layers return bfloat16; the state stays in the precision of the mean.
+        return {"hidden": self.initial_hidden(mean).tanh().to(mean.dtype)}
 
     def word_inputs(self, embedded: Float[Tensor, "tokens embed"]) -> dict[str, Tensor]:
+        """What a step reads of its word: the embedding E y_{t-1}."""
         return {"embedded": embedded}
 
     def recurrent_step(
         self, inputs: Mapping[str, Tensor], state: State, memory: Memory, rows: Rows
     ) -> State:
-        query = self.attention.query(state["hidden"])
-        weights, context = self.attention(query, memory, rows)
+        """One word: look (alpha_t, z_t), and update h_t."""
+        hidden = state["hidden"]
+        weights, context = self.attention(self.attention.query(hidden), memory, rows)
         seen = torch.cat([inputs["embedded"], context.to(inputs["embedded"].dtype)], -1)
-        hidden = self.gru(seen, state["hidden"]).to(state["hidden"].dtype)
-        return {"hidden": hidden, "context": context, "attention": weights}
+        new = self.gru(seen, hidden).to(hidden.dtype)
+        return {"hidden": new, "context": context, "attention": weights}

@@ -1,6 +1,6 @@
 """An attention of one's own: additive attention whose softmax has a learned temperature.
 
-python train.py --config-dir examples/conf model=learned_temperature experiment=scenes
+python train.py --config-dir examples/conf experiment=scenes model=learned_temperature
 """
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from captioning.kernels.ops import Rows, additive_attention
 from captioning.models.attention.additive import AdditiveAttention
 from captioning.models.attention.base import Memory
+from captioning.support.errors import CaptioningError
 
 
 class LearnedTemperature(AdditiveAttention):
@@ -28,11 +29,23 @@ class LearnedTemperature(AdditiveAttention):
         self, channels: int, query_dim: int, attention_dim: int, temperature: float = 1.0
     ) -> None:
         super().__init__(channels, query_dim, attention_dim)
+        if temperature <= 0:
+            raise CaptioningError(
+                f"model.attention.temperature={temperature}: choose a positive number."
+            )
+        # The logarithm is learned, so that T stays positive.
         self.log_temperature = nn.Parameter(torch.tensor(temperature).log())
+
+    def scores(
+        self, query: Float[Tensor, "images captions units"], memory: Memory
+    ) -> Float[Tensor, "images captions locations"]:
+        """E / T: all that has to be said. The base class makes weights and context of it."""
+        return super().scores(query, memory) / self.log_temperature.exp()
 
     def forward(
         self, query: Float[Tensor, "rows units"], memory: Memory, rows: Rows
     ) -> tuple[Float[Tensor, "rows locations"], Float[Tensor, "rows channels"]]:
-        # e = v . tanh(...) is linear in v, so that dividing v divides e.
+        # The same, by the compiled op: e = v . tanh(...) is linear in v, so that dividing v by T
+        # divides e. This method may be left out; training then takes longer.
         score = self.score / self.log_temperature.exp()
         return additive_attention(query, memory["keys"], score, memory["grid"], rows)
