@@ -321,8 +321,8 @@ class Scripted(Decoding):
         (("word0", 3), ("word7", 2)),
     )
 
-    def __call__(
-        self, decoder: Any, grid: torch.Tensor, *, attention: bool = False
+    def generate(
+        self, decoder: Any, grid: torch.Tensor, *, attention: bool
     ) -> list[list[Hypothesis]]:
         hypotheses = [
             Hypothesis(
@@ -344,13 +344,13 @@ class Slow(Scripted):
 
     counted: tuple[list[int], list[int]]
 
-    def __call__(self, *arguments: Any, **named: Any) -> list[list[Hypothesis]]:
+    def generate(self, *arguments: Any, **named: Any) -> list[list[Hypothesis]]:
         under_way, most = self.counted
         under_way.append(1)
         most.append(len(under_way))
         time.sleep(0.05)
         under_way.pop()
-        return super().__call__(*arguments, **named)
+        return super().generate(*arguments, **named)
 
 
 def test_one_photograph_is_captioned_at_a_time(captioner: Captioner) -> None:
@@ -448,7 +448,7 @@ def test_ctrl_c_while_it_loads(
         raise KeyboardInterrupt
 
     ckpt = save(captioner, tmp_path / "best.ckpt")
-    monkeypatch.setattr(Captioner, "load", interrupted)
+    monkeypatch.setattr(Captioner, "load_from_checkpoint", interrupted)
     assert main([f"ckpt={ckpt}", "port=0"]) == 130
     assert "Traceback" not in capsys.readouterr().err
 

@@ -63,12 +63,12 @@ def test_two_processes_alone(data: Path, tmp_path: Path, compiling: None) -> Non
 ALONE = """
 import runpy, sys
 import torch.distributed
-from captioning.training import run
-score = run.score
+from captioning.training import fit
+score = fit.score_split
 def seen(*arguments):
     assert not torch.distributed.is_initialized()
     return score(*arguments)
-run.score = seen
+fit.score_split = seen
 runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 
