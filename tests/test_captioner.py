@@ -206,7 +206,9 @@ def weights(tmp_path: Path) -> Path:
     state = tiny.Encoder().state_dict()
     generator = torch.Generator().manual_seed(9)
     path = tmp_path / "weights.pth"
-    torch.save({k: v + torch.rand(v.shape, generator=generator) / 8 for k, v in state.items()}, path)
+    torch.save(
+        {k: v + torch.rand(v.shape, generator=generator) / 8 for k, v in state.items()}, path
+    )
     return path
 
 

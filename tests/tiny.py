@@ -76,7 +76,12 @@ class Record(pl.Callback):
         self.training: list[bool] = []
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *_: Any
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        *_: Any,
     ) -> None:
         self.losses.append(float(outputs["loss"]))
         self.ids.append(tuple(batch.ids))

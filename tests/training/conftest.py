@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
 
+
 @dataclass
 class Fitted:
     """A captioner after its training, and what it was trained on."""
