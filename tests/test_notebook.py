@@ -1,4 +1,4 @@
-"""A notebook and ``train.py`` train the same captioner; and the noise of dropout follows the seed."""
+"""A notebook and ``train.py`` train the same captioner; the noise of dropout follows the seed."""
 
 import csv
 import json
@@ -45,10 +45,12 @@ def train(
             "decoding=greedy", *overrides,
         ]  # fmt: skip
         monkeypatch.setattr(sys, "argv", argv)
+        status: Any = 0
         try:
             runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
         except SystemExit as end:
-            assert not end.code, capsys.readouterr().err
+            status = end.code
+        assert not status, capsys.readouterr().err
         return folder
 
     return train

@@ -1,6 +1,7 @@
 """What an optimiser of the captioner is given, what a step does, and what the dev loss is of."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,7 @@ def log_probs(model: Captioner, grid: Tensor, tokens: Tensor) -> Tensor:
         memory = model.decoder.prepare(grid[None])
         state = model.decoder.start(memory, 1)
         found = []
-        for word, following in zip(tokens[:-1], tokens[1:], strict=True):
+        for word, following in pairwise(tokens):
             step = model.decoder.step(word[None, None], state, memory)
             state = step.state
             found.append(step.logits.log_softmax(-1)[0, 0, following])
