@@ -302,17 +302,16 @@ class Captioner(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule."""
-        decayed, rest, encoder = [], [], []
-        for name, parameter in self.named_parameters():
-            if name.startswith("trainable_encoder."):
-                encoder += [parameter] if parameter.requires_grad else []
-            elif parameter.ndim > 1:
-                decayed.append(parameter)
-            else:
-                rest.append(parameter)
-        groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
-        if encoder:
-            groups.append({"params": encoder, "lr": self.encoder_lr})
+        own = [
+            p for name, p in self.named_parameters() if not name.startswith("trainable_encoder.")
+        ]
+        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = []
+        for parameters, rate in ((own, {}), (encoder, {"lr": self.encoder_lr})):
+            matrices = [p for p in parameters if p.ndim > 1]
+            vectors = [p for p in parameters if p.ndim <= 1]
+            groups += [{"params": matrices, **rate}] if matrices else []
+            groups += [{"params": vectors, "weight_decay": 0.0, **rate}] if vectors else []
         optimizer = build(self.optimizer_spec, Optimizer, "optimizer", params=groups)
         total_steps = self.trainer.estimated_stepping_batches
         if math.isinf(total_steps):

@@ -1,7 +1,6 @@
 """The captioner under Lightning's Trainer alone, as in a notebook: no script of ours takes part."""
 
 import csv
-import os
 import runpy
 import sys
 from itertools import combinations
@@ -270,7 +269,7 @@ def test_a_loaded_captioner_trains_as_a_new_one_does(
 ) -> None:
     """With dropout, although it has been validated and has captioned meanwhile."""
     trainer = tiny.trainer(tmp_path)
-    trainer.fit((model := tiny.captioner(data)), datamodule=data)
+    trainer.fit(tiny.captioner(data), datamodule=data)
     trainer.save_checkpoint(tmp_path / "captioner.ckpt")
 
     def losses(model: Captioner) -> list[float]:
@@ -374,7 +373,7 @@ def test_the_notebook_of_the_documentation_runs_as_a_script(
     assert f"00.png - {cells['model'].vocabulary.decode(cells['best'].tokens)}" in printed
     assert "words x locations" in printed
     assert cells["best"].attention.sum(-1) == pytest.approx(1)
-    os.remove("captioner.ckpt")  # `again` does not need it any more
+    Path("captioner.ckpt").unlink()  # `again` does not need it any more
     images = cells["batch"].images
     ours, theirs = (
         [each.tokens for (each,) in cells[name](images, Greedy())] for name in ("model", "again")
