@@ -1,4 +1,4 @@
-"""Grids of VGG16, against torchvision's network in single precision as it comes."""
+"""Feature extraction with VGG16, compared with torchvision's network in single precision."""
 
 import tempfile
 import time
@@ -18,7 +18,7 @@ BATCH, FILES = 16, 64
 
 
 def run(rounds: int) -> list[Figure]:
-    """The network alone, and from files, whose decoding has to hide behind the network."""
+    """Time the network alone, and extraction from files, whose decoding runs in parallel."""
     torch.manual_seed(0)
     encoder = VGG16(weights="random")
     plain = torchvision.models.vgg16().features[:30].eval()
@@ -62,7 +62,7 @@ def run(rounds: int) -> list[Figure]:
         ):
             pass
         from_files = FILES / (time.perf_counter() - start)
-    note = "JPEG files of 500 x 375, read and resized meanwhile; the floor is the network alone"
+    note = "JPEG files of 500 x 375, read and resized in parallel; the floor is the network alone"
     return [
         network,
         Figure("grids from files", from_files, "images/s", floor=BATCH / mine, note=note),
@@ -70,6 +70,6 @@ def run(rounds: int) -> list[Figure]:
 
 
 def smooth(generator: np.random.Generator) -> np.ndarray:
-    """A picture with structure: noise of 14 x 14, enlarged."""
+    """A smooth picture: 14 x 14 pixels of noise, enlarged to 224 x 224."""
     noise = generator.integers(0, 256, (14, 14, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(noise).resize((224, 224), Image.Resampling.BICUBIC))

@@ -1,6 +1,6 @@
-"""What a training step waits for its data, and a corpus of COCO's size.
+"""The time that a training step waits for its data, and start-up with a corpus of COCO's size.
 
-The store's file is a hole but for the grids that are read.
+The file of the feature store is sparse: only the grids that are read are written.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ BATCHES = 300
 
 
 def make_grid(encoder: VGG16) -> np.ndarray:
-    """A grid as VGG16's are: 92 % of its numbers are zero."""
+    """A random grid of VGG16's shape in which, as in real ones, 92 % of the elements are zero."""
     generator = np.random.default_rng(0)
     grid = generator.random((encoder.locations, encoder.channels)).astype(np.float16)
     grid[generator.random(grid.shape) < 0.92] = 0
@@ -38,7 +38,7 @@ def make_grid(encoder: VGG16) -> np.ndarray:
 
 
 def make_store(folder: Path, encoder: VGG16, images: int, size: int) -> FeatureStore:
-    """A store of that many rows of that size, nothing being in them yet."""
+    """A feature store with ``images`` empty rows of ``size`` bytes."""
     identity = stores._identity(encoder)
     place = folder / stores._folder_name(identity)
     place.mkdir()
@@ -54,13 +54,13 @@ def make_store(folder: Path, encoder: VGG16, images: int, size: int) -> FeatureS
 
 
 def memory() -> float:
-    """The most memory that this process has held, in GB."""
+    """The peak memory of this process in GB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def run(rounds: int) -> list[Figure]:
-    """Batches of the training loader from that store, beside the step that they are for."""
+    """Time loading a training batch, compared with a training step."""
     encoder = VGG16(weights="random")
     generator = torch.Generator().manual_seed(0)
     step = Step(decoder_of(), native_precision())
@@ -94,7 +94,7 @@ def run(rounds: int) -> list[Figure]:
         ),
         Figure(
             "COCO's size: to the first batch", ready + first, "s",
-            note=f"{COCO:,} images, a store of {packed} since zeros are left out; "
+            note=f"{COCO:,} images; leaving out zeros, the store has {packed}; "
             f"{BATCHES} batches added {held:.1f} GB of memory",
         ),
     ]  # fmt: skip

@@ -114,25 +114,25 @@ class Captioner(pl.LightningModule):
             "scheduler": scheduler,
             "validation": validation,
         }
-        specs = {name: expand(spec, NAMES[name], name) for name, spec in specs.items()}
+        expanded = {name: expand(spec, NAMES[name], name) for name, spec in specs.items()}
         plain = {"vocabulary": list(vocabulary), "encoder_lr": encoder_lr, "backend": backend}
-        self.save_hyperparameters(plain | specs, logger=False)
+        self.save_hyperparameters(plain | expanded, logger=False)
         self.vocabulary = Vocabulary(vocabulary)
-        built = build(specs["encoder"], GridEncoder, "encoder")
+        built = build(expanded["encoder"], GridEncoder, "encoder")
         self.encoder_trains = any(p.requires_grad for p in built.parameters())
         self.trainable_encoder = built if self.encoder_trains else None
         self._frozen_encoder = [] if self.encoder_trains else [built]  # a list hides it from nn
         self.decoder = build(
-            specs["model"],
+            expanded["model"],
             Decoder,
             "model",
             vocabulary_size=len(self.vocabulary),
             channels=built.channels,
         )
-        self.objective = build(specs["objective"], Objective, "objective")
-        self.validation = build(specs["validation"], Decoding, "validation")
-        self.optimizer_spec: dict[str, Any] = specs["optimizer"]
-        self.scheduler_spec: dict[str, Any] = specs["scheduler"]
+        self.objective = build(expanded["objective"], Objective, "objective")
+        self.validation = build(expanded["validation"], Decoding, "validation")
+        self.optimizer_spec: dict[str, Any] = expanded["optimizer"]
+        self.scheduler_spec: dict[str, Any] = expanded["scheduler"]
         self.encoder_lr = encoder_lr
         self.backend: Backend = backend
         with use_backend(backend):  # refuses a name that is none
@@ -236,13 +236,21 @@ class Captioner(pl.LightningModule):
 
     # Training
 
+    def setup(self, stage: str) -> None:
+        """Begin a run of the trainer; what a checkpoint holds is restored after this."""
+        if self._references_from != "user":
+            self._references_from = None  # the data may be another data module's
+        if stage == "fit":
+            self.noise_seed = None
+            data = getattr(self.trainer, "datamodule", None)
+            if data is not None:
+                self.objective.setup(data)
+
     def on_fit_start(self) -> None:
         check_backend(self.backend, self.device.type)
-        if self.noise_seed is None:
+        if self.noise_seed is None:  # else the run is resumed
             self.noise_seed = torch.initial_seed()  # that of `seed_everything`
-        data = getattr(self.trainer, "datamodule", None)
-        if data is not None:
-            self.objective.setup(data)
+        self._losses = LossMonitor()  # without those of a run that was broken off
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on the seed, the epoch and the process alone, so that a resumed run
@@ -283,21 +291,27 @@ class Captioner(pl.LightningModule):
             if self.backend == "torch" or self.encoder_trains or scaled:
                 losses: dict[str, Tensor] = self.objective(self.decoder, batch)
                 return losses
+            if not self.graphs.are_of(self.objective, self.decoder):  # one was replaced
+                self.graphs = LossGraphs(self.objective, self.decoder)
             return self.graphs(batch)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The backward pass, in which checkpointed parts are computed again by the same backend."""
+        with use_backend(self.backend):
+            super().backward(loss, *args, **kwargs)
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule."""
-        decayed, rest, encoder = [], [], []
-        for name, parameter in self.named_parameters():
-            if name.startswith("trainable_encoder."):
-                encoder += [parameter] if parameter.requires_grad else []
-            elif parameter.ndim > 1:
-                decayed.append(parameter)
-            else:
-                rest.append(parameter)
-        groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
-        if encoder:
-            groups.append({"params": encoder, "lr": self.encoder_lr})
+        own = [
+            p for name, p in self.named_parameters() if not name.startswith("trainable_encoder.")
+        ]
+        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = []
+        for parameters, rate in ((own, {}), (encoder, {"lr": self.encoder_lr})):
+            matrices = [p for p in parameters if p.ndim > 1]
+            vectors = [p for p in parameters if p.ndim <= 1]
+            groups += [{"params": matrices, **rate}] if matrices else []
+            groups += [{"params": vectors, "weight_decay": 0.0, **rate}] if vectors else []
         optimizer = build(self.optimizer_spec, Optimizer, "optimizer", params=groups)
         total_steps = self.trainer.estimated_stepping_batches
         if math.isinf(total_steps):
@@ -427,6 +441,30 @@ class Captioner(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over a checkpoint that the trainer was given as ``ckpt_path``.
+
+        Raises:
+            CaptioningError: it is of version 0.1, or has another vocabulary or encoder than this
+                captioner, for which the trainer's data module has prepared the batches.
+        """
+        check_format(checkpoint, "ckpt_path")
+        saved = checkpoint["encoder"]
+        if checkpoint["hyper_parameters"]["vocabulary"] != self.vocabulary.to_list():
+            different = "another vocabulary than this captioner"
+        elif saved["state_dict"] and saved["fingerprint"] != self.encoder.fingerprint:
+            different = (
+                f"another encoder than {self.encoder.name} with weights from "
+                f"{self.encoder.weights_source}"
+            )
+        else:
+            return self._restore(checkpoint)
+        raise CaptioningError(
+            f"ckpt_path: that checkpoint has {different}: use the same one, or the captioner that "
+            "Captioner.load_from_checkpoint(ckpt_path) returns."
+        )
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what a checkpoint holds besides Lightning's state dict."""
         self.run = checkpoint["run"]
         self.noise_seed = checkpoint["noise_seed"]
         saved = checkpoint["encoder"]
@@ -437,13 +475,14 @@ class Captioner(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # what it does not take, it does not need
-        cls, checkpoint_path: str | Path, map_location: Any = "cpu"
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", backend: Backend = "auto"
     ) -> "Captioner":
         """A captioner from nothing but the file of a checkpoint, in training mode as a new one is.
 
         Args:
             checkpoint_path: a run's ``best.ckpt``, for instance.
             map_location: the device of its weights.
+            backend: what computes it here, whatever it was trained with.
 
         Raises:
             CaptioningError: there is no such file, or it is not a checkpoint of a Captioner.
@@ -452,8 +491,9 @@ class Captioner(pl.LightningModule):
         settings = dict(checkpoint["hyper_parameters"])
         # The weights are in the checkpoint: none are looked for.
         settings["encoder"] = {**settings["encoder"], "weights": "random"}
+        settings["backend"] = backend
         captioner = cls(**settings)
-        captioner.on_load_checkpoint(checkpoint)
+        captioner._restore(checkpoint)
         captioner.load_state_dict(checkpoint["state_dict"])
         return captioner.to(map_location)
 
@@ -475,9 +515,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CaptioningError(f"ckpt={path}: not a checkpoint, or cut short.") from error
     if not isinstance(checkpoint, dict) or not {"hyper_parameters", "encoder"} <= set(checkpoint):
         raise CaptioningError(f"ckpt={path}: a checkpoint, but not one of this project's.")
+    check_format(checkpoint, f"ckpt={path}")
+    return checkpoint
+
+
+def check_format(checkpoint: Mapping[str, Any], name: str) -> None:
+    """Refuse a checkpoint whose parameters have other names.
+
+    Args:
+        checkpoint: its content.
+        name: what the message calls it.
+
+    Raises:
+        CaptioningError: it is of another format.
+    """
     if checkpoint.get("format") != FORMAT:
         raise CaptioningError(
-            f"ckpt={path}: written by version 0.1 of captioning, whose parameters had other names: "
+            f"{name}: written by version 0.1 of captioning, whose parameters had other names: "
             "train again, or use version 0.1."
         )
-    return checkpoint

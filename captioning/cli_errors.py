@@ -1,8 +1,8 @@
-"""One sentence for each mistake on a command line, in place of Hydra's report.
+"""Error messages for mistakes on the command line: one sentence, in place of Hydra's report.
 
 Hydra answers a mistyped key with "To append to your config use +model.attention_dims=64", which
-leads to the next error. Here it is answered with the nearest key that there is. Torch is not
-imported for that, and the configuration is composed once more only after a mistake was made.
+leads to the next error. This module suggests the most similar valid key instead. It does not import
+torch, and it composes the configuration a second time only after a mistake.
 """
 
 import os
@@ -28,12 +28,12 @@ from captioning.support.renamed import renamed
 
 @contextmanager
 def one_sentence(config_name: str) -> Iterator[None]:
-    """Have Hydra's main function end with one sentence and status 1 at a mistake of the user's.
+    """Make Hydra's main function exit with one sentence and status 1 at a user's mistake.
 
-    Under HYDRA_FULL_ERROR=1 the exception is raised, as Hydra does it.
+    With HYDRA_FULL_ERROR=1 the exception is raised, as without this function.
 
     Args:
-        config_name: the name of the main configuration, such as ``train``.
+        config_name: the name of the main configuration, for example ``train``.
     """
     report = utils.run_and_report
 
@@ -61,7 +61,7 @@ def explain(error: Exception, config_name: str) -> str:
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: cannot be read as KEY=VALUE; a value with commas, brackets or "
-            "spaces stands in quotes within quotes, as in \"KEY='VALUE'\""
+            "spaces needs quotes within quotes, as in \"KEY='VALUE'\""
         )
     if isinstance(error, CompactHydraException) and GlobalHydra.instance().is_initialized():
         arguments = utils.get_args_parser().parse_args()
@@ -69,16 +69,16 @@ def explain(error: Exception, config_name: str) -> str:
         try:
             mistake = _mistake(loader, arguments.config_name or config_name, arguments.overrides)
         except (HydraException, OmegaConfBaseException):
-            mistake = None  # in a file, not on the command line
+            mistake = None  # the mistake is in a file, not on the command line
         if mistake is not None:
             return mistake
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("To append", "full_key", "object_type"))]
-    return " ".join(told) or type(error).__name__
+    kept = [line for line in lines if not line.startswith(("To append", "full_key", "object_type"))]
+    return " ".join(kept) or type(error).__name__
 
 
 def _mistake(loader: ConfigLoader, config_name: str, arguments: list[str]) -> str | None:
-    """What is wrong with the first override that is; None if nothing is."""
+    """A message about the first wrong override; None if all are valid."""
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
     chosen = []
     for override in overrides:
@@ -94,7 +94,7 @@ def _mistake(loader: ConfigLoader, config_name: str, arguments: list[str]) -> st
                     f"{_key(override)}={value}: there is no such choice; "
                     f"{f'{suggestion} T' if suggestion else 't'}{listed}"
                 )
-        if override.is_sweep_override():  # any of its values tells which keys there are
+        if override.is_sweep_override():  # one value suffices to find out which keys exist
             chosen += [f"{_key(override)}={values[0]}"] if values else []
         elif override.input_line is not None:
             chosen.append(override.input_line)
@@ -110,12 +110,12 @@ def _mistake(loader: ConfigLoader, config_name: str, arguments: list[str]) -> st
 
 
 def options_of(loader: ConfigLoader, group: str) -> list[str]:
-    """The choices of a group; none where there is no such group."""
+    """The choices of a configuration group; empty if there is no such group."""
     return [] if "." in group else sorted(loader.get_group_options(group, ObjectType.CONFIG))
 
 
 def _values(override: Override) -> list[str]:
-    """The choices that an override of a group names."""
+    """The choices that an override of a configuration group selects."""
     if override.is_delete():
         return []
     if override.is_discrete_sweep():
@@ -130,7 +130,7 @@ def _key(override: Override) -> str:
 
 
 def _wrong_key(override: Override, config: Mapping[Any, Any]) -> str | None:
-    """What is wrong with the key of an override, if it is."""
+    """A message about the key of an override; None if the key is valid."""
     key = _key(override)
     keys = dict(_flat(config))
     known = key in keys or _within_a_list(key, keys)
@@ -146,13 +146,13 @@ def _wrong_key(override: Override, config: Mapping[Any, Any]) -> str | None:
 
 
 def _remedy(override: Override, keys: Mapping[str, Any]) -> str:
-    """The nearest keys, the keys beside it where none is near, and where any key can be added."""
+    """Suggest similar keys, or else list the keys of the group; say how to add a key if allowed."""
     key = _key(override)
-    hydras = key.partition(".")[0] == "hydra"
+    is_hydra_key = key.partition(".")[0] == "hydra"
     candidates = [
         each
         for each in keys
-        if (each.partition(".")[0] == "hydra") == hydras and not each.endswith("_target_")
+        if (each.partition(".")[0] == "hydra") == is_hydra_key and not each.endswith("_target_")
     ]
     within = key
     while within and not isinstance(keys.get(within), dict):
@@ -171,7 +171,7 @@ def _remedy(override: Override, keys: Mapping[str, Any]) -> str:
 
 
 def _flat(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All keys of a configuration, as the command line has them, and their values."""
+    """All keys of a configuration in dotted form, with their values."""
     for name, value in config.items():
         yield f"{prefix}{name}", value
         if isinstance(value, Mapping):

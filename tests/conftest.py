@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from PIL import Image
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -26,6 +27,8 @@ if not torch.cuda.is_available():  # before Triton's first import, which is when
     os.environ["TRITON_INTERPRET"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -40,6 +43,31 @@ def flickr8k_mini() -> Path:
     root = REPOSITORY.parent / "shared" / "flickr8k" / "mini"
     if not root.is_dir():
         pytest.skip("the 200 real images are not beside this checkout: ../shared/flickr8k/mini")
+    return root
+
+
+@pytest.fixture(scope="session")
+def drawn_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 15 drawn pictures, every third one of them of the dev split."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "images").mkdir()
+    entries = []
+    for number in range(15):
+        colour = COLOURS[number % len(COLOURS)]
+        picture = Image.new("RGB", (60, 40), colour)
+        picture.paste("grey", (number, number, number + 20, number + 15))
+        picture.save(root / "images" / f"{number:02}.png")
+        captions = [f"a {colour} picture", f"a grey box on {colour}", f"{colour} and a box"]
+        entries.append(
+            {
+                "filename": f"{number:02}.png",
+                "split": "val" if number % 3 == 1 else "train",
+                "sentences": [{"raw": caption} for caption in captions],
+            }
+        )
+    entries[0]["split"] = "test"
+    content = {"dataset": "flickr8k", "images": entries}
+    (root / "dataset_flickr8k.json").write_text(json.dumps(content))
     return root
 
 

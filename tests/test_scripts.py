@@ -113,10 +113,12 @@ def test_a_run_leaves_results_whose_scores_are_those_of_its_captions(
     assert results.data.images == {"train": 120, "dev": 40, "test": 40}
     assert results.model.name == "attn_lstm"
     assert results.decoding.label == "beam 5"
-    assert results.computation.precision == "32-true"
-    assert set(results.computation.backend.values()) == {"torch"}
-    assert results.model.parts.keys() >= {"encoder", "decoder", "attention"}
-    assert results.model.parameters == results.model.parts["decoder"]
+    assert results.arithmetic is not None
+    assert results.arithmetic.precision == "32-true"
+    assert results.arithmetic.backend.asked == "torch"
+    assert set(results.arithmetic.backend.ops.values()) == {"torch"}
+    assert results.model.parameters.keys() == {"encoder", "decoder", "objective"}
+    assert results.model.trainable == results.model.parameters["decoder"]
     corpus = read_corpus(flickr8k_mini)
     for split in ("dev", "test"):
         captions = read_captions(trained / f"captions_{split}.json")
@@ -393,7 +395,7 @@ def assert_one_sentence(ended: Ended, *parts: str) -> None:
         ("decoding.beam_size=0", ["decoding.beam_size=0", "1 or more"]),
         ("resume=nothing.ckpt", ["nothing.ckpt", "no such file"]),
         ("extra_metrics=[Spice]", ["extra_metrics=[Spice]", "SPICE, CLIPScore"]),
-        ("extra_metrics=[CIDEr-D]", ["extra_metrics=[CIDEr-D]", "CIDEr that is always there"]),
+        ("extra_metrics=[CIDEr-D]", ["extra_metrics=[CIDEr-D]", "CIDEr-D is the standard CIDEr"]),
         ("extra_metrics=SPICE", ["extra_metrics=SPICE", "list"]),
         ("spice_memory=lots", ["spice_memory=lots", "8G"]),
         ("data.root=nowhere", ["nowhere", "official", "karpathy", "kaggle"]),

@@ -1,7 +1,7 @@
 """The command ``python -m captioning leaderboard``: rank all runs, print and write the tables.
 
-Runs that differ only in seed are one row with their mean and spread; ``--seeds`` lists each run.
-Rows are compared with the best one, which is chosen on dev, or with the one of ``--against``.
+Runs that differ only in the seed share one row with mean and standard deviation; ``--seeds`` lists
+each run. Rows are compared with the run of ``--against``, by default the best run on dev.
 """
 
 import argparse
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the leaderboard and write ``leaderboard.md``, ``.csv`` and ``.html``.
 
     Returns:
-        The exit status, which is 1 if a folder is missing or a ``results.json`` cannot be read. The
-        readable ones are ranked nevertheless.
+        The exit status, which is 1 if a folder is missing or a ``results.json`` cannot be read. All
+        readable results are ranked nevertheless.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -56,45 +56,45 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "folders", nargs="*", type=Path, default=[Path("runs")], metavar="FOLDER",
-        help="where runs were written, each with its results.json (default: runs)",
+        help="folders that contain runs with a results.json, at any depth (default: runs)",
     )  # fmt: skip
     parser.add_argument(
-        "--split", choices=("test", "dev"), default="test", help="rank on it (default: test)"
+        "--split", choices=("test", "dev"), default="test", help="split to rank on (default: test)"
     )
     parser.add_argument(
         "--sort", default=RANKED_BY, metavar="METRIC",
-        help=f"rank by that score: one of {', '.join(BUILT_IN)}, or of a metric of your own "
+        help=f"the metric to rank by: one of {', '.join(BUILT_IN)}, or a metric of your own "
         f"(default: {RANKED_BY})",
     )  # fmt: skip
     parser.add_argument(
         "--filter", action="append", default=[], metavar="KEY=VALUE",
-        help="only runs with that setting, such as model=lstm, decoding=beam* or "
-        "model.dropout=0.5; several must all hold",
+        help="only runs with that setting, for example model=lstm, decoding=beam* or "
+        "model.dropout=0.5; if given several times, all must hold",
     )  # fmt: skip
-    parser.add_argument("--seeds", action="store_true", help="list each seed's run by itself")
+    parser.add_argument("--seeds", action="store_true", help="list the run of each seed separately")
     parser.add_argument(
         "--language", action="store_true",
-        help="show, too, how varied, long and new the captions are",
+        help="also show the diversity, length and novelty of the captions",
     )  # fmt: skip
     parser.add_argument(
         "--choose-on-test", action="store_true",
-        help="choose the best run, which the others are compared with, by its test scores and not "
-        "by its dev scores; its test scores are then too high",
+        help="choose the best run, with which the others are compared, by its test scores instead "
+        "of its dev scores; its test scores are then biased upwards",
     )  # fmt: skip
     parser.add_argument("--best-by", help=argparse.SUPPRESS)  # its former name
     parser.add_argument(
-        "--against", metavar="NAME|FOLDER", help="compare with that run, not with the best"
+        "--against", metavar="NAME|FOLDER", help="compare with that run instead of the best one"
     )
     parser.add_argument(
         "--published", type=Path, metavar="FILE",
-        help="show these published results, too, such as docs/results/published.yaml",
+        help="also show published results from a file, for example docs/results/published.yaml",
     )  # fmt: skip
     parser.add_argument(
         "--wandb", action="store_true",
-        help="log the table to wandb's project captioning, offline without an account",
+        help="log the table to the wandb project captioning; offline if there is no account",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write the files there (default: the first FOLDER)"
+        "--out", type=Path, metavar="DIR", help="the output folder (default: the first FOLDER)"
     )
     return parser
 
@@ -119,9 +119,9 @@ def _report(options: argparse.Namespace) -> int:
     if not entries and not failures:
         where = ", ".join(str(folder) for folder in folders)
         if chosen:
-            print(f"No run below {where} meets all of the filters.")
+            print(f"No run below {where} meets all filters.")
         else:
-            print(f"No run below {where} has a readable results.json; `python train.py` makes one.")
+            print(f"No run below {where} has a readable results.json; run `python train.py` first.")
         return status
 
     board = rank(
@@ -137,7 +137,7 @@ def _report(options: argparse.Namespace) -> int:
     )
     console = Console(highlight=False)
     if not console.is_terminal:
-        # A file or a pipe has no width that a table would have to fit into.
+        # In a file or a pipe, tables need not fit a terminal's width.
         console.width = 1000
     for table in terminal_tables(board, console.width):
         console.print(table)
@@ -166,7 +166,7 @@ def _log_to_wandb(board: Leaderboard, out: Path) -> None:
     rows = [[record.get(str(column)) for column in columns] for record in records]
     offline = False
     if "WANDB_MODE" not in os.environ:
-        from captioning.training.loggers import wandb_account  # which takes seconds to import
+        from captioning.training.loggers import wandb_account  # imported late: takes seconds
 
         offline = not wandb_account()
     with wandb.init(

@@ -203,6 +203,14 @@ class CaptionDataModule(pl.LightningDataModule):
         """Move the images only: decoders expect the captions in the CPU's memory."""
         return batch._replace(images=batch.images.to(device, non_blocking=True))
 
+    def state_dict(self) -> dict[str, int]:
+        """The seed of the order, for the checkpoint of a run, unless it is a setting."""
+        return {"seed": self._fit_seed} if self.seed is None and self._fit_seed is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on in the order of the run that a checkpoint is of, whatever torch's seed is now."""
+        self._fit_seed = state_dict["seed"]
+
     # The steps of `setup`
 
     def read_text(self) -> None:

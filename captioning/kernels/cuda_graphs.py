@@ -70,6 +70,10 @@ class LossGraphs:
         # What copies and pickles are made of.
         return LossGraphs, (self._step.objective, self._step.decoder)
 
+    def are_of(self, objective: nn.Module, decoder: nn.Module) -> bool:
+        """Whether it is these two modules whose losses are computed here."""
+        return self._step.objective is objective and self._step.decoder is decoder
+
     def __len__(self) -> int:
         """The number of graphs."""
         return len(self._graphs)

@@ -1,4 +1,4 @@
-"""Filters of runs by their settings, such as ``model=lstm`` or ``decoding=beam*``."""
+"""Filters that select runs by their settings, for example ``model=lstm`` or ``decoding=beam*``."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from captioning.reporting.configurations import flat
 from captioning.reporting.results import Results
 from captioning.support.errors import CaptioningError
 
-# The number of values that an error message lists.
-_SHOWN = 8
+# The largest number of values that an error message lists.
+_MAX_LISTED = 8
 
 _FIELDS: dict[str, Callable[[Results], list[str]]] = {
     "name": lambda results: [results.name],
@@ -42,18 +42,18 @@ class Filter:
         """Parse ``key=value``.
 
         Raises:
-            CaptioningError: the text has another form.
+            CaptioningError: the text is not of the form ``key=value``.
         """
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise CaptioningError(f"--filter {text}: write key=value, such as model=attn_lstm")
+            raise CaptioningError(f"--filter {text}: write key=value, for example model=attn_lstm")
         return cls(key, value)
 
     def __call__(self, results: Results) -> bool:
-        """Whether a run meets the condition; a run without the key does not."""
-        return any(self._is(text) for text in _texts(results, self.key))
+        """Whether a run meets the condition. A run without the key does not."""
+        return any(self._matches(text) for text in _texts(results, self.key))
 
-    def _is(self, text: str) -> bool:
+    def _matches(self, text: str) -> bool:
         try:
             return float(text) == float(self.value)
         except ValueError:
@@ -67,8 +67,8 @@ def choose(runs: Sequence[Results], filters: Sequence[Filter]) -> list[bool]:
         CaptioningError: no run has one of the keys, or no run has the value.
     """
     for each in filters:
-        there = dict.fromkeys(text for results in runs for text in _texts(results, each.key))
-        if runs and not there:
+        present = dict.fromkeys(text for results in runs for text in _texts(results, each.key))
+        if runs and not present:
             known = {key for results in runs for key in dict(flat(results.settings))} | set(_FIELDS)
             near = get_close_matches(each.key, sorted(known), n=3, cutoff=0.5) or sorted(_FIELDS)
             raise CaptioningError(
@@ -76,16 +76,16 @@ def choose(runs: Sequence[Results], filters: Sequence[Filter]) -> list[bool]:
                 f"there is {', '.join(near)}"
             )
         if runs and not any(each(results) for results in runs):
-            more = f", and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+            more = f", and {len(present) - _MAX_LISTED} more" if len(present) > _MAX_LISTED else ""
             raise CaptioningError(
                 f"--filter {each.key}={each.value}: no run has that value; there is "
-                f"{', '.join(list(there)[:_SHOWN])}{more}"
+                f"{', '.join(list(present)[:_MAX_LISTED])}{more}"
             )
     return [all(each(results) for each in filters) for results in runs]
 
 
 def _texts(results: Results, key: str) -> list[str]:
-    """The values of a run for the key; empty if the run has no such key."""
+    """The values of a run for a key; empty if the run has no such key."""
     if key in _FIELDS:
         return _FIELDS[key](results)
     settings = dict(flat(results.settings))

@@ -1,4 +1,4 @@
-"""Render the templates of ``pages/`` to self-contained pages with their styles and scripts."""
+"""Render the templates in ``pages/`` to self-contained HTML pages."""
 
 import base64
 import hashlib
@@ -19,15 +19,15 @@ def render_page(
     filters: Mapping[str, Callable[..., Any]] | None = None,
     **content: object,
 ) -> str:
-    """Render a page that extends ``base.html.jinja``; what comes from ``content`` is escaped.
+    """Render a page that extends ``base.html.jinja``. The values of ``content`` are escaped.
 
-    The page's content security policy allows no other styles and scripts.
+    Styles and scripts are embedded; the page's content security policy allows no others.
 
     Args:
-        template: its file in ``pages/``.
-        styles: style sheets there, in their order.
-        scripts: JavaScript files there, in their order.
-        filters: further filters of the template.
+        template: the template's file name in ``pages/``.
+        styles: file names of style sheets in ``pages/``, in order.
+        scripts: file names of JavaScript files in ``pages/``, in order.
+        filters: additional filters of the template.
         content: the variables of the template.
     """
     environment = Environment(

@@ -1,7 +1,7 @@
 """HTML pages: the ``report.html`` of a run, and the page of a leaderboard.
 
 A page is a single file with embedded thumbnails and attention maps. Its content security policy
-forbids all network connections, and all content from data is escaped.
+forbids all network connections, and all text from data is escaped.
 """
 
 import logging
@@ -21,11 +21,11 @@ from captioning.reporting.gallery import (
     compare,
     data_block,
     difference_of,
+    evenly_spaced_subset,
     has_attention,
     make_gallery,
     read_report_data,
     score_of,
-    spread,
 )
 from captioning.reporting.notes import endings, notes
 from captioning.reporting.ranking import RANKED_BY, Leaderboard, Ranking, Row
@@ -38,11 +38,11 @@ from captioning.support.files import atomic_write_text
 log = logging.getLogger(__name__)
 
 REPORT: Final = "report.html"
-MOST_IMAGES: Final = 1500
+MAX_REPORT_IMAGES: Final = 1500
 """The largest number of images in the gallery of a report."""
-MOST_COMPARED: Final = 200
+MAX_COMPARED_IMAGES: Final = 200
 """The largest number of images in a gallery of a leaderboard."""
-GALLERY_BYTES: Final = 20_000_000
+MAX_GALLERY_BYTES: Final = 20_000_000
 """The largest total size of the galleries of a leaderboard."""
 
 
@@ -56,15 +56,15 @@ def write_report(
 ) -> Path:
     """Write ``report.html`` from a run's ``results.json``, its learning curves and a gallery.
 
-    A photograph that cannot be read is named in the log and has a placeholder in the page.
+    A photograph that cannot be read is logged and has a placeholder in the page.
 
     Args:
-        folder: the run's own, with ``results.json``.
-        split: which one the gallery shows.
-        gallery: the images, in the order of the data set. If there are more than MOST_IMAGES, a
-            selection is shown that is evenly spread from the best CIDEr to the worst.
-        training: the folder in which the model was trained; None: this one. Its
-            ``logs/metrics.csv``, where there is one, has the learning curves.
+        folder: the folder of the run, with ``results.json``.
+        split: the split that the gallery shows.
+        gallery: the images, in the order of the data set. If there are more than
+            MAX_REPORT_IMAGES, a selection is shown, evenly spaced in the ranking by CIDEr.
+        training: the folder in which the model was trained; None stands for ``folder``. The
+            learning curves are read from its ``logs/metrics.csv``, if that exists.
         progress: whether to show a progress bar.
 
     Returns:
@@ -77,7 +77,7 @@ def write_report(
     results = read_results(folder / "results.json")
     metrics_file = (training or folder) / "logs" / "metrics.csv"
     quantities = read_curves(metrics_file) if metrics_file.is_file() else {}
-    chosen = spread(gallery, MOST_IMAGES, score_of)
+    chosen = evenly_spaced_subset(gallery, MAX_REPORT_IMAGES, score_of)
     resize = results.encoder.resize if results.encoder else "squash"
     data = make_gallery(split, results.name, chosen, resize=resize, progress=progress)
     note = f"{len(chosen):,} images of the {split} split"
@@ -101,21 +101,21 @@ def write_report(
 
 
 def write_leaderboard_page(path: Path, board: Leaderboard) -> Path:
-    """Write a whole leaderboard as a page: tables to sort, learning curves, runs side by side.
+    """Write a leaderboard as a page with sortable tables, learning curves and a common gallery.
 
     Photographs and attention are read from the runs' ``report.html`` files, if these exist and show
-    the leaderboard's split. The names of runs are links to these reports.
+    the leaderboard's split. The names of runs link to these reports.
 
     Raises:
         OSError: the page cannot be written.
     """
-    most_bytes = GALLERY_BYTES // max(1, len(board.rankings))
+    max_bytes = MAX_GALLERY_BYTES // max(1, len(board.rankings))
     page = _render(
         "leaderboard.html.jinja",
         ("attention.js", "gallery.js", "table.js"),
         board=board,
         rankings=[
-            _ranking_part(ranking, board, path.parent, most_bytes) for ranking in board.rankings
+            _ranking_part(ranking, board, path.parent, max_bytes) for ranking in board.rankings
         ],
         notes=notes(board),
         endings=endings(board),
@@ -125,7 +125,7 @@ def write_leaderboard_page(path: Path, board: Leaderboard) -> Path:
 
 
 class _ScoreTable(NamedTuple):
-    """A row for each measure and a column for each split, which is narrow enough for a phone."""
+    """A table with a row for each measure and a column for each split, to fit on a phone."""
 
     title: str
     splits: list[str]
@@ -184,7 +184,7 @@ def _hundredfold(curve: Curve) -> Curve:
 
 
 class _RankingPart(NamedTuple):
-    """The content of one ranking on a page; ``links`` are the reports of its rows."""
+    """The content of one ranking on a page. ``links`` holds the report of each row, or None."""
 
     title: str
     table: RankingTable
@@ -196,14 +196,14 @@ class _RankingPart(NamedTuple):
 
 
 def _ranking_part(
-    ranking: Ranking, board: Leaderboard, folder: Path, most_bytes: int
+    ranking: Ranking, board: Leaderboard, folder: Path, max_bytes: int
 ) -> _RankingPart:
     learning: dict[str, Curve] = {}
     galleries: dict[str, GalleryData] = {}
     entries = ranking.entries
     for name, entry in zip(ranking.run_labels(), entries, strict=True):
         report = entry.path.parent / REPORT
-        # A damaged file of one run does not prevent the page of the others.
+        # A damaged file of one run must not prevent the page of the others.
         try:
             if (metrics_file := report.parent / "logs" / "metrics.csv").is_file():
                 learning[name] = _hundredfold(read_curves(metrics_file).get(f"dev/{RANKED_BY}", {}))
@@ -212,8 +212,8 @@ def _ranking_part(
                 if data["split"] == ranking.ground.split:
                     galleries[name] = data
         except CaptioningError as error:
-            log.warning("Left out of the leaderboard's page: %s", error)
-    gallery, note = _comparison(galleries, most_bytes)
+            log.warning("A run is left out of the leaderboard's page: %s", error)
+    gallery, note = _comparison(galleries, max_bytes)
     return _RankingPart(
         str(ranking.ground),
         ranking_table(ranking, board.metric, board.lower_is_better),
@@ -231,9 +231,9 @@ def _first_report(row: Row, folder: Path) -> str | None:
 
 
 def _comparison(
-    galleries: Mapping[str, GalleryData], most_bytes: int
+    galleries: Mapping[str, GalleryData], max_bytes: int
 ) -> tuple[GalleryData | None, str]:
-    """The gallery of several runs within a number of bytes, and the note above it."""
+    """The common gallery of several runs, of at most ``max_bytes``, and the note above it."""
     if not galleries:
         return None, ""
     gallery = compare(list(galleries.values()), list(galleries))
@@ -241,7 +241,8 @@ def _comparison(
     if not images:
         return None, ""
     each = len(data_block(gallery)) / len(images)
-    gallery["images"] = spread(images, min(MOST_COMPARED, int(most_bytes / each)), difference_of)
+    limit = min(MAX_COMPARED_IMAGES, int(max_bytes / each))
+    gallery["images"] = evenly_spaced_subset(images, limit, difference_of)
     if len(gallery["images"]) == len(images):
         return gallery, f"{len(images):,} images, which the reports of these runs share."
     note = f"{len(gallery['images']):,} of the {len(images):,} images that the reports of these "
@@ -249,7 +250,7 @@ def _comparison(
 
 
 def _relative(path: Path, folder: Path) -> str:
-    # The dot keeps a colon in a folder's name from being read as a protocol's.
+    # Without the leading dot, a colon in a folder's name would be read as the end of a URL scheme.
     return "./" + quote(Path(os.path.relpath(path, folder)).as_posix())
 
 

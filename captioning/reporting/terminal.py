@@ -1,4 +1,4 @@
-"""The results that a run prints at its end."""
+"""The tables that a run prints at its end."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def show_results(results: Results, folder: Path) -> None:
-    """Print the scores, the measures of objects and language, the arithmetic, and the files."""
+    """Print the scores and the object and language measures; log the arithmetic and the folder."""
     console = Console()
     console.print(score_table(results.scores))
-    # In a table of their own, because one of all would be wider than a terminal.
+    # In a separate table, because a common one would be wider than a terminal.
     names = (name for row in results.scores.values() for name in row)
     if extra := ordered_scores(names)[len(STANDARD_SCORES) :]:
         console.print(score_table(results.scores, extra))
@@ -38,11 +38,11 @@ def show_results(results: Results, folder: Path) -> None:
 def score_table(
     scores: Mapping[str, Mapping[str, float]], metrics: Sequence[str] = STANDARD_SCORES
 ) -> Table:
-    """A run's scores times 100 for the terminal: one row for each split.
+    """A table of a run's scores, times 100, with a row for each split.
 
     Args:
         scores: ``{split: {score: value}}`` on the metrics' own scale.
-        metrics: the columns.
+        metrics: the metrics of the columns.
     """
     table = Table("split", box=box.SIMPLE_HEAD)
     for metric in metrics:
@@ -53,10 +53,10 @@ def score_table(
 
 
 def language_table(language: Mapping[str, Language]) -> Table:
-    """The statistics of the words of a run's captions, for the terminal.
+    """A table of the language statistics of a run's captions, with a column for each split.
 
     Args:
-        language: by split.
+        language: the statistics by split.
     """
     table = Table("language", box=box.SIMPLE_HEAD)
     for split in language:
@@ -68,10 +68,10 @@ def language_table(language: Mapping[str, Language]) -> Table:
 
 
 def object_table(objects: Mapping[str, Objects]) -> Table:
-    """How captions and attention agree with known objects, in percent, for the terminal.
+    """A table of how well captions and attention match known objects, in percent.
 
     Args:
-        objects: by split.
+        objects: the measures by split.
     """
     table = Table("objects", box=box.SIMPLE_HEAD)
     for label in OBJECT_MEASURES:

@@ -1,4 +1,4 @@
-"""Settings that were renamed, so that the old name is answered with the new one."""
+"""Settings that were renamed, so that an error about an old name can give the new one."""
 
 from collections.abc import Container
 
@@ -12,15 +12,15 @@ RENAMED = {
 }
 
 VALUES = {"backend": "auto, torch or native"}
-"""The values of settings that took others under their old name."""
+"""The valid values of settings whose values changed together with their name."""
 
 
 def renamed(key: str, known: Container[str] | None = None) -> str | None:
-    """What a setting is called now, in a clause for a message; None where it was not renamed.
+    """A clause for an error message with the new name of a setting; None if it was not renamed.
 
     Args:
         key: the name that was given.
-        known: the settings that there are; None stands for all of them.
+        known: the valid settings; new names that are not among them are ignored. None allows all.
     """
     new = RENAMED.get(key) or RENAMED.get(key.partition(".")[0])
     if new is None or (known is not None and new not in known):

@@ -471,9 +471,9 @@ def test_a_photograph_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("attention", "reason"),
     [
-        (np.ones((3, 2, 2)), "a.png: the caption has 2 words, but its attention 3 maps"),
-        (np.full((2, 2, 2), np.nan), "a.png: attention is made of finite weights"),
-        (np.full((2, 2, 2), -1.0), "a.png: attention is made of finite weights"),
+        (np.ones((3, 2, 2)), "a.png: the caption has 2 words, but its attention has 3 maps"),
+        (np.full((2, 2, 2), np.nan), "a.png: attention weights must be finite"),
+        (np.full((2, 2, 2), -1.0), "a.png: attention weights must be finite"),
     ],
 )
 def test_attention_that_is_not_the_captions(
@@ -497,7 +497,7 @@ def test_each_map_is_kept_up_to_its_own_peak(tmp_path: Path) -> None:
 def test_of_too_many_images_the_best_the_worst_and_some_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "MOST_IMAGES", 3)
+    monkeypatch.setattr(report, "MAX_REPORT_IMAGES", 3)
     scores = [1.0, 5.0, 2.0, 4.0, 3.0]
     images = [
         one_image(tmp_path, str(score), scores={"CIDEr": score}, size=(8, 8)) for score in scores
@@ -733,7 +733,7 @@ def test_leaderboards_gallery_stays_within_its_bytes(
     images = read_report_data(page)["images"]
     assert len(images) == 3
     assert "3 images, which the reports of these runs share." in page.read_text()
-    monkeypatch.setattr(report, "GALLERY_BYTES", int(2.5 * len(json.dumps(images)) / 3))
+    monkeypatch.setattr(report, "MAX_GALLERY_BYTES", int(2.5 * len(json.dumps(images)) / 3))
     assert main([str(tmp_path)]) == 0
     assert {image["id"] for image in read_report_data(page)["images"]} == {"far", "near"}
     assert "2 of the 3 images that the reports of these runs share" in page.read_text()

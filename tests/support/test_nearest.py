@@ -1,4 +1,4 @@
-"""What a mistyped name is answered with."""
+"""Suggestions for mistyped names."""
 
 import pytest
 
@@ -45,5 +45,5 @@ def test_an_old_name_is_answered_with_the_new_one() -> None:
         "this setting is now called scheduler.warmup"
     )
     assert renamed("schedule.other") == "this setting is now called scheduler"
-    assert renamed("compile", ["device"]) is None  # a script that never had it
+    assert renamed("compile", ["device"]) is None  # this script never had that setting
     assert renamed("seed") is None

@@ -1,6 +1,5 @@
 """Real, tiny runs for the tests of callbacks and of training."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,38 +8,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from PIL import Image
 from pytorch_lightning.loggers import Logger
 
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
-
-COLOURS = ("red", "green", "blue", "white", "black", "yellow")
-
-
-@pytest.fixture(scope="session")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of 15 drawn pictures, every third one of them of the dev split."""
-    root = tmp_path_factory.mktemp("data")
-    (root / "images").mkdir()
-    entries = []
-    for number in range(15):
-        colour = COLOURS[number % len(COLOURS)]
-        picture = Image.new("RGB", (60, 40), colour)
-        picture.paste("grey", (number, number, number + 20, number + 15))
-        picture.save(root / "images" / f"{number:02}.png")
-        captions = [f"a {colour} picture", f"a grey box on {colour}", f"{colour} and a box"]
-        entries.append(
-            {
-                "filename": f"{number:02}.png",
-                "split": "val" if number % 3 == 1 else "train",
-                "sentences": [{"raw": caption} for caption in captions],
-            }
-        )
-    entries[0]["split"] = "test"
-    content = {"dataset": "flickr8k", "images": entries}
-    (root / "dataset_flickr8k.json").write_text(json.dumps(content))
-    return root
 
 
 @dataclass
@@ -53,6 +24,11 @@ class Fitted:
 
 
 Fit = Callable[..., Fitted]
+
+
+@pytest.fixture(scope="session")
+def root(drawn_pictures: Path) -> Path:
+    return drawn_pictures
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A sweep compares dev scores, and a search maximises them; test scores have no part in it."""
+"""Sweeps and searches use dev scores only, never test scores."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from captioning.metrics.registry import STANDARD_SCORES
 from captioning.reporting.results import Data, Results, versions, write_results
-from captioning.sweeps.jobs import objective
+from captioning.sweeps.jobs import optimized_score
 from captioning.sweeps.summary import summarise, swept_runs
 
 
@@ -37,7 +37,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_the_objective_is_the_dev_cider(sweep: Path) -> None:
-    assert objective(sweep / "model.dropout=0.3") == 0.6
+    assert optimized_score(sweep / "model.dropout=0.3") == 0.6
     assert [run.score for run in swept_runs(sweep)] == [0.6, 0.5]
 
 
