@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 import torch
 import yaml
 
+from captioning import testing
 from captioning.apps import leaderboard
 from captioning.captioner import Captioner
 from captioning.data import scenes
@@ -117,6 +119,19 @@ def test_the_readme_names_every_file_and_config_and_links_lead_somewhere() -> No
     for path in EXAMPLES.glob("*.py"):  # each says the command that the README has
         for line in re.findall("^python train.*", path.read_text(), re.M):
             assert line in README
+
+
+def test_the_walk_in_contributing_is_the_example() -> None:
+    walk = (ROOT / "CONTRIBUTING.md").read_text()
+    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", walk, re.DOTALL))
+    config = yaml.safe_load((EXAMPLES / "conf/model/learned_temperature.yaml").read_text())
+    assert yaml.safe_load(textwrap.dedent(blocks["yaml"])) == config
+    source = (EXAMPLES / "learned_temperature.py").read_text()
+    written = [line.strip() for line in blocks["python"].splitlines()]
+    code = [line for line in written if line and not line.startswith("def ")]
+    assert [line for line in code if line not in source] == []
+    for check in set(re.findall(r"check_\w+", walk)):
+        assert callable(getattr(testing, check))
 
 
 # An attention
