@@ -1,15 +1,16 @@
 """A check of objectives."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captioning.data.batch import Batch
 from captioning.kernels.backend import Backend, use_backend
 from captioning.models.decoders.attn_lstm import AttentionLSTM
-from captioning.models.decoders.base import Decoder
+from captioning.models.decoders.base import Decoder, TeacherForced
 from captioning.objectives import Objective
 from captioning.support.special_tokens import PAD
 from captioning.testing.comparison import (
@@ -88,6 +89,30 @@ def _check_padding(objective: Objective, decoder: Decoder, batch: Batch) -> None
     more = _losses(copy.deepcopy(objective), decoder, batch._replace(tokens=padded))
     for part, value in plain.items():
         assert_close(more[part], value, f"{_name(objective)}: {part} with more padding and without")
+    copied = copy.deepcopy(decoder)
+    copied.register_forward_hook(_with_rows_of_padding)
+    for part, value in _losses(copy.deepcopy(objective), copied, batch).items():
+        assert_close(
+            value,
+            plain[part],
+            f"{_name(objective)}: {part} with rows whose target is padding, as a decoder may return, "
+            "and without",
+        )
+
+
+def _with_rows_of_padding(
+    decoder: nn.Module, arguments: object, output: TeacherForced
+) -> TeacherForced:
+    """What a decoder returns that computes a word for captions that have ended, too."""
+    flat = output.positions.new_zeros(output.lengths.numel() * output.max_length)
+    flat[output.positions] = 1
+    ended = (flat == 0).nonzero().flatten()  # where no target stands
+    return replace(
+        output,
+        logits=torch.cat([output.logits, output.logits[:1].expand(len(ended), -1)]),
+        targets=torch.cat([output.targets, torch.full_like(ended, PAD)]),
+        positions=torch.cat([output.positions, ended]),
+    )
 
 
 def _check_backends(objective: Objective, decoder: Decoder, batch: Batch) -> None:

@@ -305,6 +305,12 @@ class CountsPadding(Plain):
         return {"loss": -output.token_log_probs().mean()}
 
 
+class CountsRows(Plain):
+    def forward(self, decoder: Decoder, batch: Batch) -> dict[str, Tensor]:
+        output = decoder(batch.grid, batch.tokens)
+        return {"loss": cross_entropy(output.logits, output.targets) * len(output.targets)}
+
+
 class NotANumber(Plain):
     def forward(self, decoder: Decoder, batch: Batch) -> dict[str, Tensor]:
         return {"loss": super().forward(decoder, batch)["loss"] * torch.nan}
@@ -332,6 +338,7 @@ class WrongLossGradient(Plain):
         (NoLoss, 'NoLoss returns cross_entropy, and no "loss"'),
         (Vector, "Vector: words must be a tensor of no dimensions"),
         (CountsPadding, "CountsPadding: loss with more padding and without"),
+        (CountsRows, "CountsRows: loss with rows whose target is padding"),
         (NotANumber, "NotANumber: loss is nan"),
         (Constant, "Constant: the loss does not depend on any parameter"),
         (Useless, "Useless: the loss gives objective.scale no gradient"),
