@@ -32,8 +32,8 @@ from captioning.data.dataset import CaptionDataset
 from captioning.data.features import store as stores
 from captioning.data.sampler import LengthGroupedSampler
 from captioning.models.encoders.vgg16 import VGG16
+from captioning.trainer import make_trainer, quieten
 from captioning.training.callbacks.ema import EMA
-from captioning.training.trainer import make_trainer, quieten
 
 EPOCH = 6000  # images of Flickr8k's training split
 STEPS = 25  # of the reference, which stand for its epoch

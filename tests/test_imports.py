@@ -23,7 +23,12 @@ ALLOWED = {
     "metrics": ("support", "data.images"),
     # An objective may generate captions, and score them.
     "objectives": ("support", OPS, DECODER, "decoding", "metrics"),
-}
+    # Training scores its splits by evaluation, which therefore knows nothing of training.
+    "evaluation": (
+        "support", "kernels.backend", "data", "decoding", "metrics", "reporting", "captioner",
+        "trainer",
+    ),
+}  # fmt: skip
 """The rooms that know nothing of experiments, and what of the package each may import, besides
 itself."""
 
@@ -32,7 +37,7 @@ FOR_TYPES_ALONE = {"objectives": ("data.batch", "data.datamodule")}
 
 LIBRARIES = {
     "hydra": (), "omegaconf": (), "wandb": (), "flask": (), "matplotlib": (), "jinja2": (),
-    "pytorch_lightning": ("data/datamodule.py",),
+    "pytorch_lightning": ("data/datamodule.py", "evaluation/"),
     "torchvision": (
         "data/", "models/encoders/", "support/weights.py", "metrics/clip_embeddings.py",
     ),

@@ -26,7 +26,7 @@ from captioning.support.build import build
 from captioning.support.memory import keep_freed_memory
 from captioning.support.progress import Clock
 from captioning.support.special_tokens import SPECIAL_WORDS, UNK
-from captioning.training.trainer import evaluation_trainer, quieten
+from captioning.trainer import evaluation_trainer, quieten
 
 
 def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str, dict[str, float]]:
@@ -95,7 +95,7 @@ def score_split(
     Writes ``captions_<split>.json`` and ``statistics_<split>.json``.
 
     Args:
-        tester: decodes on one device; see :func:`captioning.training.trainer.evaluation_trainer`.
+        tester: decodes on one device; see :func:`captioning.trainer.evaluation_trainer`.
         captioner: the model.
         data: the data set, whose features are open for the split.
         split: ``train``, ``dev`` or ``test``.

@@ -31,10 +31,10 @@ from captioning.support.build import build, only_groups, own, validated
 from captioning.support.errors import CaptioningError
 from captioning.support.memory import keep_freed_memory
 from captioning.support.progress import Clock
+from captioning.trainer import evaluation_trainer, make_trainer, quieten
 from captioning.training.callbacks import make_callbacks, scored_checkpoint
 from captioning.training.loggers import closing_wandb, log_final_scores, log_settings, make_loggers
 from captioning.training.resume import check_resumable
-from captioning.training.trainer import evaluation_trainer, make_trainer, quieten
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 
+from captioning import trainer as trainers
 from captioning.support.errors import CaptioningError
-from captioning.training import trainer as trainers
-from captioning.training.trainer import evaluation_trainer, make_trainer, resolve_precision
+from captioning.trainer import evaluation_trainer, make_trainer, resolve_precision
 
 SPEC = {"_target_": "pytorch_lightning.Trainer", "accelerator": "cpu", "precision": "32-true"}
 
