@@ -39,7 +39,7 @@ class LearnedTemperature(AdditiveAttention):
     def scores(
         self, query: Float[Tensor, "images captions units"], memory: Memory
     ) -> Float[Tensor, "images captions locations"]:
-        """E / T: all that has to be said. The base class makes weights and context of it."""
+        """The scores e / T. That is all: the base class makes weights and context of them."""
         return super().scores(query, memory) / self.log_temperature.exp()
 
     def forward(

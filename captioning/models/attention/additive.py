@@ -29,7 +29,7 @@ class AdditiveAttention(Attention):
     def scores(
         self, query: Float[Tensor, "images captions units"], memory: Memory
     ) -> Float[Tensor, "images captions locations"]:
-        """V . tanh(W_a a_i + W_h h)."""
+        """The scores v . tanh(W_a a_i + W_h h)."""
         keys = memory["keys"].keys
         scores: Tensor = (keys[:, None] + query[:, :, None]).tanh() @ self.score
         return scores
