@@ -95,8 +95,8 @@ def _check_padding(objective: Objective, decoder: Decoder, batch: Batch) -> None
         assert_close(
             value,
             plain[part],
-            f"{_name(objective)}: {part} with rows whose target is padding, as a decoder may return, "
-            "and without",
+            f"{_name(objective)}: {part} with rows whose target is padding, as decoders may "
+            "return, and without",
         )
 
 
