@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from captioning.reporting.results import WHERE_DATA_LIES, Results
+from captioning.support.renamed import RENAMED
 
 ARITHMETIC: Final = ("precision", "device", "backend", "threads")
 """The parts of a run's arithmetic, see `captioning.reporting.arithmetic.Arithmetic`."""
@@ -24,10 +25,26 @@ _NEVER = {
     "split", "extra_metrics", "clip_weights", "spice_files", "spice_memory", "backend", "compile",
     "trainer.accelerator", "trainer.precision", "trainer.default_root_dir",
     "trainer.log_every_n_steps", "data.eval_batch_size", "callbacks.attention_images",
+    "optimizer.fused",
     "callbacks.epoch_log", *(f"data.{key}" for key in WHERE_DATA_LIES),
 }  # fmt: skip
 _PATH_KEYS = {"root", "path", "dirpath", "filename", "save_dir", "folder"}
 _PATH_STARTS = ("/", "./", "../", "~")
+
+# What training did in version 0.1 (files of schema 1) without a setting that said so.
+_IMPLIED_BY_SCHEMA_1 = {
+    "objective": "CrossEntropy",
+    "scheduler": "WarmupCosine",
+    "callbacks.ema": "EMA",
+    "callbacks.best_checkpoint": "ModelCheckpoint",
+    "callbacks.best_checkpoint.monitor": "dev/CIDEr",
+    "callbacks.best_checkpoint.mode": "max",
+    "callbacks.last_checkpoint": "ModelCheckpoint",
+    "callbacks.last_checkpoint.save_on_train_epoch_end": "true",
+    "callbacks.early_stopping": "ResumableEarlyStopping",
+    "callbacks.early_stopping.monitor": "dev/CIDEr",
+    "callbacks.early_stopping.mode": "max",
+}
 
 # Tables have columns of their own for these groups, which name the class.
 _SHOWN_CLASSES = ("model", "decoding")
@@ -50,7 +67,7 @@ def configuration(results: Results) -> dict[str, str]:
     name that it has itself.
     """
     found: dict[str, str] = {}
-    for key, value in flat(results.settings):
+    for key, value in flat(_in_new_names(results)):
         group, _, last = key.rpartition(".")
         parents = {key[: place or None] for place in (*_dots(key), 0)}
         if value in ("null", "false", "{}") or parents & _NEVER or last in _PATH_KEYS:
@@ -65,6 +82,20 @@ def configuration(results: Results) -> dict[str, str]:
             if key in found and found[key] in name:
                 del found[key]
     return found
+
+
+def _in_new_names(results: Results) -> dict[str, Any]:
+    """The settings of a run, those of schema 1 under the names that they have now."""
+    settings = dict(results.settings)
+    if results.schema_version > 1 or "model" not in settings:
+        return settings
+    named = {RENAMED.get(key, key): value for key, value in flat(settings)}
+    named |= {key: value for key, value in _IMPLIED_BY_SCHEMA_1.items() if key not in named}
+    if named.get("callbacks.ema.decay") == "0":  # it was off
+        named = {key: value for key, value in named.items() if not key.startswith("callbacks.ema")}
+    if "model.attention_dim" in named:
+        named.setdefault("model.attention", "additive")
+    return named
 
 
 def _dots(key: str) -> list[int]:
