@@ -229,9 +229,18 @@ def test_any_photographs_get_the_captions_that_an_evaluation_gives_them(
 def test_a_checkpoint_loads_from_its_file_alone(trained: Path, tmp_path: Path) -> None:
     moved = shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "elsewhere.ckpt")
     captioner = Captioner.load_from_checkpoint(moved)
-    hypotheses = captioner.generate(torch.randn(2, 3, 32, 32), Beam(), attention=True)
-    assert len(hypotheses) == 2
-    assert hypotheses[0][0].attention is not None
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    hypotheses = captioner.generate(images, Beam(), attention=True)
+    assert [len(of_image) for of_image in hypotheses] == [5, 5]
+    for of_image in hypotheses:
+        assert len({tuple(each.tokens) for each in of_image}) == 5
+        for each in of_image:
+            assert captioner.vocabulary.decode(each.tokens)
+            assert each.attention is not None
+            assert each.attention.shape[1] == 4
+            torch.testing.assert_close(each.attention.sum(1), torch.ones(len(each.attention)))
+    saved = torch.load(moved, weights_only=True)["state_dict"]  # the average of the weights
+    assert all(torch.equal(value, saved[name]) for name, value in captioner.state_dict().items())
     assert captioner.encoder.weights_source.startswith("random")
 
 

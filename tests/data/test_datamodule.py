@@ -267,7 +267,7 @@ def test_the_defaults_of_the_class_and_of_the_configuration_are_the_same() -> No
     assert parameters["cleaner"].default is None  # which means Cleaner()
     assert CaptionDataModule().cleaner == Cleaner()
     assert base == {key: parameters[key].default for key in base}
-    assert base.keys() == parameters.keys() - {"cleaner", "seed", "vocabulary"}
+    assert base.keys() == parameters.keys() - {"cleaner", "seed", "vocabulary", "predict_split"}
     # The other files take over all of it but the name and the folder.
     for file in files.values():
         assert file.pop("defaults") == ["flickr8k"]
