@@ -11,7 +11,7 @@ import pytest
 
 from captioning.apps.leaderboard import main
 from captioning.reporting.configurations import configuration, differing, grouped
-from captioning.reporting.results import Results
+from captioning.reporting.results import Results, read_results
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
@@ -226,3 +226,20 @@ def test_a_leaderboard_of_200_runs_takes_seconds(tmp_path: Path) -> None:
     start = time.perf_counter()
     assert main([str(tmp_path)]) == 0
     assert time.perf_counter() - start < 15  # with the tests' checks of types
+
+
+def test_a_recipe_of_version_0_1_is_the_same_under_the_present_names() -> None:
+    """Two files of the same recipe, written before and after settings were renamed and grouped."""
+    runs = Path(__file__).parents[2] / "docs" / "results" / "flickr8k"
+    before = read_results(runs / "attn_lstm_seed0" / "results.json")
+    after = read_results(runs / "attn_lstm_seed0_again" / "results.json")
+    assert (before.schema_version, after.schema_version) == (1, 2)
+    assert {"patience", "average_decay", "schedule"} <= before.config.keys()
+    assert configuration(before) == configuration(after)
+    assert configuration(before)["callbacks.early_stopping.patience"] == "4"
+    changed = before.model_copy(update={"config": {**before.config, "patience": 7}})
+    assert {
+        key
+        for key, value in configuration(changed).items()
+        if configuration(after).get(key) != value
+    } == {"callbacks.early_stopping.patience"}
