@@ -161,5 +161,5 @@ def trained(accelerator: str, precision: str, images: int = EPOCH, epochs: int =
     return Figure(
         "the same by train.py's trainer", statistics.median(times.epochs[1:]), "s",
         note=f"on {name_of(device.type)}; epochs: {', '.join(f'{t:.2f}' for t in times.epochs)} s; "
-        f"{len(captioner._graphs)} graphs",
+        f"{len(captioner.graphs)} graphs",
     )  # fmt: skip
