@@ -179,7 +179,7 @@ def _normalisation(
     if name in (
         "googlenet",
         "inception_v3",
-    ):  # with weights, torchvision's forward converts to this
+    ):  # their own forward rescales to this
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     transform = published.transforms()
     return tuple(transform.mean), tuple(transform.std)
