@@ -9,7 +9,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from benchmarks.measure import Figure, matrix_rate, native_precision, paired
+from benchmarks.measure import Figure, matrix_rate, native_precision, time_in_turns
 from captioning.data.features.digests import try_image_digests
 from captioning.data.features.extraction import encode, extract_grids
 from captioning.models.encoders.vgg16 import VGG16
@@ -35,7 +35,7 @@ def run(rounds: int) -> list[Figure]:
 
     ours = encode(encoder, images, device, precision).float()
     cosine = torch.nn.functional.cosine_similarity(ours.flatten(1), theirs().flatten(1), dim=1)
-    mine, other, ratio = paired(
+    mine, other, ratio = time_in_turns(
         lambda: encode(encoder, images, device, precision), theirs, rounds=rounds
     )
     convolutions = 2 * sum(

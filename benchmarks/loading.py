@@ -24,9 +24,10 @@ from captioning.data.features import store as stores
 from captioning.data.features.store import FeatureStore
 from captioning.data.sampler import LengthGroupedSampler
 from captioning.models.encoders.vgg16 import VGG16
+from captioning.support.special_tokens import START
 
-COCO = 120_000  # images
-BATCHES = 300
+COCO = 120_000  # images, about as many as in COCO's training and validation sets
+BATCHES = 300  # batches that are timed
 
 
 def make_grid(encoder: VGG16) -> np.ndarray:
@@ -73,7 +74,7 @@ def run(rounds: int) -> list[Figure]:
         before = memory()
         start = time.perf_counter()
         lengths = torch.randint(11, 20, (COCO, 5), generator=generator).tolist()
-        tokens = [[[1] * length for length in of_image] for of_image in lengths]
+        tokens = [[[START] * length for length in of_image] for of_image in lengths]
         images = [CaptionedImage(str(n), Path(), "train", ()) for n in range(COCO)]
         data = CaptionDataset(images, tokens, store, encoder)
         sampler = LengthGroupedSampler(data, IMAGES, seed=0)

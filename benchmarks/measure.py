@@ -27,7 +27,7 @@ class Figure:
         unit: the unit of the number; rates end in ``/s``.
         reference: the number for the reference implementation, measured in the same run.
         ratio: how many times better than the reference, as the median over pairs of runs.
-        floor: the best number that the machine's arithmetic rate allows.
+        floor: the best value that the machine's arithmetic rate allows, in the same unit.
         note: a remark for the reader.
     """
 
@@ -62,7 +62,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def paired(
+def time_in_turns(
     ours: Callable[[], object], theirs: Callable[[], object], *, rounds: int, repeat: int = 1
 ) -> tuple[float, float, float]:
     """Time two functions in turn, so that other load on the machine affects both.
@@ -87,7 +87,7 @@ def paired(
 
 @cache
 def matrix_rate(dtype: torch.dtype, device: str = "cpu") -> float:
-    """The rate of a large matrix product on a device in FLOP/s: the best of 30."""
+    """The rate of a large matrix product on a device, in FLOP/s: the highest of 30 runs."""
     size = 2048 if device == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
 
@@ -100,7 +100,7 @@ def matrix_rate(dtype: torch.dtype, device: str = "cpu") -> float:
 
 
 @contextmanager
-def elsewhere() -> Iterator[Callable[[Callable[[], object]], object]]:
+def fresh_process() -> Iterator[Callable[[Callable[[], object]], object]]:
     """Start a new Python process. Yields a function that calls picklable functions in it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         yield lambda work: pool.submit(work).result()

@@ -21,6 +21,7 @@ from benchmarks.training import (
     multiply_adds,
 )
 from captioning.decoding import Beam
+from captioning.support.special_tokens import PAD
 
 
 class Series(NamedTuple):
@@ -44,7 +45,7 @@ def training(name: str, sizes: Sequence[int], rounds: int) -> Series:
         batch = batch_of(torch.Generator().manual_seed(0), **of_batch)
         step = Step(decoder_of(**of_model), native_precision())
         taken.append(fastest(lambda step=step, batch=batch: step(*batch), rounds))
-        tokens = int((batch[1][..., 1:] != 0).sum())
+        tokens = int((batch[1][..., 1:] != PAD).sum())
         shapes: dict[str, Any] = of_model | {"locations": values["locations"]}
         needed.append(3 * multiply_adds(tokens, images=IMAGES, **shapes))
     return Series(name, sizes, taken, needed)

@@ -12,7 +12,7 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from benchmarks.measure import Figure, paired
+from benchmarks.measure import Figure, time_in_turns
 from captioning.metrics import CaptionScorer
 from captioning.metrics.cider import CiderD
 
@@ -76,7 +76,7 @@ def run(rounds: int) -> list[Figure]:
         if coco_eval_cap(hypotheses, references) != scores:
             raise RuntimeError("the scores are not COCOEvalCap's")
 
-    mine, other, ratio = paired(ours, theirs, rounds=rounds)
+    mine, other, ratio = time_in_turns(ours, theirs, rounds=rounds)
     return [
         Figure(
             f"scoring {IMAGES:,} captions again", mine, "s", other, ratio,
@@ -92,7 +92,7 @@ def reward(references: Captions, hypotheses: Captions, rounds: int) -> Figure:
     scorer = CiderD(words)
     said = [captions[0].split() for captions in hypotheses.values()]
     images = list(hypotheses)
-    mine, other, ratio = paired(
+    mine, other, ratio = time_in_turns(
         lambda: scorer(images, said),
         lambda: Cider().compute_score(references, hypotheses),
         rounds=rounds,

@@ -14,6 +14,7 @@ from benchmarks.measure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Commands that print an answer and end.
 ANSWERS = {"--help": ["--help"], "--cfg job": ["--cfg", "job"], "a wrong key": ["model.hiden=3"]}
 
 
@@ -23,7 +24,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(rounds: int) -> list[Figure]:
-    """Time short answers, and the start of training with an existing feature store."""
+    """Time commands that only print something, and the start of training with a feature store."""
     figures = []
     for name, arguments in ANSWERS.items():
         taken = []

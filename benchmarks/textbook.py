@@ -1,10 +1,11 @@
-"""Show, Attend and Tell as tutorials write it: one caption a row, one equation a line.
+"""Show, Attend and Tell as tutorials write it: one row per caption, one line per equation.
 
-The reference that the benchmarks compare with, in speed and, in double precision, in exactness.
-It computes what :class:`captioning.models.decoders.attn_lstm.AttentionLSTM` computes with the same
-weights, the way that the best-known tutorials do: each caption brings its own copy of the grid, the
-whole grid is projected again for every word, and the vocabulary product is made word by word.
-Captions are sorted by length, so that finished ones leave the batch; that much tutorials do.
+This is the reference of the benchmarks: for speed and, in double precision, for numerical accuracy.
+With the same weights it computes what
+:class:`captioning.models.decoders.attn_lstm.AttentionLSTM` computes, in the way of the best-known
+tutorials: every caption has its own copy of the grid, the whole grid is projected again at every
+word, and the logits are computed word by word. As in the tutorials, captions are sorted by length,
+and those that have ended leave the batch.
 """
 
 from collections.abc import Callable
@@ -14,14 +15,15 @@ from torch import Tensor, nn
 
 from captioning.models.attention.additive import AdditiveAttention
 from captioning.models.decoders.attn_lstm import AttentionLSTM
-from captioning.support.special_tokens import END, START
+from captioning.support.special_tokens import END, PAD, START
 
 
 class Textbook(nn.Module):
-    """The paper's decoder with soft attention, a gate a channel and deep output.
+    """The paper's decoder with soft attention, one gate per channel, and deep output.
 
     Args:
-        decoder: whose weights it copies; with all the defaults but for the sizes.
+        decoder: the decoder whose weights are copied; all its settings except the sizes must have
+            their defaults.
     """
 
     def __init__(self, decoder: AttentionLSTM) -> None:
@@ -52,7 +54,10 @@ class Textbook(nn.Module):
     def pairs(
         self, decoder: AttentionLSTM, read: Callable[[nn.Parameter], Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
-        """What is read of each parameter here, and of the decoder's that means the same."""
+        """Pairs of ``read(parameter)``: for each parameter here, and for the decoder's equivalent.
+
+        The parts of a parameter that the decoder keeps apart are pairs of their own.
+        """
         assert isinstance(decoder.attention, AdditiveAttention)
         layers = [
             (self.initial_hidden, decoder.initial_hidden),
@@ -79,7 +84,7 @@ class Textbook(nn.Module):
         ]
 
     def gradients(self, decoder: AttentionLSTM) -> list[tuple[Tensor, Tensor]]:
-        """The gradients of the parameters here, and those of the decoder's, after backward()."""
+        """Pairs of gradients, of the parameters here and of the decoder's, after ``backward()``."""
 
         def gradient(parameter: nn.Parameter) -> Tensor:
             assert parameter.grad is not None
@@ -88,14 +93,14 @@ class Textbook(nn.Module):
         return self.pairs(decoder, gradient)
 
     def start(self, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """The state before the first word, of standardised grids (captions x locations x C)."""
+        """The state before the first word, from standardised grids (captions x locations x C)."""
         mean = grid.mean(1)
         return self.initial_hidden(mean).tanh(), self.initial_cell(mean)
 
     def word(
         self, grid: Tensor, tokens: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Read a token of each caption: the scores of the next one, and the new state."""
+        """Read one token of each caption; returns the logits of the next one and the new state."""
         embedded = self.dropout(self.embedding(tokens))
         query = self.attend_hidden(hidden)[:, None]
         scores = self.attend((self.attend_grid(grid) + query).tanh()).squeeze(2)
@@ -110,13 +115,13 @@ class Textbook(nn.Module):
 
         Args:
             grid: captions x locations x channels.
-            tokens: captions x length, 0-padded, longest caption first.
+            tokens: captions x length, padded, longest caption first.
         """
         grid = self.normalize(grid)
         hidden, cell = self.start(grid)
         logits, targets = [], []
         for t in range(tokens.shape[1] - 1):
-            left = int((tokens[:, t + 1] != 0).sum())
+            left = int((tokens[:, t + 1] != PAD).sum())
             scores, hidden, cell = self.word(
                 grid[:left], tokens[:left, t], hidden[:left], cell[:left]
             )
@@ -126,7 +131,7 @@ class Textbook(nn.Module):
 
     @torch.inference_mode()
     def beam(self, grid: Tensor, width: int, max_length: int) -> list[int]:
-        """The likeliest caption of one image (locations x channels) by beam search."""
+        """The most probable caption of one image (locations x channels) by beam search."""
         grid = self.normalize(grid)[None].expand(width, -1, -1)
         hidden, cell = self.start(grid)
         total = torch.tensor([0.0] + [-torch.inf] * (width - 1))
@@ -151,8 +156,8 @@ class Textbook(nn.Module):
 
 
 def rows(grid: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Images x captions as one caption a row, longest first, each with its copy of the grid."""
+    """Turn images x captions into one row per caption, longest first, each with its own grid."""
     captions = tokens.shape[1]
     flat = tokens.flatten(0, 1)
-    order = (flat != 0).sum(1).argsort(descending=True, stable=True)
+    order = (flat != PAD).sum(1).argsort(descending=True, stable=True)
     return grid.repeat_interleave(captions, 0)[order], flat[order]

@@ -57,7 +57,7 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
         "sample": "captioning.decoding.Sample",
     },
 }
-"""The names that may stand for a ``_target_``: those of the files in ``conf/``, by group."""
+"""Short names for ``_target_`` paths, by group; they equal the names of the files in ``conf/``."""
 
 OPTIMIZER: Final[Spec] = {
     "_target_": "torch.optim.AdamW",
@@ -68,29 +68,30 @@ OPTIMIZER: Final[Spec] = {
 """The optimiser of a captioner that is not given one, as in ``conf/optimizer/adamw.yaml``."""
 
 FORMAT: Final = 2
-"""Version of what checkpoints hold. 1 had the parameters under other names."""
+"""Version of the checkpoint format. Format 1 has other names for the parameters."""
 
 
 class Captioner(pl.LightningModule):
-    """Captions images, and learns to.
+    """The LightningModule that captions images and is trained to do so.
 
-    All arguments are plain data, so that a checkpoint holds them and loads with nothing else.
-    A frozen encoder is a constant: it is no submodule, so that weight averaging, gradient clipping
-    and several processes do not walk over it; checkpoints carry it all the same.
+    All arguments are plain data, so that a checkpoint contains them and can be loaded without any
+    other file. A frozen encoder is not registered as a submodule, so that weight averaging,
+    gradient clipping and DDP ignore it; checkpoints contain it nevertheless.
 
     Args:
         vocabulary: the words, without the special tokens.
-        encoder: a :class:`~captioning.models.encoders.base.GridEncoder`: the name of a file in
-            ``conf/encoder``, or ``_target_`` and arguments. So are the others.
+        encoder: a :class:`~captioning.models.encoders.base.GridEncoder`, given by the name of a
+            file in ``conf/encoder`` or as a mapping of ``_target_`` and arguments. The following
+            parts are given in the same way.
         model: a :class:`~captioning.models.decoders.base.Decoder`; it is given
             ``vocabulary_size`` and ``channels``.
         objective: an :class:`~captioning.objectives.Objective`.
         optimizer: a :class:`torch.optim.Optimizer`. Biases and other vectors get no weight decay.
         scheduler: a :class:`torch.optim.lr_scheduler.LRScheduler`, stepped at every batch; it is
             given ``total_steps`` if it takes them.
-        encoder_lr: learning rate of an encoder that is trainable.
-        validation: the :class:`~captioning.decoding.Decoding` of the dev split in training.
-        backend: what computes the model; see :mod:`captioning.kernels.backend`.
+        encoder_lr: learning rate of a trainable encoder.
+        validation: the :class:`~captioning.decoding.Decoding` of the dev split during training.
+        backend: which kernels compute the model; see :mod:`captioning.kernels.backend`.
     """
 
     def __init__(
@@ -121,7 +122,8 @@ class Captioner(pl.LightningModule):
         built = build(expanded["encoder"], GridEncoder, "encoder")
         self.encoder_trains = any(p.requires_grad for p in built.parameters())
         self.trainable_encoder = built if self.encoder_trains else None
-        self._frozen_encoder = [] if self.encoder_trains else [built]  # a list hides it from nn
+        # In a list, so that nn.Module does not register it as a submodule.
+        self._frozen_encoder = [] if self.encoder_trains else [built]
         self.decoder = build(
             expanded["model"],
             Decoder,
@@ -135,12 +137,12 @@ class Captioner(pl.LightningModule):
         self.scheduler_spec: dict[str, Any] = expanded["scheduler"]
         self.encoder_lr = encoder_lr
         self.backend: Backend = backend
-        with use_backend(backend):  # refuses a name that is none
+        with use_backend(backend):  # raises an error if there is no such backend
             pass
         self.decoding = self.validation
         self.caption_scores: CaptionScores | None = None
         self.dev_loss = MeanMetric()  # per token
-        self.attention_maps: dict[str, Tensor] = {}  # of the last test: words x P, by image
+        self.attention_maps: dict[str, Tensor] = {}  # of the last test, by image: words x P
         self.run: dict[str, Any] = {"name": "captioner", "seed": 0}
         self.noise_seed: int | None = None
         self._references_from: str | None = None  # a split of the data module, or "user"
@@ -165,16 +167,16 @@ class Captioner(pl.LightningModule):
         """A new captioner with the vocabulary of a data set.
 
         Args:
-            data: its captions are read, if they have not been.
-            model: the decoder, and ``settings`` its arguments; the rest as in the constructor.
-            encoder: see there.
-            objective: see there.
-            optimizer: see there.
-            scheduler: see there.
-            encoder_lr: see there.
-            validation: see there.
-            backend: see there.
-            settings: such as ``attention_dim=512, dropout=0.5``.
+            data: the data set; its captions are read unless they have been.
+            model: the decoder.
+            encoder: as in the constructor.
+            objective: as in the constructor.
+            optimizer: as in the constructor.
+            scheduler: as in the constructor.
+            encoder_lr: as in the constructor.
+            validation: as in the constructor.
+            backend: as in the constructor.
+            settings: arguments of the decoder, such as ``attention_dim=512, dropout=0.5``.
 
         Raises:
             CaptioningError: the data set cannot be read, or a setting is wrong.
@@ -210,11 +212,11 @@ class Captioner(pl.LightningModule):
         self.optimizer_spec = {**self.optimizer_spec, "lr": value}
 
     def grid(self, images: Tensor) -> Float[Tensor, "batch locations channels"]:
-        """The grid of preprocessed images (B x 3 x H x W); what is a grid already stays one."""
+        """The grid of preprocessed images (B x 3 x H x W); grids (B x P x C) are returned as is."""
         return self.encoder(images) if images.dim() == 4 else images
 
     def forward(self, images: Tensor, decoding: Decoding | None = None) -> list[list[Hypothesis]]:
-        """What :meth:`generate` returns, attention weights included."""
+        """Caption images with :meth:`generate`, attention weights included."""
         return self.generate(images, decoding)
 
     def generate(
@@ -224,7 +226,7 @@ class Captioner(pl.LightningModule):
 
         Args:
             images: preprocessed (B x 3 x H x W), or grids (B x P x C), on the module's device.
-            decoding: how; None is ``validation``.
+            decoding: how captions are decoded; None uses ``validation``.
             attention: whether each hypothesis gets its attention weights.
 
         Returns:
@@ -237,9 +239,9 @@ class Captioner(pl.LightningModule):
     # Training
 
     def setup(self, stage: str) -> None:
-        """Begin a run of the trainer; what a checkpoint holds is restored after this."""
+        """Begin a run of the trainer; Lightning restores a checkpoint after this hook."""
         if self._references_from != "user":
-            self._references_from = None  # the data may be another data module's
+            self._references_from = None  # the data module may be another one than before
         if stage == "fit":
             self.noise_seed = None
             data = getattr(self.trainer, "datamodule", None)
@@ -249,19 +251,19 @@ class Captioner(pl.LightningModule):
     def on_fit_start(self) -> None:
         check_backend(self.backend, self.device.type)
         if self.noise_seed is None:  # else the run is resumed
-            self.noise_seed = torch.initial_seed()  # that of `seed_everything`
-        self._losses = LossMonitor()  # without those of a run that was broken off
+            self.noise_seed = torch.initial_seed()  # the seed of `seed_everything`
+        self._losses = LossMonitor()  # an interrupted run may have left losses in the old one
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on the seed, the epoch and the process alone, so that a resumed run
-        # continues exactly. Here and not in `on_train_epoch_start`, which Lightning does not call
-        # for the epoch that a run is resumed in.
+        # continues exactly. The seed is set here and not in `on_train_epoch_start`, which Lightning
+        # does not call for the first epoch of a resumed run.
         if batch_idx == 0:
             text = f"{self.noise_seed} {self.current_epoch} {self.global_rank}"
             torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of the true captions, each word given the true words before it."""
+        """The loss of the reference captions with teacher forcing."""
         parts = self.losses(batch._replace(images=self.grid(batch.images)))
         self._losses.add(self.global_step, parts["loss"])
         if self.trainer.is_last_batch:
@@ -272,9 +274,9 @@ class Captioner(pl.LightningModule):
                 on_step=False,
                 on_epoch=True,
                 sync_dist=several,
-                batch_size=1,  # a mean over steps, which count alike
+                batch_size=1,  # the mean over steps, which all have the same weight
             )
-        # Not at every step: Lightning takes a millisecond to log, and nothing would be written.
+        # Logging takes Lightning a millisecond, so that steps which no logger writes are skipped.
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:
             for name, value in parts.items():
@@ -282,21 +284,22 @@ class Captioner(pl.LightningModule):
         return parts["loss"]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The ``loss`` of a batch of grids, and its parts; on a GPU by a CUDA graph, if it can be.
+        """The ``loss`` of a batch of grids and its parts, by a CUDA graph where that is possible.
 
-        Under ``16-mixed`` it cannot: the loss has to be scaled before its gradients are made.
+        It is not possible under ``16-mixed``, where the loss is scaled before the gradients are
+        computed.
         """
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         with use_backend(self.backend):
             if self.backend == "torch" or self.encoder_trains or scaled:
                 losses: dict[str, Tensor] = self.objective(self.decoder, batch)
                 return losses
-            if not self.graphs.are_of(self.objective, self.decoder):  # one was replaced
+            if not self.graphs.are_of(self.objective, self.decoder):  # a user has replaced one
                 self.graphs = LossGraphs(self.objective, self.decoder)
             return self.graphs(batch)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """The backward pass, in which checkpointed parts are computed again by the same backend."""
+        """The backward pass; activation checkpointing recomputes with the same backend."""
         with use_backend(self.backend):
             super().backward(loss, *args, **kwargs)
 
@@ -328,10 +331,11 @@ class Captioner(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip gradients, also where the optimiser is fused.
+        """Clip gradients, also of a fused optimiser.
 
-        Lightning refuses to in every mixed precision. But a fused optimiser changes the gradients
-        only where there is a scaler, which is in ``16-mixed`` alone.
+        Lightning refuses to clip gradients for a fused optimiser in any mixed precision. That is
+        necessary only with a gradient scaler, which the fused optimiser applies itself and which
+        only ``16-mixed`` has.
         """
         precision = self.trainer.precision_plugin
         if getattr(precision, "scaler", None) is not None:
@@ -350,9 +354,14 @@ class Captioner(pl.LightningModule):
         metrics: Sequence[str] = ("BLEU", "CIDEr"),
         decoding: Decoding | None = None,
     ) -> None:
-        """Say what the next validation or test is scored against, and how it decodes.
+        """Set the references of the following validations and tests, and how they decode.
 
-        Without it they are scored against the references of the trainer's data module.
+        Without this call, they are scored against the references of the trainer's data module.
+
+        Args:
+            references: raw reference captions by image id.
+            metrics: any of :data:`captioning.metrics.METRICS`.
+            decoding: how captions are decoded; None uses ``validation``.
         """
         self.caption_scores = CaptionScores(references, metrics)
         self.decoding = decoding or self.validation
@@ -361,14 +370,14 @@ class Captioner(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         self._find_references("dev", ("BLEU", "CIDEr"))
-        # A new one: what inference mode has made cannot be updated outside of it.
+        # A new metric, because tensors made under inference mode cannot be updated outside of it.
         self.dev_loss = MeanMetric().to(self.device)
 
     def on_test_start(self) -> None:
         self._find_references("test", METRICS)
 
     def _find_references(self, split: str, metrics: Sequence[str]) -> None:
-        """Those of the data module, unless :meth:`set_references` was called."""
+        """Take the data module's references, unless the user has called :meth:`set_references`."""
         if self._references_from in ("user", split):
             return
         data = getattr(self.trainer, "datamodule", None)
@@ -381,7 +390,7 @@ class Captioner(pl.LightningModule):
         self._references_from = split
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Generate from the image alone, and measure the loss of the true captions."""
+        """Caption the images without teacher forcing, and measure the loss with teacher forcing."""
         assert self.caption_scores is not None
         batch = batch._replace(images=self.grid(batch.images))
         self.caption_scores.update(batch.ids, self.captions(batch, attention=False))
@@ -402,7 +411,7 @@ class Captioner(pl.LightningModule):
         self.caption_scores.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Generate from the image alone, and keep where each word looked."""
+        """Caption the images without teacher forcing, and keep the attention map of each word."""
         assert self.caption_scores is not None
         self.caption_scores.update(batch.ids, self.captions(batch, attention=True))
 
@@ -420,7 +429,7 @@ class Captioner(pl.LightningModule):
         ]
 
     def captions(self, batch: Batch, *, attention: bool) -> list[str]:
-        """The best caption of each image in words; with ``attention``, its maps are kept."""
+        """The best caption of each image; with ``attention``, its maps go to ``attention_maps``."""
         found = self.generate(batch.images, self.decoding, attention=attention)
         for image, hypotheses in zip(batch.ids, found, strict=True):
             if hypotheses[0].attention is not None:
@@ -441,11 +450,11 @@ class Captioner(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over a checkpoint that the trainer was given as ``ckpt_path``.
+        """Restore a checkpoint that the trainer was given as ``ckpt_path``.
 
         Raises:
-            CaptioningError: it is of version 0.1, or has another vocabulary or encoder than this
-                captioner, for which the trainer's data module has prepared the batches.
+            CaptioningError: the checkpoint is of version 0.1, or has another vocabulary or encoder
+                than this captioner, for which the trainer's data module prepares the batches.
         """
         check_format(checkpoint, "ckpt_path")
         saved = checkpoint["encoder"]
@@ -464,7 +473,7 @@ class Captioner(pl.LightningModule):
         )
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
-        """Take over what a checkpoint holds besides Lightning's state dict."""
+        """Restore what a checkpoint has in addition to the state dict that Lightning restores."""
         self.run = checkpoint["run"]
         self.noise_seed = checkpoint["noise_seed"]
         saved = checkpoint["encoder"]
@@ -477,19 +486,19 @@ class Captioner(pl.LightningModule):
     def load_from_checkpoint(  # type: ignore[override]  # what it does not take, it does not need
         cls, checkpoint_path: str | Path, map_location: Any = "cpu", backend: Backend = "auto"
     ) -> "Captioner":
-        """A captioner from nothing but the file of a checkpoint, in training mode as a new one is.
+        """Load a captioner from a checkpoint file alone; like a new one, it is in training mode.
 
         Args:
-            checkpoint_path: a run's ``best.ckpt``, for instance.
-            map_location: the device of its weights.
-            backend: what computes it here, whatever it was trained with.
+            checkpoint_path: the file, for instance a run's ``best.ckpt``.
+            map_location: the device to move the captioner to.
+            backend: which kernels compute it, independent of the training's.
 
         Raises:
             CaptioningError: there is no such file, or it is not a checkpoint of a Captioner.
         """
         checkpoint = read_checkpoint(checkpoint_path)
         settings = dict(checkpoint["hyper_parameters"])
-        # The weights are in the checkpoint: none are looked for.
+        # The checkpoint has the encoder's weights, so that no other source of them is needed.
         settings["encoder"] = {**settings["encoder"], "weights": "random"}
         settings["backend"] = backend
         captioner = cls(**settings)
@@ -499,19 +508,19 @@ class Captioner(pl.LightningModule):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The plain content of a checkpoint file.
+    """Read a checkpoint file, which holds plain data and tensors only.
 
     Raises:
         CaptioningError: there is no such file, or it is not a checkpoint of a Captioner.
     """
     path = Path(path)
     if not path.is_file():
-        raise CaptioningError(f"ckpt={path}: no such file; a run keeps its own in checkpoints/.")
+        raise CaptioningError(f"ckpt={path}: no such file; a run's are in its checkpoints/.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CaptioningError(f"ckpt={path} cannot be read ({error.strerror}).") from error
-    except Exception as error:  # torch raises many kinds, some with the advice to unpickle anything
+    except Exception as error:  # torch raises many kinds; some advise unsafe unpickling
         raise CaptioningError(f"ckpt={path}: not a checkpoint, or cut short.") from error
     if not isinstance(checkpoint, dict) or not {"hyper_parameters", "encoder"} <= set(checkpoint):
         raise CaptioningError(f"ckpt={path}: a checkpoint, but not one of this project's.")
@@ -520,14 +529,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_format(checkpoint: Mapping[str, Any], name: str) -> None:
-    """Refuse a checkpoint whose parameters have other names.
+    """Refuse a checkpoint of an earlier format, whose parameters have other names.
 
     Args:
-        checkpoint: its content.
-        name: what the message calls it.
+        checkpoint: the content of the checkpoint.
+        name: the setting or file that the message names.
 
     Raises:
-        CaptioningError: it is of another format.
+        CaptioningError: the checkpoint has another format.
     """
     if checkpoint.get("format") != FORMAT:
         raise CaptioningError(

@@ -23,7 +23,7 @@ ELSEWHERE = {
     "default_root_dir": "a run writes into hydra.run.dir=FOLDER",
     "inference_mode": "decoding needs it to be false",
 }
-"""Arguments of the Trainer that are set by other settings, and by which."""
+"""Arguments of the Trainer that cannot be given in its group, and what to do instead."""
 
 
 def make_trainer(
@@ -32,19 +32,20 @@ def make_trainer(
     callbacks: Sequence[pl.Callback] = (),
     loggers: Sequence[Logger] = (),
 ) -> pl.Trainer:
-    """The Trainer of the group ``trainer``.
+    """Build the Trainer from the group ``trainer``.
 
-    ``precision: auto`` becomes bf16-mixed where the device computes in bf16, and 32-true elsewhere.
+    ``precision: auto`` becomes ``bf16-mixed`` on a device that supports bfloat16 natively, and
+    ``32-true`` on any other.
 
     Args:
-        spec: ``_target_``, :class:`pytorch_lightning.Trainer` or a subclass of it, and arguments.
-        folder: the run's own.
-        callbacks: those of the group ``callbacks``; without any, no progress is shown.
+        spec: ``_target_`` (:class:`pytorch_lightning.Trainer` or a subclass of it) and arguments.
+        folder: the folder of the run.
+        callbacks: the callbacks of the group ``callbacks``; without any, no progress is shown.
         loggers: where values are logged.
 
     Raises:
-        CaptioningError: the Trainer has no such argument, or refuses a value; or an argument is
-            set by another setting.
+        CaptioningError: the Trainer has no such argument, it refuses a value, or the argument
+            belongs to another setting.
     """
     for name, remedy in ELSEWHERE.items():
         if name in spec:
@@ -75,7 +76,7 @@ def make_trainer(
 
 
 def resolve_precision(precision: Any, accelerator: Any) -> Any:
-    """What ``precision: auto`` stands for on the device that an accelerator names."""
+    """The precision to give to Lightning; ``auto`` depends on the device of the accelerator."""
     if precision != "auto":
         return precision
     device = choose_device("cpu" if accelerator == "cpu" else "auto")
@@ -83,33 +84,33 @@ def resolve_precision(precision: Any, accelerator: Any) -> Any:
 
 
 def evaluation_trainer(spec: Mapping[str, Any], folder: Path) -> pl.Trainer:
-    """A Trainer that decodes a split on one device, which alone gives each image once.
+    """Build a Trainer that decodes a split on a single device, so that each image counts once.
 
     Args:
         spec: the group ``trainer`` of a training or an evaluation.
-        folder: the run's own.
+        folder: the folder of the run.
     """
     shared = ("_target_", "accelerator", "precision", "limit_test_batches", "fast_dev_run")
     settings = {name: value for name, value in spec.items() if name in shared}
-    # Of devices that were chosen by number, the first one.
+    # If devices are given by their indices, take the first one.
     devices = spec.get("devices")
     settings["devices"] = devices[:1] if isinstance(devices, list) else 1
     return make_trainer(settings, folder)
 
 
 def quieten() -> None:
-    """Keep Lightning's tips and hints out of the log; its warnings of substance stay."""
+    """Silence Lightning's tips, and warnings about choices that are made on purpose here."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
-        ".*LeafSpec",  # torch's own, about a name that Lightning still uses
-        ".*smaller than the logging interval",  # trials on a few batches
-        ".*does not have many workers",  # grids are read faster than a process hands them over
+        ".*LeafSpec",  # a deprecation in torch, which Lightning triggers
+        ".*smaller than the logging interval",  # test runs have only a few batches
+        ".*does not have many workers",  # reading a grid is faster than passing it from a worker
         ".*number of workers",
-        ".*in eval mode",  # the encoder is, on purpose
-        "Checkpoint directory .* is not empty",  # a resumed run goes on in its own
+        ".*in eval mode",  # the encoder always is
+        "Checkpoint directory .* is not empty",  # a resumed run continues in its own folder
         "Experiment logs directory .* is not empty",  # likewise
-        ".*sync_dist=True",  # the scores are those of all processes' captions already
-        "Image size .* could be decompression bomb",  # such an image is refused by name
+        ".*sync_dist=True",  # the scores are computed from the captions of all processes
+        "Image size .* could be decompression bomb",  # such images are refused with an error
     ):
         warnings.filterwarnings("ignore", message)

@@ -1,5 +1,5 @@
-# Show, Attend and Tell in a notebook: the cells below run one after the other as they stand.
-# `python docs/notebook.py DIR` runs them as a script, on the Flickr8k in DIR.
+# Show, Attend and Tell in a notebook; each `# %%` starts a cell.
+# `python docs/notebook.py DIR` runs the cells as a script, on the Flickr8k in DIR.
 
 # %% Train, and score the test split
 import sys
@@ -22,6 +22,6 @@ best = hypotheses[0][0]
 print(batch.ids[0], "-", model.vocabulary.decode(best.tokens))
 print("attention weights:", tuple(best.attention.shape), "words x locations")
 
-# %% Save it, and load it from nothing but the file
+# %% Save a checkpoint, and load the captioner from that file alone
 trainer.save_checkpoint("captioner.ckpt")
 again = Captioner.load_from_checkpoint("captioner.ckpt")

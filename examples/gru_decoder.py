@@ -1,4 +1,4 @@
-"""A decoder of one's own: soft attention with a GRU in place of the LSTM.
+"""Example of a new decoder: soft attention with a GRU in place of the LSTM.
 
 python train.py --config-dir examples/conf experiment=scenes model=attn_gru
 """
@@ -18,21 +18,21 @@ from captioning.models.decoders.recurrent import RecurrentDecoder
 
 
 class AttentionGRU(RecurrentDecoder):
-    """h_t = GRU([E y_{t-1}; z_t], h_{t-1}), with z_t from additive attention by h_{t-1}.
+    """A GRU, h_t = GRU([E y_{t-1}; z_t], h_{t-1}), with z_t from additive attention with h_{t-1}.
 
-    The base class has the embeddings, the output layer, dropout and the loop over the words, and
-    so training, greedy decoding, beam search and sampling.
+    The base class has the embeddings, the output layer, dropout and the loop over the words. With
+    these, training, greedy decoding, beam search and sampling work without further code.
 
     Args:
         vocabulary_size: number of tokens (V).
-        channels: numbers a grid location has (C).
+        channels: channels of the grid (C).
         attention_dim: units of the attention's hidden layer (A).
         base: the other arguments of
             :class:`~captioning.models.decoders.recurrent.RecurrentDecoder`, such as ``hidden_dim``
             and ``dropout``.
     """
 
-    static = True  # it computes the same operations at every step: CUDA graphs may replay them
+    static = True  # every step has the same operations, so that CUDA graphs may replay them
 
     def __init__(
         self, vocabulary_size: int, channels: int, *, attention_dim: int = 512, **base: Any
@@ -43,7 +43,7 @@ class AttentionGRU(RecurrentDecoder):
         self.gru = nn.GRUCell(self.embed_dim + channels, self.hidden_dim)
 
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
-        """What is computed once for an image: its grid and their mean, and the attention's keys."""
+        """What is computed once per image: its grid, the grid's mean, and the attention's keys."""
         memory = super().prepare(grid)
         return memory | self.attention.prepare(memory["grid"])
 
@@ -54,13 +54,13 @@ class AttentionGRU(RecurrentDecoder):
         return {"hidden": self.initial_hidden(mean).tanh().to(mean.dtype)}
 
     def word_inputs(self, embedded: Float[Tensor, "tokens embed"]) -> dict[str, Tensor]:
-        """What a step reads of its word: the embedding E y_{t-1}."""
+        """The part of a step that depends on its input word alone: the embedding E y_{t-1}."""
         return {"embedded": embedded}
 
     def recurrent_step(
         self, inputs: Mapping[str, Tensor], state: State, memory: Memory, rows: Rows
     ) -> State:
-        """One word: look (alpha_t, z_t), and update h_t."""
+        """Process one word: compute alpha_t and z_t by attention, and update h_t."""
         hidden = state["hidden"]
         weights, context = self.attention(self.attention.query(hidden), memory, rows)
         seen = torch.cat([inputs["embedded"], context.to(inputs["embedded"].dtype)], -1)

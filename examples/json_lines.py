@@ -1,4 +1,4 @@
-"""A data set in a layout of one's own: a file of JSON lines beside a folder of images.
+"""Example of a new data layout: a file of JSON lines beside a folder of images.
 
 ``captions.jsonl`` has a line for each image, whose file is in ``images/``::
 
@@ -18,7 +18,10 @@ from captioning.support.errors import CaptioningError
 
 
 class JsonLinesReader(CorpusReader):
-    """Reads such a folder. That images, captions and splits fit together is checked afterwards."""
+    """Reads a folder with ``captions.jsonl`` and ``images/``.
+
+    The corpus checks afterwards that images, captions and splits are consistent.
+    """
 
     expects = "captions.jsonl and images/"
 
@@ -30,7 +33,7 @@ class JsonLinesReader(CorpusReader):
         """Captions, splits and image files.
 
         Raises:
-            CaptioningError: a line is not as above, or there is no folder of images.
+            CaptioningError: a line does not have the format above, or there is no folder of images.
         """
         path = files[0]
         corpus = RawCorpus(files=find_image_folder(root), splits_source=str(path))

@@ -1,4 +1,4 @@
-"""An attention of one's own: additive attention whose softmax has a learned temperature.
+"""Example of a new attention: additive attention whose softmax has a learned temperature.
 
 python train.py --config-dir examples/conf experiment=scenes model=learned_temperature
 """
@@ -14,16 +14,16 @@ from captioning.support.errors import CaptioningError
 
 
 class LearnedTemperature(AdditiveAttention):
-    """alpha = softmax(e / T), where T is learned.
+    """Additive attention with alpha = softmax(e / T), where the temperature T is learned.
 
     Args:
-        channels: numbers a location has (C).
-        query_dim: numbers of the state h (H).
+        channels: channels of the grid (C).
+        query_dim: units of the hidden state h (H).
         attention_dim: units of the hidden layer (A).
         temperature: T at the start of training.
     """
 
-    static = True  # it computes the same operations at every step: CUDA graphs may replay them
+    static = True  # every step has the same operations, so that CUDA graphs may replay them
 
     def __init__(
         self, channels: int, query_dim: int, attention_dim: int, temperature: float = 1.0
@@ -39,13 +39,13 @@ class LearnedTemperature(AdditiveAttention):
     def scores(
         self, query: Float[Tensor, "images captions units"], memory: Memory
     ) -> Float[Tensor, "images captions locations"]:
-        """The scores e / T. That is all: the base class makes weights and context of them."""
+        """The scores e / T, from which the base class computes the weights and the context."""
         return super().scores(query, memory) / self.log_temperature.exp()
 
     def forward(
         self, query: Float[Tensor, "rows units"], memory: Memory, rows: Rows
     ) -> tuple[Float[Tensor, "rows locations"], Float[Tensor, "rows channels"]]:
-        # The same, by the compiled op: e = v . tanh(...) is linear in v, so that dividing v by T
-        # divides e. This method may be left out; training then takes longer.
+        # Computes the same with a compiled op: e = v . tanh(...) is linear in v, so that dividing v
+        # by T divides e by T. This method may be left out; training then takes longer.
         score = self.score / self.log_temperature.exp()
         return additive_attention(query, memory["keys"], score, memory["grid"], rows)

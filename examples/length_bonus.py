@@ -1,4 +1,4 @@
-"""An objective of one's own: cross entropy that rewards captions for not ending early.
+"""Example of a new objective: cross entropy that rewards captions for not ending early.
 
 python train.py --config-dir examples/conf experiment=scenes objective=length_bonus
 """
@@ -24,7 +24,7 @@ class LengthBonus(Objective):
         label_smoothing: share of the probability that is spread over all words.
     """
 
-    static = True  # it computes the same operations at every step: CUDA graphs may replay them
+    static = True  # every step has the same operations, so that CUDA graphs may replay them
 
     def __init__(self, bonus: float = 0.1, label_smoothing: float = 0.1) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A metric of one's own: the share of a caption's words that occurred in it before.
+"""Example of a new metric: the share of a caption's words that occurred earlier in the caption.
 
 python train.py --config-dir examples/conf experiment=word_repeats
 python eval.py ckpt=CKPT data=scenes extra_metrics=[examples.word_repeats.WordRepeats]
@@ -8,9 +8,12 @@ from pathlib import Path
 
 
 class WordRepeats:
-    """Of "a dog and a dog", 2 of 5 words. The corpus score is the mean over the images."""
+    """The share of repeated words: 2 of 5 in "a dog and a dog".
 
-    name = "repeated words"  # of the column in tables, and of the score in results.json
+    The corpus score is the mean over the images.
+    """
+
+    name = "repeated words"  # the column in tables, and the score's name in results.json
     highest = 1.0  # the lowest score is 0
     higher_is_better = False
 
@@ -24,7 +27,7 @@ class WordRepeats:
 
         Args:
             captions: the caption of each image, by its id.
-            references: what people wrote of the same images; not needed here.
+            references: the reference captions of the same images; not needed here.
             photographs: the image files; not needed here.
 
         Returns:
@@ -35,5 +38,5 @@ class WordRepeats:
 
 
 def share_of_repeats(words: list[str]) -> float:
-    """The share of the words that occurred before; 0 where there are no words."""
+    """The share of the words that occurred earlier in the list; 0 if there are no words."""
     return 1 - len({*words}) / len(words) if words else 0.0

@@ -1,4 +1,4 @@
-"""What every way of decoding has in common: its options, its result and its mode."""
+"""The base class of all ways of decoding: common options, the result, and evaluation mode."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -21,10 +21,11 @@ class Hypothesis(NamedTuple):
 
     Attributes:
         tokens: the words, without ``<start>`` and ``<end>``.
-        log_prob: natural logarithm of its probability, ``<end>`` included where it ended.
-        score: what the search ranked it by.
-        attention: words x locations, the weights of each word; None without attention, or if
-            they were not asked for.
+        log_prob: natural logarithm of its probability, including that of ``<end>`` unless it was
+            cut off at ``max_length``.
+        score: the value by which hypotheses are ranked.
+        attention: words x locations, the attention weights at each word; None if the decoder has no
+            attention or the weights were not requested.
     """
 
     tokens: list[int]
@@ -38,12 +39,12 @@ class Decoding(ABC):
     """Writes captions with any :class:`~captioning.models.decoders.base.Decoder`.
 
     Attributes:
-        max_length: words of the longest caption; longer captions are cut off there.
-        min_length: words of the shortest caption.
+        max_length: number of words after which a caption is cut off.
+        min_length: smallest number of words of a caption.
         allow_unknown: whether ``<unk>`` may be written.
         allow_repeats: whether a word may follow itself.
-        no_repeat_ngram: no sequence of that many words appears twice in a caption; 0 allows all.
-            It ends loops such as "in a blue shirt and a blue shirt and a blue shirt".
+        no_repeat_ngram: no n-gram of this length may appear twice in a caption; 0 allows all. This
+            prevents loops such as "in a blue shirt and a blue shirt and a blue shirt".
     """
 
     max_length: int = 20
@@ -72,11 +73,11 @@ class Decoding(ABC):
     ) -> list[list[Hypothesis]]:
         """The hypotheses for each image, best first.
 
-        The decoder is in evaluation mode meanwhile, and then in the mode that it was in.
+        The decoder is put into evaluation mode, and its modules' modes are restored afterwards.
 
         Args:
-            decoder: any.
-            grid: of the images, on the decoder's device.
+            decoder: any decoder.
+            grid: the grids of the images, on the decoder's device.
             attention: whether each hypothesis gets its attention weights.
         """
         with generating(decoder):
@@ -90,7 +91,7 @@ class Decoding(ABC):
         *,
         attention: bool,
     ) -> list[list[Hypothesis]]:
-        """What calling the object returns; without gradients and in evaluation mode."""
+        """Compute what calling the object returns; called without gradients, in evaluation mode."""
 
     def log_probs(
         self,
@@ -133,8 +134,8 @@ class Decoding(ABC):
 
 
 IMAGE_MULTIPLE = 10
-"""What the number of images that are still being captioned is a multiple of, so that the shapes of
-products recur: see :data:`captioning.models.decoders.packing.ROW_MULTIPLE`."""
+"""The number of images in the batch is rounded up to a multiple of this, so that the shapes of
+matrix products recur; see :data:`captioning.models.decoders.packing.ROW_MULTIPLE`."""
 
 
 @contextmanager
@@ -154,7 +155,7 @@ def generating(decoder: Decoder) -> Iterator[None]:
 
 
 def images_to_keep(live: Bool[Tensor, " images"]) -> Bool[Tensor, " images"]:
-    """The images that stay in the batch: all live ones, and some more to make up the number."""
+    """The images that stay in the batch: all live ones, and finished ones up to the multiple."""
     finished = (~live).nonzero().flatten()[: -int(live.sum()) % IMAGE_MULTIPLE]
     return live.index_fill(0, finished, True)
 

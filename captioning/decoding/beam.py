@@ -15,17 +15,18 @@ from captioning.support.special_tokens import END, PAD, START
 
 @dataclass(frozen=True, kw_only=True)
 class Beam(Decoding):
-    """Keeps the ``beam_size`` most probable partial captions of each image, word after word.
+    """Keeps the ``beam_size`` most probable partial captions of each image at every word.
 
-    A partial caption that ends leaves the beam and counts as one of the ``beam_size``, as in the
-    paper's code; an image leaves the batch when all of its captions have ended. Captions that have
-    not ended at ``max_length`` are ranked as they are, so that there is always one. The final rank
-    is by log-probability / length ** length_penalty, with ``<end>`` counted in the length.
+    A caption that has ended leaves the beam and reduces its size by one, as in the code of Xu et
+    al. An image leaves the batch when all of its captions have ended. Captions that have not ended
+    at ``max_length`` words are cut off there and ranked with the others, so that every image gets a
+    caption. Captions are ranked by log-probability / length ** length_penalty, where the length
+    includes ``<end>``.
 
     Attributes:
         beam_size: how many partial captions are kept for each image; 1 is greedy decoding.
-        length_penalty: 0 ranks by probability, which favours short captions; 1 by the mean
-            log-probability of a word.
+        length_penalty: exponent of the length; 0 ranks by probability, which favours short
+            captions, and 1 by the mean log-probability of a word.
     """
 
     beam_size: int = 5
@@ -88,7 +89,7 @@ class Beam(Decoding):
             live = (possible & ~ended).any(1)
             if not live.any():
                 break
-            # Leaving the batch copies what stays, so that images leave it several at a time.
+            # Removing images copies the rest of the batch, so that several are removed at a time.
             if live.sum() <= 0.8 * len(live):
                 stay = images_to_keep(live)
                 images, total, last, history = images[stay], total[stay], last[stay], history[stay]
@@ -100,7 +101,7 @@ class Beam(Decoding):
 def reorder(
     beams: Shaped[Tensor, "images beams *rest"], parent: Int[Tensor, "images chosen"]
 ) -> Shaped[Tensor, "images chosen *rest"]:
-    """For each image, the beams that its candidates continue."""
+    """Select, for each image, the beams that the chosen candidates continue."""
     images, width = beams.shape[:2]
     first = width * torch.arange(images, device=beams.device)[:, None]
     chosen = beams.flatten(0, 1).index_select(0, (parent + first).flatten())

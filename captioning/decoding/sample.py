@@ -15,18 +15,18 @@ from captioning.support.special_tokens import END, PAD, START
 
 @dataclass(frozen=True, kw_only=True)
 class Autoregressive(Decoding):
-    """Writes word after word and never reconsiders; images whose captions ended leave the batch."""
+    """Chooses one word at a time; images whose captions have all ended leave the batch."""
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """How many captions are written for each image."""
+        """The number of captions for each image."""
 
     @abstractmethod
     def choose(
         self, log_probs: Float[Tensor, "images captions words"], word: int
     ) -> Int[Tensor, "images captions"]:
-        """The next word of each caption (``word`` counts them from 0)."""
+        """Choose the next word of each caption; ``word`` is its position, from 0."""
 
     def generate(
         self,
@@ -84,11 +84,11 @@ class Autoregressive(Decoding):
 
 @dataclass(frozen=True, kw_only=True)
 class Greedy(Autoregressive):
-    """Takes the most probable word at every step."""
+    """Chooses the most probable word at every step."""
 
     @property
     def width(self) -> int:
-        """One caption: another would be the same."""
+        """The number of captions is 1, because further ones would be equal."""
         return 1
 
     def choose(
@@ -102,12 +102,12 @@ class Sample(Autoregressive):
     """Draws each word from the model's distribution.
 
     Attributes:
-        captions: how many are drawn for each image.
-        temperature: below 1 sharpens the distribution, above 1 flattens it.
-        top_k: draw among that many most probable words; 0 among all.
-        top_p: draw among the fewest words that have this share of the probability together
-            (nucleus sampling, Holtzman et al. 2020); 1 among all.
-        seed: of the draws. A batch of the same images gives the same captions again.
+        captions: number of captions drawn for each image.
+        temperature: values below 1 sharpen the distribution, values above 1 flatten it.
+        top_k: draw from the ``top_k`` most probable words only; 0 draws from all words.
+        top_p: draw from the smallest set of most probable words whose total probability reaches
+            this value (nucleus sampling, Holtzman et al. 2020); 1 draws from all words.
+        seed: seed of the random numbers. The same batch of images gets the same captions again.
     """
 
     captions: int = 1
@@ -126,7 +126,7 @@ class Sample(Autoregressive):
 
     @property
     def width(self) -> int:
-        """As many captions as are asked for."""
+        """The number of captions for each image, ``captions``."""
         return self.captions
 
     def choose(

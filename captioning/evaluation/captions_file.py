@@ -24,13 +24,13 @@ from captioning.support.progress import Clock
 
 log = logging.getLogger(__name__)
 
-# The form of "<unk>", "[UNK]" and "UNK" in a cleaned caption.
+# The cleaner turns "<unk>", "[UNK]" and "UNK" into this word.
 _UNKNOWN = "unk"
 
 
 @dataclass(frozen=True)
 class EvalSettings(ExtraMetrics):
-    """The settings of ``conf/eval.yaml`` itself, for a checkpoint or for captions from a file."""
+    """The settings of ``conf/eval.yaml`` outside of its groups."""
 
     ckpt: str | None = None
     captions: str | None = None
@@ -43,29 +43,30 @@ class EvalSettings(ExtraMetrics):
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "EvalSettings":
-        """The settings of a whole configuration, checked."""
+        """Check and return the settings of a whole configuration."""
         return cls(**validated(cls, own(config), "", set()))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ckpt and self.captions:
             raise CaptioningError(
-                f"ckpt={self.ckpt} and captions={self.captions} are both given: choose what is to "
-                "be scored."
+                f"ckpt={self.ckpt} and captions={self.captions} are both given: give only one of "
+                "them."
             )
         if not self.ckpt and not self.captions:
             raise CaptioningError(
-                "ckpt= is missing: give a run's checkpoints/best.ckpt; or score captions that you "
-                "have, by captions=FILE.json references=FILE."
+                "ckpt= is missing: give a run's checkpoints/best.ckpt; or score the captions of a "
+                "file with captions=FILE.json references=FILE."
             )
         if self.captions and not self.references:
             raise CaptioningError(
-                f"references= is missing: give what people wrote of the images of {self.captions}."
+                "references= is missing: give the file with the reference captions of the images "
+                f"of {self.captions}."
             )
         if self.ckpt and (self.references or self.images or self.subset):
             raise CaptioningError(
-                "references=, images= and subset= go with captions=; a checkpoint is scored on the "
-                "data set of data.root."
+                "references=, images= and subset= are valid only with captions=; a checkpoint is "
+                "scored on the data set of data.root."
             )
 
 
@@ -78,8 +79,8 @@ def score_file(
     ``statistics_<split>.json``, and ``report.html`` if the photographs are available.
 
     Args:
-        config: as composed from ``conf/eval.yaml``.
-        folder: where everything is written.
+        config: the configuration, composed from ``conf/eval.yaml``.
+        folder: the folder for all files that are written.
         command: the command line, for ``results.json``.
 
     Returns:
@@ -95,7 +96,7 @@ def score_file(
     with clock("data"):
         references = read_references(settings.references, split, config["data"]["name"])
         captions = match_captions(Path(settings.captions), references, subset=settings.subset)
-        # In the order of the references, as COCOEvalCap has it.
+        # In the order of the references, like COCOEvalCap.
         chosen = {image: t for image, t in references.captions.items() if image in captions}
         photographs = find_photographs(references, list(chosen), settings.images)
     if settings.need_photographs and not photographs:
@@ -156,10 +157,10 @@ def score_file(
 
 
 def match_captions(path: Path, references: References, *, subset: bool = False) -> dict[str, str]:
-    """Read captions in COCO's result format, by the image ids of the references.
+    """Read captions in COCO's result format; returns them by the image ids of the references.
 
-    Images may be named by an alias that the references have, such as the ``cocoid`` of Karpathy's
-    files, or by their file's name without its ending, as in Flickr30k's results.
+    Images may be named by an alias from the references, such as the ``cocoid`` of Karpathy's files,
+    or by their file name without its extension, as in Flickr30k's results.
 
     Args:
         path: The file.
@@ -167,12 +168,12 @@ def match_captions(path: Path, references: References, *, subset: bool = False) 
         subset: Whether images without a caption are left out, instead of being an error.
 
     Raises:
-        CaptioningError: the file cannot be read, is of another format, has an image twice, one
-            without references, or, unless ``subset``, lacks one.
+        CaptioningError: the file cannot be read, has another format, has two captions of an image
+            or an image without references, or, unless ``subset``, lacks an image.
     """
     captions = results.read_captions(path)
     if not captions:
-        raise CaptioningError(f"{path}: there is no caption in it to score.")
+        raise CaptioningError(f"{path}: this file has no captions to score.")
     known = references.captions
     namings = [dict(zip(known, known, strict=True)), *references.aliases]
     namings += [_without_endings(names) for names in namings]
@@ -193,18 +194,18 @@ def match_captions(path: Path, references: References, *, subset: bool = False) 
     if missing and not subset:
         raise CaptioningError(
             f"{path}: {len(missing):,} of the {len(known):,} images of {references.source} have no "
-            f"caption, such as {missing[0]}: caption all, or score the others alone by subset=true."
+            f"caption, such as {missing[0]}: caption them all, or score the rest by subset=true."
         )
     if missing:
         log.info(
-            "%s has captions of %d of the %d images: scores on other images cannot be compared",
+            "%s has captions of %d of the %d images: compare its scores on the same images only",
             *(path, len(found), len(known)),
         )
     return found
 
 
 def _without_endings(names: Mapping[str, str]) -> dict[str, str]:
-    """The aliases without the endings of files; empty if two images would have the same name."""
+    """The aliases without file extensions; empty if two images would have the same name."""
     stems = {Path(name).stem: image for name, image in names.items()}
     return stems if len(stems) == len(names) else {}
 
@@ -212,10 +213,13 @@ def _without_endings(names: Mapping[str, str]) -> dict[str, str]:
 def find_photographs(
     references: References, images: list[str], folder: str | None
 ) -> dict[str, Path]:
-    """The image files, if they are available: below ``folder``, or in the folder of a data set.
+    """The image files, from ``folder`` and its subfolders, or from the references' data set.
+
+    Returns:
+        The file of each image by its id; empty if there is neither a folder nor a data set.
 
     Raises:
-        CaptioningError: ``folder`` is given and lacks one of them.
+        CaptioningError: ``folder`` is given and lacks an image.
     """
     if folder is None:
         at_hand = references.source.is_dir()

@@ -1,4 +1,4 @@
-"""What ``eval.py ckpt=PATH`` does: decode a split with a checkpoint, score it, and record it."""
+"""The work of ``eval.py ckpt=PATH``: decode a split with a checkpoint, score and record it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,8 +33,8 @@ def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str,
     """Score a checkpoint on a split.
 
     Args:
-        config: as composed from ``conf/eval.yaml``.
-        folder: where ``results.json`` and the captions are written.
+        config: the configuration, composed from ``conf/eval.yaml``.
+        folder: the folder for ``results.json`` and the captions.
         command: the command line, for ``results.json``.
 
     Returns:
@@ -45,7 +45,7 @@ def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str,
     settings = EvalSettings.of(config)
     decoding = build(config["decoding"], Decoding, "decoding")
     settings.prepare()
-    assert settings.ckpt is not None  # else score_file is called
+    assert settings.ckpt is not None  # without it, score_file is called
     captioner = Captioner.load_from_checkpoint(settings.ckpt)
     captioner.backend = settings.backend
     tester = evaluation_trainer(config["trainer"], folder)
@@ -73,7 +73,7 @@ def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str,
         arithmetic_of(tester, settings.backend),
         training=captioner.run.get("config"),
     )
-    # RUN/checkpoints/best.ckpt, as training leaves it.
+    # Training writes RUN/checkpoints/best.ckpt, so that RUN is the folder of its curves.
     checkpoints = Path(settings.ckpt).resolve().parent
     training = checkpoints.parent if checkpoints.name == "checkpoints" else None
     write_report(folder, settings.split, found.gallery, training=training)
@@ -90,18 +90,18 @@ def score_split(
     folder: Path,
     extra: ExtraMetrics,
 ) -> Scored:
-    """Decode a split freely and score it with all metrics.
+    """Decode a split without teacher forcing, and score it with all metrics.
 
     Writes ``captions_<split>.json`` and ``statistics_<split>.json``.
 
     Args:
-        tester: decodes on one device; see :func:`captioning.trainer.evaluation_trainer`.
+        tester: a Trainer on one device; see :func:`captioning.trainer.evaluation_trainer`.
         captioner: the model.
         data: the data set, whose features are open for the split.
         split: ``train``, ``dev`` or ``test``.
         decoding: how captions are decoded.
         folder: where the files are written.
-        extra: the metrics that were asked for beside the usual ones.
+        extra: the metrics to compute in addition to the standard ones.
     """
     references = data.references(split)
     captioner.set_references(references, METRICS, decoding)

@@ -1,4 +1,4 @@
-"""Metrics that are computed beside the standard ones, where ``extra_metrics`` names them."""
+"""Metrics that ``extra_metrics`` adds to the standard ones."""
 
 import math
 import re
@@ -33,7 +33,7 @@ class ExtraMetrics:
         spice_memory: the memory limit of SPICE.
 
     Raises:
-        CaptioningError: a metric does not exist, or ``spice_memory`` is no amount of memory.
+        CaptioningError: a metric does not exist, or ``spice_memory`` is not an amount of memory.
     """
 
     extra_metrics: list[str] = field(default_factory=list)
@@ -134,7 +134,7 @@ class ExtraMetrics:
         )
 
     def _spice(self, captions: Mapping[str, str], references: _References) -> list[float]:
-        # The references are tokenised in the same lists as by the scorer, whose result is cached.
+        # In the same list as the scorer's, so that its cached result is found.
         texts = [text for image in references for text in references[image]]
         tokens = iter(tokenize(texts, remember=True))
         written = {image: [next(tokens) for _ in references[image]] for image in references}
@@ -155,7 +155,7 @@ def _own_scores(
     """The scores of a user's metric, in the order of the captions.
 
     Raises:
-        CaptioningError: an image has no score, or one that is no number from 0 to the highest.
+        CaptioningError: an image has no score, or its score is not between 0 and ``highest``.
     """
     compute: Callable[..., Mapping[str, float]] = metric
     scores = compute(
@@ -166,7 +166,7 @@ def _own_scores(
     found = []
     for image in captions:
         if image not in scores:
-            raise CaptioningError(f"the metric {metric.name} gave no score of image {image!r}")
+            raise CaptioningError(f"the metric {metric.name} gave no score for image {image!r}")
         score = float(scores[image])
         if not (math.isfinite(score) and 0 <= score <= metric.highest + 1e-6):
             raise CaptioningError(

@@ -1,4 +1,4 @@
-"""What an evaluation writes of itself: ``results.json``, from what was found of each split."""
+"""Writes the ``results.json`` of a run, from the scores of each split."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ from captioning.reporting.gallery import GalleryImage
 
 @dataclass(frozen=True)
 class Scored:
-    """What was found of one split: see :class:`captioning.reporting.results.Results`."""
+    """The scores of one split; for the fields see :class:`captioning.reporting.results.Results`."""
 
     corpus: dict[str, float]
     intervals: dict[str, tuple[float, float]]
@@ -36,7 +36,7 @@ class Scored:
 def identify(
     data: CaptionDataModule, images: dict[str, int], found: Mapping[str, Scored]
 ) -> results.Data:
-    """What the scores were taken on."""
+    """Describe the data that was scored, for ``results.json``."""
     return results.Data(
         name=data.data_name,
         fingerprint=data.corpus.fingerprint,
@@ -47,7 +47,7 @@ def identify(
 
 
 def arithmetic_of(trainer: pl.Trainer, backend: Backend) -> Arithmetic:
-    """The arithmetic of a Trainer: what ``auto`` was resolved to."""
+    """Precision, device, backend and threads of a Trainer, with each ``auto`` resolved."""
     device = trainer.strategy.root_device
     return Arithmetic.of(
         precision=str(trainer.precision),
@@ -59,18 +59,22 @@ def arithmetic_of(trainer: pl.Trainer, backend: Backend) -> Arithmetic:
 
 
 def count_parameters(captioner: pl.LightningModule) -> int:
-    """The number of parameters that learn."""
+    """The number of trainable parameters."""
     return sum(p.numel() for p in captioner.parameters() if p.requires_grad)
 
 
 def decoder_name(target: str) -> str:
-    """What tables call a decoder: ``attn_lstm`` for one of ours, the class's name for any other."""
+    """The name of a decoder in tables: that of its module in this package, or else of its class.
+
+    Args:
+        target: the dotted path of the decoder's class.
+    """
     module, _, name = target.rpartition(".")
     return module.rpartition(".")[2] if module.startswith("captioning.") else name
 
 
 def parts_of(captioner: Captioner) -> dict[str, nn.Module]:
-    """The parts whose parameters are counted; a decoder's attention is within it."""
+    """The parts whose parameters are counted; an attention is counted with its decoder."""
     return {
         "encoder": captioner.encoder,
         "decoder": captioner.decoder,
@@ -94,17 +98,17 @@ def write_record(
     """Write ``results.json``.
 
     Args:
-        folder: the run's own.
+        folder: the folder of the run.
         config: the resolved configuration.
-        name: what the leaderboard calls the run.
-        command: the command line that repeats it.
+        name: the name of the run on the leaderboard.
+        command: the command line that repeats the run.
         captioner: the model that was scored.
-        data: what it was scored on; see :func:`identify`.
+        data: the data that was scored; see :func:`identify`.
         decoding: how its captions were decoded.
-        found: of each split that was scored, what was found.
-        seconds: the time that each part of the run took.
-        arithmetic: what ``auto`` was resolved to; see :func:`arithmetic_of`.
-        training: of an evaluated checkpoint, the configuration of its training.
+        found: the scores of each split.
+        seconds: the time that each part of the run took, in seconds.
+        arithmetic: precision, device, backend and threads; see :func:`arithmetic_of`.
+        training: the configuration of the training, if a checkpoint was evaluated.
     """
     hparams: Any = captioner.hparams
     written = results.Results(
@@ -142,14 +146,14 @@ def write_record(
             {"name": type(decoding).__name__.lower()} | asdict(decoding)
         ),
         training=training,
-        free_running=True,  # as is `Captioner.test_step`
+        free_running=True,  # `Captioner.test_step` decodes without teacher forcing
     )
     results.write_results(folder / "results.json", written)
     return written
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """Convert a value to plain data for JSON."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,15 +1,15 @@
 """Additive attention by compiled kernels.
 
-The sum inside the tanh has locations x units terms for every word of every caption, so that on a
-CPU attention costs its tanh, and not a matrix product. Two identities make it cheap:
+The tanh is applied to locations x units sums for every word of every caption, so that on a CPU it
+is the tanh, and not a matrix product, that takes the time. Two identities make it cheap:
 
 * tanh(x + y) = 1 - 2 s with s = 1 / (1 + e^{2x} e^{2y}): the exponentials are taken once for each
   location and once for each word, and the inner loop is a multiplication and a reciprocal.
 * The derivative is 4 s (1 - s), so that the backward pass computes s again from the two small
   exponentials instead of keeping captions x locations x units numbers for every word.
 
-All words of a caption share the keys of the image. Autograd would make a tensor of the keys' size
-for the gradient of every word and add them up; here each word adds to one sum.
+All words of a caption share the keys of the image. Autograd would make one gradient of the keys'
+size for every word and add them up; here the gradient of each word is added to one tensor in place.
 """
 
 from typing import Any
@@ -28,14 +28,14 @@ from captioning.kernels.preparation import exp2x
 from captioning.kernels.rows import Rows
 
 GradientSums = dict[int, Tensor]
-"""The gradient with respect to the keys, summed over words, by the backward pass that sums."""
+"""The gradient with respect to the keys, summed over words, by the number of the backward pass."""
 
 
 class AdditiveKeys:
-    """The keys W_a a_i of some images, and what all attention to them shares.
+    """The keys W_a a_i of images, with cached values that all attention to these keys shares.
 
-    Indexing selects images, as it does for a tensor. What is shared is made when it is first
-    needed, and again if the keys have been changed in place; copies share nothing.
+    Indexing selects images, as for a tensor. The cached values are computed when they are first
+    needed, and again after an in-place change of the keys. Copies have no cached values.
     """
 
     def __init__(self, keys: Float[Tensor, "images locations units"]) -> None:
@@ -44,12 +44,12 @@ class AdditiveKeys:
         self._linked: tuple[int, Tensor, GradientSums] | None = None
 
     def __reduce__(self) -> tuple[type["AdditiveKeys"], tuple[Tensor]]:
-        # What copies and pickles are made of.
+        # Copies and pickles contain the keys only.
         return AdditiveKeys, (self.keys,)
 
     @property
     def keys(self) -> Float[Tensor, "images locations units"]:
-        """The keys, which stay the same tensor."""
+        """The keys; always the same tensor."""
         return self._keys
 
     def __getitem__(self, images: Any) -> "AdditiveKeys":
@@ -60,9 +60,10 @@ class AdditiveKeys:
         return selected
 
     def exponentials(self) -> Tensor:
-        """e^{2 keys}, in the keys' own type.
+        """The exponentials e^{2 keys}, in the type of the keys.
 
-        In bfloat16 that is half as much to read, and moves a key by 0.002 at most.
+        In bfloat16 they take half the memory traffic of float32, and their rounding is equivalent
+        to an error of at most 0.002 in a key.
         """
         version = _version(self.keys)
         if self._exp is None or self._exp[0] != version or version < 0:
@@ -70,9 +71,9 @@ class AdditiveKeys:
         return self._exp[1]
 
     def linked(self) -> tuple[Tensor | None, GradientSums]:
-        """What :class:`_Attend` takes as its keys, and the sums that it adds their gradient to.
+        """The keys for :class:`_Attend`, and the sums to which it adds their gradient.
 
-        None where no gradient with respect to the keys is needed.
+        The first is None if no gradient with respect to the keys is needed.
         """
         if not (self.keys.requires_grad and torch.is_grad_enabled()):
             return None, {}
@@ -84,12 +85,12 @@ class AdditiveKeys:
 
 
 def _version(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; -1 if that is not known."""
+    """The number of in-place changes of a tensor; -1 if it is not known."""
     return -1 if tensor.is_inference() else tensor._version
 
 
 class _SumOverWords(torch.autograd.Function):
-    """The keys as they are; their gradient is the sum that all words have added to."""
+    """The identity on the keys; the backward pass returns the gradient summed over all words."""
 
     @staticmethod
     def forward(ctx: Any, keys: Tensor, sums: GradientSums) -> Tensor:
@@ -105,7 +106,10 @@ class _SumOverWords(torch.autograd.Function):
 
 
 class _Attend(torch.autograd.Function):
-    """alpha and context of rows of captions; the backward pass adds to the sums of the keys."""
+    """Attention weights (rows x P) and context (rows x C) of rows of captions.
+
+    The backward pass adds the gradient with respect to the keys to ``sums``.
+    """
 
     @staticmethod
     def forward(
@@ -139,7 +143,7 @@ class _Attend(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             grad_contexts = rows.scatter(grad_context)
             grad_grid = (rows.scatter(alpha).mT @ grad_contexts).to(grid.dtype)
-        # Without a gradient with respect to the keys, what the kernel adds goes nowhere.
+        # If the keys need no gradient, the kernel adds it to a tensor that is not used.
         sums = ctx.sums if ctx.needs_input_grad[0] else {}
         backward_pass = current_backward_pass()
         if backward_pass not in sums:
@@ -165,9 +169,9 @@ class _Attend(torch.autograd.Function):
 
 
 def fits(query: Tensor, keys: Tensor, weight: Tensor, grid: Tensor, rows: Rows) -> bool:
-    """Whether the kernels take the arguments, of which they check nothing.
+    """Whether the kernels support these arguments; the kernels themselves check nothing.
 
-    What has to be broadcast, or is of double precision, is for the reference.
+    The reference computes arguments that have to be broadcast or have double precision.
     """
     count, tensors = len(rows.index), (query, weight, grid, rows.index)
     return (
@@ -184,7 +188,7 @@ def fits(query: Tensor, keys: Tensor, weight: Tensor, grid: Tensor, rows: Rows) 
 def additive_attention(
     query: Tensor, keys: AdditiveKeys, weight: Tensor, grid: Tensor, rows: Rows, kernels: Kernels
 ) -> tuple[Tensor, Tensor]:
-    """What :func:`captioning.kernels.reference.additive_attention` defines."""
+    """Compute :func:`captioning.kernels.reference.additive_attention` by compiled kernels."""
     linked, sums = keys.linked()
     alpha, context = _Attend.apply(
         linked, sums, keys.exponentials(), grid, query, weight, rows, kernels

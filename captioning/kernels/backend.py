@@ -1,16 +1,16 @@
 """Which implementation computes an op: plain PyTorch, or C on a CPU and Triton on a GPU.
 
-``auto`` takes the compiled kernels where they can be had and PyTorch elsewhere; ``native`` fails
-where nothing can be compiled; ``torch`` computes every op by :mod:`captioning.kernels.reference`,
-in plain autograd. The choice holds within :func:`use_backend`, for the thread that entered it::
+``auto`` uses compiled kernels where they are available, and PyTorch elsewhere. ``native`` fails if
+no kernel can be compiled. ``torch`` computes every op by :mod:`captioning.kernels.reference`, in
+plain autograd. The choice applies within :func:`use_backend`, for the thread that entered it::
 
     with use_backend("torch"):
         output = decoder(grid, tokens)
 
-Outside of it, and in other threads, the choice is ``auto``. Kernels take single precision and
-bfloat16; in any other type (double precision, for instance), in shapes that would have to be
-broadcast, and under ``torch.func`` or forward-mode differentiation an op is computed by its
-reference under every choice.
+Outside of the block, and in other threads, the choice is ``auto``. Kernels support single precision
+and bfloat16. For any other type (double precision, for instance), for shapes that would have to be
+broadcast, and under ``torch.func`` or forward-mode differentiation, the reference computes an op
+whatever the choice.
 """
 
 import functools
@@ -47,7 +47,7 @@ _choice: ContextVar[Backend] = ContextVar("backend", default="auto")
 
 @contextmanager
 def use_backend(backend: Backend) -> Iterator[None]:
-    """Compute the ops within the block by a backend.
+    """Compute the ops within the block with a backend.
 
     Raises:
         CaptioningError: there is no such backend.
@@ -62,15 +62,15 @@ def use_backend(backend: Backend) -> Iterator[None]:
 
 
 def current_backend() -> Backend:
-    """The backend that was chosen by the innermost :func:`use_backend`, or ``auto``."""
+    """The backend of the innermost :func:`use_backend`; outside of any, ``auto``."""
     return _choice.get()
 
 
 def check_backend(backend: Backend, device: str) -> None:
-    """Refuse ``native`` where nothing can be compiled for a kind of device.
+    """Refuse ``native`` if no kernels can be compiled for a kind of device.
 
     Raises:
-        CaptioningError: it cannot; the message says why.
+        CaptioningError: the kernels cannot be compiled; the message says why.
     """
     if backend == "native" and load_kernels(device) is None:
         raise CaptioningError(
@@ -80,11 +80,11 @@ def check_backend(backend: Backend, device: str) -> None:
 
 
 def report(device: str, backend: Backend | None = None) -> dict[str, str]:
-    """What computes each op on a kind of device: ``torch``, ``c`` or ``triton``.
+    """The implementation of each op on a kind of device: ``torch``, ``c`` or ``triton``.
 
     Args:
-        device: such as ``cpu`` or ``cuda``.
-        backend: the choice; None is the current one.
+        device: the kind of device, such as ``cpu`` or ``cuda``.
+        backend: the backend; None takes the current one.
     """
     kernels = None if (backend or current_backend()) == "torch" else load_kernels(device)
     language = kernels.language if kernels else "torch"
@@ -92,11 +92,11 @@ def report(device: str, backend: Backend | None = None) -> dict[str, str]:
 
 
 def kernels_for(op: str, *tensors: Tensor) -> Kernels | None:
-    """The compiled kernels that compute an op on these tensors; None: its reference does.
+    """The compiled kernels that compute an op on these tensors; None if its reference does.
 
     Args:
         op: one of :data:`OPS`.
-        tensors: those whose type decides; all must have the same one.
+        tensors: arguments of the op; kernels are used only if all have the same supported type.
 
     Raises:
         CaptioningError: the backend is ``native`` and nothing can be compiled.
@@ -112,9 +112,9 @@ def kernels_for(op: str, *tensors: Tensor) -> Kernels | None:
 
 
 def is_transformed() -> bool:
-    """Whether ``torch.func`` or forward-mode differentiation is at work.
+    """Whether ``torch.func`` or forward-mode differentiation is active.
 
-    Both follow PyTorch's own operations alone: a kernel would read the numbers and lose the
+    Both work on PyTorch's own operations only: a kernel would read the values and lose the
     tangents.
     """
     level: int = forward_ad._current_level
@@ -128,7 +128,7 @@ _reasons: dict[str, str] = {}
 def load_kernels(device: str) -> Kernels | None:
     """The kernels for a kind of device, compiled on first use.
 
-    None, with a line in the log, where there are none: PyTorch then computes everything.
+    Returns None, and logs the reason, if they are not available; PyTorch then computes everything.
     """
     try:
         if device == "cpu":

@@ -1,6 +1,6 @@
 """The pointwise part of an LSTM cell by compiled kernels, in one pass in each direction.
 
-Its dozen of small operations at every word would otherwise take a tenth of a training step.
+In PyTorch it is a dozen small operations at every word, which take a tenth of a training step.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from captioning.kernels.library import Kernels
 
 
 class LSTMCell(torch.autograd.Function):
-    """:func:`captioning.kernels.reference.lstm_cell`; all addends have the same gradient."""
+    """The op :func:`captioning.kernels.reference.lstm_cell`; all addends have the same gradient."""
 
     @staticmethod
     def forward(

@@ -1,18 +1,21 @@
-"""A training step's loss and gradients as one CUDA graph for each shape that batches have.
+"""The loss and gradients of a training step as a CUDA graph, one graph for each shape of batches.
 
-A step of a recurrence is hundreds of small pieces of work for a GPU, and Python takes longer to ask
-for them than the GPU takes to do them. A graph asks for all of them at once. It is recorded once a
-shape and then replayed with other numbers in the same places.
+A training step of a recurrent network is hundreds of small kernels, and Python takes longer to
+launch them than the GPU takes to run them. A CUDA graph launches all of them at once. It is
+recorded once for each shape, and then replayed with other values in the same memory.
 
-A replay repeats operations, not Python. Hence a graph is recorded only where
+A replay repeats the recorded operations without running Python. A graph is therefore recorded only
+if
 
-* the classes of the objective, of the decoder and of all their parts declare that what they compute
-  depends on shapes and plain attributes alone (``static = True``, not inherited), and
-* no part has a hook or a ``forward`` of its own, which would be called at the recording only;
+* the classes of the objective, of the decoder and of all their submodules declare that their
+  operations depend only on shapes and plain attributes (``static = True``, which is not inherited),
+  and
+* no submodule has a hook, or a ``forward`` set on the instance, which would run at the recording
+  only.
 
-and it is replayed only while every part is of the class, and every attribute of it (a number, a
-string, a few of them in a list, a tensor's place in memory) has the value, that it had at the
-recording. A probability or a temperature that a callback anneals is thus seen, whether it is a
+A graph is replayed only if every submodule has the same class, and every attribute (a number, a
+string, a short list of these, the address of a tensor) has the same value as at the recording. If a
+callback anneals a probability or a temperature, the change is therefore noticed, whether it is a
 buffer or a Python number.
 """
 
@@ -31,14 +34,15 @@ from captioning.support.errors import CaptioningError
 PLAIN = (bool, int, float, str, type(None))
 
 MAX_GRAPHS = 64
-"""Graphs that are kept. Captions have some twenty lengths; a number that is annealed at every epoch
-would otherwise leave as many graphs behind at each."""
+"""Number of graphs that are kept. Captions have about twenty lengths; if a number is annealed,
+every epoch would otherwise leave that many unused graphs behind."""
 
 MAX_SEEN = 10_000
-"""Steps of another kind each that are remembered until one recurs."""
+"""Number of keys that are remembered after their first step, to record a graph at the second
+one."""
 
 MAX_ITEMS = 32
-"""Longest list of numbers whose every item is compared; a longer one is taken for a constant."""
+"""Length of the longest list whose items are compared; a longer list is assumed to be constant."""
 
 MODULE_INTERNALS = frozenset(vars(nn.Module())) - {"training", "_parameters", "_buffers"}
 
@@ -49,9 +53,10 @@ def can_capture(device: torch.device) -> bool:
 
 
 class LossGraphs:
-    """Computes losses; from the second batch of a shape on by a graph, where that is allowed.
+    """Computes losses, from the second batch of a shape on by a CUDA graph, if that is possible.
 
-    The gradients of all graphs lie in one place until the next call. Copies hold no graph.
+    All graphs write their gradients into the same memory, which the next call overwrites. Copies of
+    this object have no graphs.
 
     Args:
         objective: called with the decoder and a batch; returns the ``loss`` and its parts.
@@ -67,11 +72,11 @@ class LossGraphs:
         self.calls = 0
 
     def __reduce__(self) -> tuple[type["LossGraphs"], tuple[nn.Module, nn.Module]]:
-        # What copies and pickles are made of.
+        # Copies and pickles contain the modules only.
         return LossGraphs, (self._step.objective, self._step.decoder)
 
     def are_of(self, objective: nn.Module, decoder: nn.Module) -> bool:
-        """Whether it is these two modules whose losses are computed here."""
+        """Whether this object computes the losses of these two modules."""
         return self._step.objective is objective and self._step.decoder is decoder
 
     def __len__(self) -> int:
@@ -79,13 +84,13 @@ class LossGraphs:
         return len(self._graphs)
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
-        """What ``objective(decoder, batch)`` returns; ``loss`` has the gradients of all parameters.
+        """Compute ``objective(decoder, batch)``; ``loss`` can be backpropagated to all parameters.
 
         Args:
-            batch: a named tuple with ``images`` (where the model is) and ``tokens`` (anywhere).
+            batch: a named tuple with ``images`` (on the model's device) and ``tokens`` (on any).
 
         Raises:
-            CaptioningError: something is done that no graph can record.
+            CaptioningError: the loss has an operation that cannot be recorded.
         """
         parameters = self._step.trained_parameters()
         losses: dict[str, Tensor]
@@ -94,7 +99,8 @@ class LossGraphs:
             return losses
         batch = batch._replace(tokens=batch.tokens.to(batch.images.device, non_blocking=True))
         key = self._key(batch)
-        if hash(key) not in self._seen:  # compiles, allocates, chooses what a graph then takes over
+        # The first step of a shape compiles kernels and allocates workspaces, and is not recorded.
+        if hash(key) not in self._seen:
             if len(self._seen) >= MAX_SEEN:
                 self._seen.clear()
             self._seen.add(hash(key))
@@ -114,7 +120,7 @@ class LossGraphs:
         return parts
 
     def _can_record(self, batch: Any) -> bool:
-        """Whether a graph would see all of a batch, and all gradients are wanted at once."""
+        """Whether a graph can represent this batch, and the loss needs gradients."""
         return (
             can_capture(batch.images.device)
             and torch.is_grad_enabled()
@@ -123,7 +129,7 @@ class LossGraphs:
         )
 
     def _key(self, batch: Any) -> Hashable:
-        """All that a graph depends on besides the numbers in its inputs."""
+        """Everything that a graph depends on, except the values of its inputs."""
         device = batch.images.device.type
         return (
             batch.images.shape,
@@ -162,7 +168,7 @@ class LossGraphs:
 
 
 class _Step(nn.Module):
-    """Decoder and objective as one module."""
+    """Decoder and objective combined into one module."""
 
     def __init__(self, objective: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -173,11 +179,11 @@ class _Step(nn.Module):
         return parts
 
     def parts(self) -> list[nn.Module]:
-        """All modules but this one."""
+        """All submodules."""
         return [module for module in self.modules() if module is not self]
 
     def is_static(self) -> bool:
-        """Whether a graph of the step stays right; see the head of this file."""
+        """Whether a graph of the step stays valid; see the docstring of this module."""
         return all(
             is_declared_static(part)
             and "forward" not in vars(part)
@@ -187,11 +193,11 @@ class _Step(nn.Module):
         )
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that get gradients."""
+        """The parameters that require gradients."""
         return {name: each for name, each in self.named_parameters() if each.requires_grad}
 
     def attributes(self) -> Hashable:
-        """The classes and attributes of all parts, their training modes among them."""
+        """The classes and attributes of all submodules, including their training modes."""
         return tuple(
             (
                 type(part),
@@ -205,22 +211,22 @@ class _Step(nn.Module):
         )
 
     def restore_buffers(self, buffers: dict[str, Tensor]) -> None:
-        """Put buffers back in their places."""
+        """Register the given buffers again, under their names."""
         for name, buffer in buffers.items():
             owner, _, child = name.rpartition(".")
             self.get_submodule(owner)._buffers[child] = buffer
 
 
 def is_declared_static(part: nn.Module) -> bool:
-    """Whether a module is PyTorch's own or its class says ``static = True``."""
+    """Whether a module is PyTorch's own, or its class has ``static = True``."""
     kind = type(part)
-    if parametrize.is_parametrized(part):  # of a class that was made of the original one
+    if parametrize.is_parametrized(part):  # its class is derived from the original one
         kind = kind.__bases__[0]
     return kind.__module__.startswith("torch.") or bool(vars(kind).get("static", False))
 
 
 def comparable(value: object) -> Hashable:
-    """What a graph takes over of an attribute; None where it is taken for a constant."""
+    """The part of an attribute on which a graph depends; None if it is assumed to be constant."""
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, Tensor):
@@ -233,11 +239,12 @@ def comparable(value: object) -> Hashable:
 
 
 class _Graph:
-    """The graph of one key: where it reads, and where its results are.
+    """The graph of one key, with its input and output tensors.
 
     Attributes:
-        gradients: of each parameter; None for those that the loss does not depend on.
-        differentiable: the parts of the loss, besides itself, that had a gradient.
+        gradients: the gradient with respect to each parameter; None for parameters on which the
+            loss does not depend.
+        differentiable: the names of the parts, except the loss itself, that require gradients.
     """
 
     def __init__(
@@ -256,7 +263,7 @@ class _Graph:
         self.differentiable: list[str] = []
 
         def work() -> None:
-            # With leaves of its own: autograd may know the parameters from another stream.
+            # New leaves, because autograd may have used the parameters on another stream.
             leaves = {name: each.detach().requires_grad_() for name, each in parameters.items()}
             parts = functional_call(step, leaves, (self.batch,))
             found = torch.autograd.grad(parts["loss"], list(leaves.values()), allow_unused=True)
@@ -279,10 +286,10 @@ class _Graph:
 
 
 def capture(work: Callable[[], None], pool: Any) -> Callable[[], None]:
-    """Record what ``work`` asks of the GPU, and return what does it again.
+    """Record the GPU operations of ``work``, and return a function that replays them.
 
     Raises:
-        RuntimeError: something cannot be recorded.
+        RuntimeError: an operation cannot be recorded.
     """
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
@@ -290,14 +297,14 @@ def capture(work: Callable[[], None], pool: Any) -> Callable[[], None]:
     dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
     with (
         torch.cuda.stream(stream),
-        # A weight that autocast had cast before the recording would never be cast again.
+        # No cache: a replay would not repeat the cast of a weight that was cached before.
         torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False),
     ):
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
             work()
         except BaseException:
-            with suppress(RuntimeError):  # of a recording that has failed already
+            with suppress(RuntimeError):  # ending a recording that has failed raises again
                 graph.capture_end()
             raise
         graph.capture_end()
@@ -306,7 +313,7 @@ def capture(work: Callable[[], None], pool: Any) -> Callable[[], None]:
 
 
 class _Replayed(torch.autograd.Function):
-    """A loss whose gradients have been computed already."""
+    """A loss whose gradients a graph has computed already; the backward pass returns them."""
 
     @staticmethod
     def forward(
@@ -324,7 +331,7 @@ class _Replayed(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.call != ctx.owner.calls:
             raise RuntimeError("the gradients of this loss were overwritten by a later loss's")
-        # New tensors: those of an optimiser must stay when the next step's are computed.
+        # New tensors, because the next replay overwrites the graph's own.
         found = iter(
             torch._foreach_mul([each for each in ctx.gradients if each is not None], grad_loss)
         )
@@ -332,7 +339,7 @@ class _Replayed(torch.autograd.Function):
 
 
 class _Part(torch.autograd.Function):
-    """A part of a loss, which has been computed with no gradient of its own."""
+    """A part of a loss that a graph has computed; backpropagating it raises an error."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, *parameters: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
-"""Weight gradients of linear layers that are called again and again, made in one product.
+"""Weight gradients of linear layers that are called in a loop, computed by one product per weight.
 
-Left to itself, autograd makes the gradient of a weight at every word of a caption: as many small
-products, and as many passes over a tensor of the weight's size, as there are words. Here each call
-keeps its input and the gradient with respect to its output, and one product of all of them is made
-when the backward pass reaches the weight. In half precision that also rounds once instead of at
+Autograd computes the gradient with respect to a weight at every word of a caption: one small
+product, and one pass over a tensor of the weight's size, for each word. Here each call records its
+input and the gradient with respect to its output, and one product of all of them is computed when
+the backward pass reaches the weight. In bfloat16, the result is also rounded once instead of at
 every word.
 
-It is ``torch.nn.functional.linear`` that is intercepted, with the weight that it is given, and not
-a layer: subclasses, hooks and parametrisations of layers work as ever. What is not an ordinary
-product of a matrix that is a parameter is left to autograd: a weight that a parametrisation
-computes, a tensor subclass, ``torch.func``, or a call whose tensors a checkpoint computes again.
+The function ``torch.nn.functional.linear`` is intercepted, not the layers, so that subclasses,
+hooks and parametrisations of layers work as usual. Only products with a matrix that is itself a
+parameter are deferred. Autograd handles all others: weights that a parametrisation computes, tensor
+subclasses, ``torch.func``, and calls that activation checkpointing repeats.
 """
 
 import functools
@@ -29,18 +29,18 @@ Record = dict[int, list[tuple[Tensor, Tensor]]]
 
 
 def current_backward_pass() -> int:
-    """A number that all nodes of one backward pass see, and no other backward pass.
+    """A number that identifies the current backward pass.
 
-    What nodes put aside for one another is kept under it, so that two backward passes, or one that
-    stops early, never see what another has put aside.
+    It is the key under which the nodes of a backward pass store intermediate results for each
+    other, so that two backward passes, or one that stops early, never use each other's results.
     """
     return torch._C._current_graph_task_id()
 
 
 def forget_afterwards(put_aside: dict[int, Any]) -> None:
-    """At the end of this backward pass, drop what it has put aside and no node has taken.
+    """At the end of this backward pass, delete its intermediate results that no node has used.
 
-    That is so where gradients with respect to some tensors alone are asked for.
+    Such results remain if gradients with respect to some of the tensors only are requested.
     """
     backward_pass = current_backward_pass()
     engine = torch.autograd.Variable._execution_engine
@@ -48,10 +48,10 @@ def forget_afterwards(put_aside: dict[int, Any]) -> None:
 
 
 def refuse_second_derivative() -> None:
-    """Refuse a backward pass that records a graph of itself.
+    """Refuse a backward pass with ``create_graph=True``.
 
-    What is put aside for the end of the pass is not part of any graph, so that a second derivative
-    would silently lack a part.
+    The intermediate results that nodes store for each other are not part of the autograd graph, so
+    that a second derivative would silently lack terms.
 
     Raises:
         RuntimeError: ``create_graph=True`` was given.
@@ -63,10 +63,10 @@ def refuse_second_derivative() -> None:
 
 
 def first_derivative_only(backward: Callable[..., T]) -> Callable[..., T]:
-    """Mark the backward pass of an autograd function that calls kernels.
+    """Decorate the backward pass of an autograd function, so that it refuses second derivatives.
 
-    PyTorch's own ``once_differentiable`` lets ``create_graph=True`` pass and fails at the second
-    derivative only, without a remedy.
+    PyTorch's own ``once_differentiable`` accepts ``create_graph=True`` and fails only at the second
+    derivative, with a message that names no remedy.
     """
 
     @functools.wraps(backward)
@@ -82,7 +82,7 @@ ORDINARY = (Tensor, nn.Parameter)
 
 
 class DeferredWeightGradients(TorchFunctionMode):
-    """Within the block, weights get their gradients from one product for all calls."""
+    """Within the block, the gradient of each weight is computed by one product for all calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class DeferredWeightGradients(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _is_deferred(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-        """Whether a call's weight gradient can be made later, and is needed at all."""
+        """Whether the weight gradient of a call is needed and can be computed later."""
         if not (weight.requires_grad and torch.is_grad_enabled()) or current_backend() == "torch":
             return False
         leaves = (weight,) if bias is None else (weight, bias)
@@ -110,8 +110,8 @@ class DeferredWeightGradients(TorchFunctionMode):
             and input.dim() > 1
             and weight.dim() == 2
             and not is_transformed()
-            # A checkpoint computes a call again outside of this block, where it would save other
-            # tensors than here.
+            # Activation checkpointing repeats a call outside of this block, where it would save
+            # other tensors than here.
             and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
         )
 
@@ -127,7 +127,7 @@ class DeferredWeightGradients(TorchFunctionMode):
         if key not in self._shared:
             record: Record = {}
             shared = _Weights.apply(weight, bias, dtype, record)
-            # The originals are kept as well, so that their ids stay theirs.
+            # A reference to the originals ensures that no other tensor gets their ids.
             self._shared[key] = *shared, record, weight, bias
         shared_weight, shared_bias, record, *_ = self._shared[key]
         output: Tensor = _Product.apply(input, shared_weight, shared_bias, record)
@@ -135,7 +135,7 @@ class DeferredWeightGradients(TorchFunctionMode):
 
 
 class _Weights(torch.autograd.Function):
-    """Weight and bias as the products take them; their gradients are made from the record."""
+    """Weight and bias in the type of the products; the record gives their gradients."""
 
     @staticmethod
     def forward(
@@ -166,7 +166,10 @@ class _Weights(torch.autograd.Function):
 
 
 class _Product(torch.autograd.Function):
-    """x W' + b; the backward pass records what the gradients of W and b are made of."""
+    """The product x W' + b; its backward pass records x and the gradient of the output.
+
+    :class:`_Weights` computes the gradients with respect to W and b from the record.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, record: Record) -> Tensor:
@@ -184,7 +187,7 @@ class _Product(torch.autograd.Function):
             if backward_pass not in ctx.record:
                 ctx.record[backward_pass] = []
                 forget_afterwards(ctx.record)
-            # Detached, or the record of a word would hold the graph that holds the record.
+            # Detached, because the graph refers to the record: a reference back would be a cycle.
             call = x.detach().flatten(0, -2), grad.flatten(0, -2)
             ctx.record[backward_pass].append(call)
         grad_x = (grad @ weight).to(ctx.dtype) if ctx.needs_input_grad[0] else None

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 MAX_ADDENDS = 3
-"""Most matrices that :meth:`Kernels.cell` adds up to the gates of an LSTM."""
+"""The highest number of matrices that :meth:`Kernels.cell` adds up to the gates of an LSTM."""
 
 
 class CompilationError(Exception):
@@ -18,10 +18,10 @@ class CompilationError(Exception):
 class Kernels(ABC):
     """Attention and the LSTM cell with their backward passes, each in one pass over its arguments.
 
-    ``exp_keys`` and ``grid`` have one type, and so have all addends: single precision or bfloat16.
-    Row r belongs to image ``row_index[r] // captions``. The methods here allocate the results; the
-    ``fill_`` methods of a subclass compute them. Tensors are passed to those contiguously, except
-    that the rows of addends may lie apart.
+    ``exp_keys`` and ``grid`` have the same type, and so have all addends: single precision or
+    bfloat16. Row r belongs to image ``row_index[r] // captions``. The methods here allocate the
+    results, and the ``fill_`` methods of a subclass compute them. The tensors passed to these are
+    contiguous, except addends, which may have a larger stride between their rows.
 
     Attributes:
         language: what the kernels are written in, ``c`` or ``triton``.
@@ -80,11 +80,11 @@ class Kernels(ABC):
         Float32[Tensor, "rows units"],
         Float32[Tensor, "rows gates"] | None,
     ]:
-        """Hidden state and cell after a step; for the backward pass, the activated gates too."""
+        """Hidden state, cell and, with ``for_backward``, the gates after their activations."""
         previous = previous.contiguous()
         hidden, cell = torch.empty_like(previous), torch.empty_like(previous)
         active = previous.new_empty(len(previous), 4 * previous.shape[1]) if for_backward else None
-        # The numbers of a row must be adjacent, as in a slice of a larger product's columns.
+        # The elements of a row must be adjacent; those of a slice of columns are.
         addends = tuple(each if each.stride(1) == 1 else each.contiguous() for each in addends)
         self.fill_cell(hidden, cell, active, previous, addends)
         return hidden, cell, active
@@ -141,5 +141,5 @@ class Kernels(ABC):
 
 
 def contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors with their numbers in one piece, copied where they are not."""
+    """The tensors in contiguous memory; a tensor that is not contiguous is copied."""
     return tuple(tensor.contiguous() for tensor in tensors)

@@ -1,8 +1,8 @@
-"""The one door to the kernels: operations whose results and gradients depend on their arguments.
+"""The interface to the kernels: ops whose results and gradients depend on their arguments alone.
 
 Each op has a reference in plain PyTorch (:mod:`captioning.kernels.reference`), which is its
 definition, and at most one implementation in C and one in Triton; :mod:`captioning.kernels.backend`
-chooses between them. Models, objectives and decoding import from here alone.
+chooses between them. Models, objectives and decoding import only this module of ``kernels``.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -54,14 +54,14 @@ def additive_attention(
 
     Args:
         query: W_h h of each row.
-        keys: W_a a_i of each location; made once for all words of a caption, since they share it.
-        weight: v; may differ from call to call.
-        grid: a_i.
-        rows: the image of each row.
+        keys: W_a a_i of each location; create it once for all words of a caption.
+        weight: v, which may be another tensor at each call.
+        grid: a_i of each location.
+        rows: the caption, and thereby the image, of each row.
 
     Returns:
-        alpha, whose rows sum to 1, and z; in single precision, or in double precision where the
-        arguments are.
+        The attention weights alpha, whose rows sum to 1, and the context z; in single precision, or
+        in double precision if an argument is.
     """
     kernels = kernels_for("additive_attention", keys.keys, grid)
     if kernels is None or not additive.fits(query, keys.keys, weight, grid, rows):
@@ -75,12 +75,12 @@ def lstm_cell(
     """One step of an LSTM from the products that add up to its gates.
 
     Args:
-        cell: c_{t-1}.
-        addends: N x 4H each; their sum is the input, forget, cell and output gate, in this order,
-            before their activations.
+        cell: the previous cell c_{t-1}, rows x H.
+        addends: rows x 4H each; their sum is the input, forget, cell and output gate, in this
+            order, before the activations.
 
     Returns:
-        h_t and c_t, in single precision at least.
+        The hidden state h_t and the cell c_t, in single precision at least.
     """
     kernels = kernels_for("lstm_cell", *addends)
     fits = all(
@@ -106,8 +106,8 @@ def standardize(
         eps: added to the variance.
 
     Returns:
-        The grid, under autocast in its type, as every product that follows would cast it; and its
-        mean over the locations, of the more exact numbers.
+        The standardised grid, under autocast in autocast's type, to which the following products
+        would cast it; and its mean over the locations, computed before the cast.
     """
     dtype = product_dtype(grid)
     mean_like = grid.new_empty(0, dtype=torch.promote_types(grid.dtype, torch.float32))
@@ -131,8 +131,8 @@ def cross_entropy(
     """The mean of -log softmax(logits)[target] over the real tokens.
 
     Args:
-        logits: computed with in single precision at least.
-        targets: the true words; padding (0) does not count.
+        logits: of any floating type; the loss is computed in single precision at least.
+        targets: the true words; padding (0) is ignored.
         label_smoothing: share of the probability that is spread over all words.
     """
     kernels = kernels_for("cross_entropy", logits)
@@ -148,7 +148,10 @@ def cross_entropy(
 
 
 def log_sum_exp(logits: Float[Tensor, "*rows words"]) -> Float[Tensor, "*rows"]:
-    """The logarithm of the sum of e^logit over all words. Has no gradient under ``native``."""
+    """The logarithm of the sum of e^logit over all words.
+
+    If a gradient is needed, the reference computes it under every backend.
+    """
     kernels = _without_gradient("log_sum_exp", logits)
     if kernels is None:
         return reference.log_sum_exp(logits)
@@ -170,7 +173,7 @@ def mask_tokens(
 
     Args:
         logits: before or after the softmax.
-        banned: words of each row; one may be there twice.
+        banned: the words to mask in each row, which may contain duplicates.
     """
     kernels = _without_gradient("mask_tokens", logits)
     if (
@@ -184,7 +187,7 @@ def mask_tokens(
 
 
 def _without_gradient(op: str, logits: Tensor) -> CKernels | None:
-    """The kernels of an op that has no backward pass: none where one is needed."""
+    """The kernels of an op that has no backward kernel; None if a gradient is needed."""
     if logits.requires_grad and torch.is_grad_enabled():
         return None
     kernels = kernels_for(op, logits)
@@ -192,12 +195,12 @@ def _without_gradient(op: str, logits: Tensor) -> CKernels | None:
 
 
 class Dropout(nn.Dropout):
-    """:class:`torch.nn.Dropout`, which on a CPU takes fewer random numbers unless backend=torch."""
+    """Like :class:`torch.nn.Dropout`, with faster random numbers on a CPU unless backend=torch."""
 
     static = True
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """The tensor, of which in training a share ``p`` is zero and the rest is scaled."""
+        """In training, set elements to zero with probability ``p`` and scale the others."""
         plain = input.device.type != "cpu" or current_backend() == "torch" or is_transformed()
         if not self.training or self.p == 0 or plain:
             return super().forward(input)
@@ -205,19 +208,20 @@ class Dropout(nn.Dropout):
 
 
 def deferred_weight_gradients() -> AbstractContextManager[object]:
-    """Within the block, linear layers get their weight gradients from one product for all calls.
+    """Within the block, the weight gradients of linear layers are computed by one product each.
 
-    For a loop over words, whose every call would otherwise make a gradient of the weight's size.
-    Results and gradients are those of ordinary calls; under ``backend=torch`` that is what they
-    are.
+    This is for a loop over words, in which every call would otherwise compute a gradient of the
+    weight's size. Results and gradients equal those of ordinary calls. Under ``backend=torch``, the
+    block has no effect.
     """
     return nullcontext() if current_backend() == "torch" else DeferredWeightGradients()
 
 
 def product_dtype(tensor: Tensor) -> torch.dtype:
-    """The type that matrix products of a tensor are computed in.
+    """The type in which matrix products with a tensor are computed.
 
-    Autocast's type where autocast is on, else single precision at least: grids are stored in half.
+    It is autocast's type if autocast is on. Otherwise it is the tensor's, but at least single
+    precision, because grids are stored in half precision.
     """
     device = tensor.device.type
     if torch.is_autocast_enabled(device):

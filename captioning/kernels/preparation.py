@@ -1,4 +1,4 @@
-"""What attention reads of a grid and of a query, made by compiled kernels in one pass each."""
+"""The inputs of attention, standardised grids and exponentials, by one compiled pass each."""
 
 import torch
 from jaxtyping import Float, Float32
@@ -8,15 +8,19 @@ from captioning.kernels.backend import kernels_for
 from captioning.kernels.cpu.bindings import CKernels
 
 MAX_CHANNELS = 4096
-"""Most channels of a grid that the C function takes; as in ``grid.c``."""
+"""The highest number of channels that the C function supports; the same as in ``grid.c``."""
 
 CHUNK_IMAGES = 8
-"""Images that are cast to single precision together, so that the result stays in the cache."""
+"""Number of images that are cast to single precision at a time, so that the result fits the
+cache."""
 
 LIMIT = 22.0
-"""Projections are limited to +-LIMIT before e^{2x}, so that the product of two, e^88, is finite.
-tanh is flat to the last bit of float32 from 9 on: the limit changes nothing unless key and query
-both exceed 13 and nearly cancel, which is far from where training leads."""
+"""Projections x are clamped to [-LIMIT, LIMIT] before e^{2x}, so that the product of two is finite.
+
+The product is at most e^88. In float32, tanh is constant from 9 on. The clamp therefore changes
+results only if key and query both exceed 13 in magnitude and nearly cancel, which is far outside
+the range that training reaches.
+"""
 
 
 def standardize(
@@ -25,7 +29,7 @@ def standardize(
     dtype: torch.dtype,
     kernels: CKernels,
 ) -> tuple[Float[Tensor, "images locations channels"], Float32[Tensor, "images channels"]]:
-    """The standardised grid in a type, and its mean over the locations in single precision."""
+    """The standardised grid in ``dtype``, and its mean over the locations in single precision."""
     images, locations, channels = grid.shape
     mean = grid.new_empty(images, channels, dtype=torch.float32)
     out = torch.empty(grid.shape, dtype=dtype)
@@ -42,7 +46,7 @@ def standardize(
 def exp2x(
     x: Float[Tensor, "*rows size"], dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "*rows size"]:
-    """e^{2x} of x limited to +-LIMIT, in single precision or in the type of x."""
+    """The exponentials e^{2x} of x clamped to +-LIMIT, in single precision or in the type of x."""
     rows = x.flatten(0, -2)
     kernels = kernels_for("standardize", x) if dtype in (x.dtype, torch.float32) else None
     if not isinstance(kernels, CKernels) or rows.stride(1) != 1:

@@ -1,7 +1,7 @@
-"""Every op in plain PyTorch, a few lines each: the definition that all kernels are tested against.
+"""Every op in a few lines of plain PyTorch: the definitions against which kernels are tested.
 
-Autograd makes the gradients, so that these take any floating type and any device, can be
-differentiated twice, and work under ``torch.func``. ``backend=torch`` computes with nothing else.
+Autograd computes the gradients, so that these functions support any floating type and any device,
+can be differentiated twice, and work under ``torch.func``. ``backend=torch`` uses only these.
 """
 
 import torch
@@ -13,7 +13,7 @@ from captioning.support.special_tokens import PAD
 
 
 def at_least_single(x: Tensor) -> Tensor:
-    """The tensor in single precision, or as it is in double precision."""
+    """Cast a tensor to single precision, unless it has double precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -24,7 +24,10 @@ def additive_attention(
     grid: Float[Tensor, "images locations channels"],
     rows: Rows,
 ) -> tuple[Float[Tensor, "rows locations"], Float[Tensor, "rows channels"]]:
-    """Alpha = softmax(v . tanh(W_a a_i + W_h h)) and z = sum_i alpha_i a_i (eq. 4, 5 and 13)."""
+    """Additive attention (Xu et al. 2015, eq. 4, 5 and 13).
+
+    alpha = softmax(v . tanh(W_a a_i + W_h h)) and z = sum_i alpha_i a_i.
+    """
     with torch.autocast(query.device.type, enabled=False):
         by_image = rows.scatter(at_least_single(query))  # B x K x A
         hidden = (at_least_single(keys)[:, None] + by_image[:, :, None]).tanh()  # B x K x P x A
@@ -36,7 +39,10 @@ def additive_attention(
 def lstm_cell(
     cell: Float[Tensor, "rows units"], *addends: Float[Tensor, "rows gates"]
 ) -> tuple[Float[Tensor, "rows units"], Float[Tensor, "rows units"]]:
-    """c_t = f c_{t-1} + i g and h_t = o tanh(c_t) (eq. 1 to 3), the addends being summed up."""
+    """An LSTM cell, c_t = f c_{t-1} + i g and h_t = o tanh(c_t) (Xu et al. 2015, eq. 1 to 3).
+
+    The sum of the addends is the gates i, f, g, o before their activations.
+    """
     gates = sum(addends[1:], start=addends[0])
     i, f, g, o = at_least_single(gates).chunk(4, -1)
     cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
@@ -63,7 +69,7 @@ def cross_entropy(
 
 
 def log_sum_exp(logits: Float[Tensor, "*rows words"]) -> Float[Tensor, "*rows"]:
-    """Log sum_w e^logit."""
+    """The logarithm of the sum over all words of e^logit."""
     return at_least_single(logits).logsumexp(-1)
 
 

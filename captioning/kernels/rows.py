@@ -1,4 +1,4 @@
-"""Which captions of which images the rows of a tensor belong to."""
+"""The mapping from the rows of a tensor to the captions of images."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,13 @@ from torch import Tensor
 
 
 class Rows(NamedTuple):
-    """The captions of a batch that a tensor has rows for, in any order.
+    """The captions of a batch for which a tensor has rows, in any order.
 
     Attributes:
-        index: of each row, image x captions + caption; no two are equal.
-        images: images of the batch (B).
-        captions: captions that an image can have (K).
+        index: for each row, the index ``image * captions + caption`` of its caption; all are
+            different.
+        images: number of images in the batch (B).
+        captions: number of captions that each image can have (K).
     """
 
     index: Int[Tensor, " rows"]  # type: ignore[assignment]  # hides the method of tuples
@@ -22,7 +23,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def all(cls, images: int, captions: int, device: torch.device) -> "Rows":
-        """Every caption of every image, image after image."""
+        """Rows for every caption of every image, ordered by image."""
         return cls(torch.arange(images * captions, device=device), images, captions)
 
     @property
@@ -35,10 +36,10 @@ class Rows(NamedTuple):
         return self._replace(index=self.index[:count])
 
     def scatter(self, rows: Float[Tensor, "rows size"]) -> Float[Tensor, "images captions size"]:
-        """Rows as images x captions; captions that have no row are zero."""
+        """Arrange rows as images x captions; captions without a row are zero."""
         flat = rows.new_zeros(self.images * self.captions, rows.shape[1])
         return flat.index_copy(0, self.index, rows).view(self.images, self.captions, rows.shape[1])
 
     def gather(self, tensor: Shaped[Tensor, "images captions size"]) -> Shaped[Tensor, "rows size"]:
-        """The rows of a tensor of images x captions."""
+        """Select the rows from a tensor of images x captions."""
         return tensor.flatten(0, 1)[self.index]

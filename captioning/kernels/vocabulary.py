@@ -1,7 +1,7 @@
-"""Operations on the scores of all words, by C kernels in one pass each.
+"""Operations on the logits of all words, by C kernels in one pass each.
 
-In plain PyTorch, the mean cross entropy of a training step makes eight tensors of tokens x words in
-single precision in each direction, and beam search makes three at every word.
+In plain PyTorch, the mean cross entropy of a training step allocates eight tensors of tokens x
+words in single precision in each direction, and beam search allocates three at every word.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from captioning.support.special_tokens import PAD
 
 
 class CrossEntropy(torch.autograd.Function):
-    """:func:`captioning.kernels.reference.cross_entropy`."""
+    """The op :func:`captioning.kernels.reference.cross_entropy` by C kernels."""
 
     @staticmethod
     def forward(
@@ -46,7 +46,7 @@ class CrossEntropy(torch.autograd.Function):
 
 
 def log_sum_exp(logits: Tensor, kernels: CKernels) -> Tensor:
-    """:func:`captioning.kernels.reference.log_sum_exp`."""
+    """The op :func:`captioning.kernels.reference.log_sum_exp` by a C kernel."""
     logits = logits.contiguous()
     out = logits.new_empty(logits.shape[:-1], dtype=torch.float32)
     kernels.call("log_sum_exp", logits.dtype, (out, logits), out.numel(), logits.shape[-1])
@@ -54,7 +54,7 @@ def log_sum_exp(logits: Tensor, kernels: CKernels) -> Tensor:
 
 
 def topk(logits: Tensor, k: int, kernels: CKernels) -> tuple[Tensor, Tensor]:
-    """:func:`captioning.kernels.reference.topk`; of equal logits, the first words."""
+    """The op :func:`captioning.kernels.reference.topk`; among equal logits, the first words win."""
     k = min(k, logits.shape[-1])
     logits = logits.contiguous()
     values = logits.new_empty((*logits.shape[:-1], k), dtype=torch.float32)
@@ -65,16 +65,17 @@ def topk(logits: Tensor, k: int, kernels: CKernels) -> tuple[Tensor, Tensor]:
 
 
 def mask_tokens(logits: Tensor, banned: Tensor, kernels: CKernels) -> Tensor:
-    """:func:`captioning.kernels.reference.mask_tokens`, of contiguous logits."""
+    """The op :func:`captioning.kernels.reference.mask_tokens`, for contiguous logits."""
     integers = banned[..., 0].numel(), logits.shape[-1], banned.shape[-1]
     kernels.call("mask_tokens", logits.dtype, (logits, banned.contiguous()), *integers)
     if not logits.is_inference():
-        increment_version(logits)  # a backward pass that needs the logits as they were is refused
+        # Autograd then refuses a backward pass that needs the logits before this change.
+        increment_version(logits)
     return logits
 
 
 def in_vocabulary(words: Tensor, logits: Tensor) -> bool:
-    """Whether these are indices of words, so that the kernels stay within the logits."""
+    """Whether all indices are valid words, so that the kernels stay within the logits' memory."""
     if words.dtype != torch.int64:
         return False
     lowest, highest = words.aminmax() if words.numel() else (0, 0)

@@ -1,7 +1,6 @@
 """BLEU, METEOR, ROUGE-L and CIDEr by the original COCO caption tools, and statistics on them.
 
-Names are imported on first use, so that none of them costs the import of another: `CaptionScores`,
-the torchmetrics metric, is the only one that imports torch.
+Names are imported on first use. Only `CaptionScores`, the torchmetrics metric, imports torch.
 """
 
 from importlib import import_module

@@ -61,7 +61,8 @@ class Statistics:
             - ``METEOR``, 23: METEOR 1.5's own statistics, in the order in which it prints them; but
               no chunk if the caption equals its reference, because its sums leave that out.
             - other metrics, 1: the image's score.
-        references: see `fingerprint_references`; empty if the references are not known.
+        references: the fingerprint of the references, see `fingerprint_references`; empty if the
+            references are not known.
     """
 
     images: tuple[str, ...] = ()
@@ -75,7 +76,7 @@ class Statistics:
         many digits as its doubles have, so that this holds for METEOR too.
 
         Args:
-            counts: how often each image is in each sample, none of which is empty.
+            counts: how often each image is in each sample; no sample may be empty.
 
         Returns:
             The scores of each metric of the tables, on its own scale, by the name of the score.
@@ -136,8 +137,8 @@ class Statistics:
             and isinstance(written["tables"], dict)
         ):
             raise CaptioningError(
-                "no statistics, which are `references`, `images` (each once) and `tables`: score "
-                "the captions again"
+                "these are not statistics, which have `references`, `images` (each once) and "
+                "`tables`: score the captions again"
             )
         images = tuple(written["images"])
         tables = {}
@@ -249,8 +250,8 @@ def paired(
     doubled, or the level at which the percentile interval begins to contain 0 (Efron and Tibshirani
     1993, sec. 15.4). Ties count against a difference. The corpus itself counts as one more resample
     on either side (Davison and Hinkley 1997, sec. 4.2), so that p is never 0: with 1,000 resamples
-    it is at least 2 / 1001. It is not corrected for the number of comparisons. With few images
-    there is none, see `MIN_IMAGES_FOR_P_VALUE`.
+    it is at least 2 / 1001. It is not corrected for the number of comparisons. With few images no
+    p-value is given, see `MIN_IMAGES_FOR_P_VALUE`.
 
     Args:
         first: statistics of one system.
@@ -358,7 +359,7 @@ def _compared(
     *,
     has_p_value: bool,
 ) -> Paired:
-    # A resample in which both score the same counts on either side, and so against a difference.
+    # A resample with equal scores counts on either side, and therefore against a difference.
     behind = min(np.sum(samples <= _ROUNDING), np.sum(samples >= -_ROUNDING))
     p_value = min(1.0, 2 * (1 + int(behind)) / (1 + len(samples)))
     return Paired(difference, *_percentiles(samples, level), p_value if has_p_value else None)

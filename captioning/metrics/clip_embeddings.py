@@ -93,13 +93,13 @@ def _load(weights: str) -> tuple[Any, Any]:
     try:
         loaded: Any = CLIPModel.from_pretrained(weights, output_loading_info=True)
         model, found = loaded
-        if missing := sorted(found["missing_keys"]):  # else they would be random
-            raise ValueError(f"{missing[0]} and {len(missing) - 1} more parameters are not there")
+        if missing := sorted(found["missing_keys"]):  # transformers would initialise them randomly
+            raise ValueError(f"{missing[0]} and {len(missing) - 1} more parameters are missing")
         tokenizer = AutoTokenizer.from_pretrained(weights)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CaptioningError(
-            f"clip_weights={weights}: no CLIP can be loaded there ({reason}): name a folder with "
+            f"clip_weights={weights}: CLIP cannot be loaded ({reason}): name a folder with "
             "the model and its tokenizer, or one on the Hugging Face hub."
         ) from error
     return model.float().eval(), tokenizer

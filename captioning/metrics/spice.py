@@ -66,7 +66,8 @@ def spice_scores(
         captions: tokenised, one for each image.
         references: tokenised, one or more for each image.
         corenlp: the folder of `CORENLP`; see `find_corenlp`.
-        memory: the most that Java's objects may take, as in ``8G``, which is what its authors give.
+        memory: the limit of Java's heap, such as ``8G``, which is the limit that SPICE's authors
+        set.
 
     Raises:
         CaptioningError: Java is missing, or the program fails.
@@ -97,9 +98,9 @@ def spice_scores(
         if done.returncode != 0 or not written.is_file():
             raise CaptioningError(
                 f"SPICE failed on these {len(images):,} captions (exit status {done.returncode}: "
-                f"{_complaint(done.stderr.decode(errors='replace'))}): look whether spice_memory="
-                f"{memory} suits this machine and the files in {corenlp} are whole, or leave "
-                "SPICE out."
+                f"{_complaint(done.stderr.decode(errors='replace'))}): check that spice_memory="
+                f"{memory} suits this machine and that the files in {corenlp} are complete, or "
+                "leave SPICE out."
             )
         scores = json.loads(written.read_bytes())
     by_image = {entry["image_id"]: float(entry["scores"]["All"]["f"]) for entry in scores}
@@ -137,7 +138,7 @@ def find_corenlp(folder: str | None = None, url: str = CORENLP_URL) -> Path:
     except (OSError, HTTPException, BadZipFile, KeyError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise CaptioningError(
-            f"SPICE needs {' and '.join(CORENLP)}, and {url} cannot be brought to {target} "
+            f"SPICE needs {' and '.join(CORENLP)}, and {url} cannot be downloaded to {target} "
             f"({reason}): download it where there is a network, unpack it, and give its folder by "
             "spice_files=FOLDER."
         ) from error

@@ -1,4 +1,4 @@
-"""Training objectives: from a decoder and a batch to a loss, one file for each."""
+"""Training objectives, which compute a loss from a decoder and a batch; one file for each."""
 
 from captioning.objectives.base import Objective
 from captioning.objectives.cross_entropy import CrossEntropy

@@ -1,4 +1,4 @@
-"""What every training objective offers."""
+"""The interface of training objectives."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
@@ -18,22 +18,25 @@ class Objective(nn.Module, ABC):
     baseline; both are part of checkpoints.
 
     Attributes:
-        static: whether the operations depend on nothing but the shapes of the batch and on plain
+        static: whether the operations depend only on the shapes of the batch and on plain
             attributes (numbers, strings) of the objective and the decoder, so that a CUDA graph may
-            replay them. Plain attributes may change between steps. Not inherited: a subclass says
-            so again.
+            replay them. Plain attributes may change between steps. ``static`` is not inherited: a
+            subclass must set it again.
     """
 
     static: ClassVar[bool] = False
 
     def setup(self, data: "CaptionDataModule") -> None:
-        """Take what is needed of the data, such as references; called once before training."""
+        """Read what the objective needs from the data, such as references.
+
+        The captioner calls this once before training.
+        """
 
     @abstractmethod
     def forward(self, decoder: Decoder, batch: "Batch") -> dict[str, Tensor]:
-        """The ``loss``, and any parts of it to be logged.
+        """Compute the ``loss``, and any parts of it that are to be logged.
 
         Args:
-            decoder: called with ``batch.grid``.
+            decoder: the decoder, to be called with ``batch.grid``.
             batch: images, each with all its captions.
         """

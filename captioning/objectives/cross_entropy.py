@@ -24,9 +24,9 @@ class CrossEntropy(Objective):
 
     Args:
         label_smoothing: share of the probability that is spread over all words.
-        attention_penalty: weight of the attention term (lambda); 0 leaves it out.
-        coverage_target: ``one``, the paper's target of 1 for each location, which T words can
-            reach on T locations only; or ``uniform``, T / P, the share of each of P locations.
+        attention_penalty: weight of the attention term (lambda); 0 leaves the term out.
+        coverage_target: ``one`` is the paper's target of 1 for each of P locations, which T words
+            can reach only if T = P; ``uniform`` is the target T / P.
     """
 
     static = True
@@ -64,6 +64,7 @@ class CrossEntropy(Objective):
         """The mean of (1 - c_i / target)^2 over locations and real captions."""
         if self.coverage_target == "uniform":
             coverage = coverage * (coverage.shape[-1] / lengths.clamp(min=1)[..., None])
-        # Captions that are not there count 0: selecting the others would wait for a GPU.
+        # Missing captions are multiplied by 0, because selecting the others would synchronise with
+        # the GPU.
         real = lengths > 0
         return (((1 - coverage) ** 2).mean(-1) * real).sum() / real.sum()

@@ -265,7 +265,7 @@ class Results(_Record):
         versions: of Python and the packages, see :func:`versions`.
         commit: of the code, see :func:`commit`.
         seconds: wall time of each part of the run.
-        scores: ``{split: {score: value}}``, of freely decoded captions.
+        scores: ``{split: {score: value}}``, of captions decoded without teacher forcing.
         metrics: the scales of users' own metrics by name; default: those that this process has
             registered. The scales of the built-in ones are not recorded.
         intervals: ``{split: {score: (low, high)}}``, 95 % bootstrap intervals over the images.
@@ -273,10 +273,10 @@ class Results(_Record):
         objects: ``{split: Objects}``, where the boxes of the objects are known.
         decoding: how the captions were decoded.
         training: the configuration of the training, where a checkpoint was evaluated.
-        free_running: whether the captions were decoded freely, that is, each word was predicted
-            from the model's own previous words. Scores with teacher forcing are refused. None where
-            captions came from a file, and in early files of this project, which never scored
-            other captions.
+        free_running: whether the captions were decoded without teacher forcing, that is, each word
+            was predicted from the model's own previous words. Scores with teacher forcing are
+            refused. None if the captions came from a file, and in early files of this project,
+            which never used teacher forcing for scores.
     """
 
     schema_version: Literal[1, 2] = Field(default=SCHEMA, alias="schema")
@@ -322,12 +322,12 @@ class Results(_Record):
         if self.free_running is False:
             raise ValueError(
                 "`free_running` is false: with teacher forcing the model is shown the true words, "
-                "so that its scores compare with no others; score captions that it decodes freely"
+                "so that its scores cannot be compared; score captions decoded without it"
             )
         if self.free_running is None and "captioning" not in self.versions:
             raise ValueError(
-                "nothing says that the captions were decoded freely: if so, write "
-                '"free_running": true; scores of teacher forcing compare with no others'
+                "the file does not say how the captions were decoded: if without teacher forcing, "
+                'write "free_running": true; scores with teacher forcing cannot be compared'
             )
         return self
 
@@ -339,8 +339,8 @@ class Results(_Record):
                 known = BUILT_IN.get(name)
                 if known is None and own is None:
                     raise ValueError(
-                        f"`scores`: {split} {name} is none of {', '.join(BUILT_IN)}, and `metrics` "
-                        "does not declare it"
+                        f"`scores`: {split} {name} is not among {', '.join(BUILT_IN)}, and "
+                        "`metrics` does not declare it"
                     )
                 highest = known.highest if known else own.highest if own else 0.0
                 # The rounding of a sum of floats may exceed the limit a little.
@@ -374,7 +374,7 @@ def read_results(path: str | os.PathLike[str]) -> Results:
     """Read a ``results.json`` of this or an earlier schema.
 
     Raises:
-        CaptioningError: the file cannot be read, is no JSON, or a field is missing or wrong.
+        CaptioningError: the file cannot be read, is not JSON, or a field is missing or wrong.
     """
     text = _read(path)
     try:
@@ -388,7 +388,7 @@ def read_results(path: str | os.PathLike[str]) -> Results:
         if field == "schema":
             reason = f"this version reads schemas 1 to {SCHEMA}; update captioning or run it again"
         about_many = problem["type"] == "value_error"
-        where = f"field `{field}`: " if field else "" if about_many else "no results file: "
+        where = f"field `{field}`: " if field else "" if about_many else "not a results file: "
         raise CaptioningError(f"{path}: {where}{reason}") from None
 
 
@@ -412,7 +412,7 @@ def read_statistics(
         metrics: the tables to read; None reads all.
 
     Raises:
-        CaptioningError: the file cannot be read, is no JSON, or holds something else.
+        CaptioningError: the file cannot be read, is not JSON, or does not contain statistics.
     """
     text = _read(path)
     try:

@@ -31,15 +31,15 @@ def build(
     """Build what a configuration describes.
 
     Args:
-        spec: ``_target_``, the dotted path of a class, and arguments of it; or the path alone, or
-            one of ``names``.
-        base: What the class must be a subclass of.
-        key: Where the configuration stands, for messages (``model``).
-        names: Short names and the dotted paths that they stand for, where the caller allows them.
-        given: Arguments that are not the user's to set.
+        spec: A mapping of ``_target_``, the dotted path of a class, and the class's arguments; or
+            the dotted path alone, or one of ``names``.
+        base: The class must be this one or a subclass of it.
+        key: The key of the configuration, for messages, such as ``model``.
+        names: Short names and the dotted paths that they stand for, if the caller allows any.
+        given: Arguments that the program passes, which the user cannot set.
 
     Raises:
-        CaptioningError: no such class, an argument that it does not have, or a wrong value.
+        CaptioningError: there is no such class, it has no such argument, or a value is wrong.
     """
     spec = expand(spec, names or {}, key)
     arguments = {name: value for name, value in spec.items() if name != "_target_"}
@@ -47,29 +47,29 @@ def build(
     checked = validated(target, arguments, key, set(given))
     try:
         return target(**checked, **given)
-    except ValueError as error:  # of the right type, and yet refused: a dropout of 1.5
-        raise CaptioningError(f"{key}: {target.__name__} takes no such value ({error}).") from error
+    except ValueError as error:  # a value of the right type that the class refuses: dropout=1.5
+        raise CaptioningError(f"{key}: {target.__name__} refuses a value ({error}).") from error
     except TypeError as error:
-        # A class that hands its keyword arguments to a function of its own library is the only
-        # one that knows which there are; from any other class, this is a fault of its code.
+        # If a class of another library passes **kwargs on, only that library knows which arguments
+        # are valid. For any other class, the arguments were checked: the error is a bug in it.
         if not takes_anything(target):
             raise
         raise CaptioningError(f"{key}: {target.__name__}: {error}.") from error
 
 
 def expand(spec: Mapping[str, Any] | str, names: Mapping[str, str], key: str) -> dict[str, Any]:
-    """A configuration with a dotted path as its ``_target_``, which may have been a short name.
+    """Turn a configuration into a mapping whose ``_target_`` is a dotted path.
 
     ``"additive"``, ``"my_package.MyAttention"``, ``{"_target_": "additive", "heads": 2}`` and
-    ``{"_target_": "my_package.MyAttention"}`` are all understood. A dotted path is left as it is.
+    ``{"_target_": "my_package.MyAttention"}`` are all accepted. Dotted paths are not changed.
 
     Args:
         spec: The configuration, or the name or path alone.
         names: Short names and the dotted paths that they stand for; may be empty.
-        key: Where the configuration stands, for messages.
+        key: The key of the configuration, for messages.
 
     Raises:
-        CaptioningError: a short name that is none of ``names``.
+        CaptioningError: a short name is not among ``names``.
     """
     expanded = {"_target_": spec} if isinstance(spec, str) else dict(spec)
     target = expanded.get("_target_")
@@ -79,7 +79,7 @@ def expand(spec: Mapping[str, Any] | str, names: Mapping[str, str], key: str) ->
         where = key if isinstance(spec, str) else f"{key}._target_"
         raise CaptioningError(
             f"{where}={target}: there is no such choice; "
-            f"{_offer(target, names, 'there are')}, and the dotted path of any class."
+            f"{_offer(target, names, 'there are')}, and the dotted path of any class is accepted."
         )
     return expanded | {"_target_": names[target]}
 
@@ -95,19 +95,19 @@ def _offer(name: str, valid: Iterable[str], there_are: str) -> str:
 
 
 def own(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a configuration that belong to none of its groups."""
+    """The settings of a configuration that do not belong to a group."""
     return {name: value for name, value in config.items() if not isinstance(value, Mapping)}
 
 
 def only_groups(config: Mapping[str, Any], groups: Collection[str]) -> None:
-    """Refuse a group of settings that nothing would read.
+    """Refuse a configuration with an unknown group, which would be ignored.
 
     Args:
-        config: A whole configuration.
-        groups: The groups that it may have.
+        config: The whole configuration.
+        groups: The valid groups.
 
     Raises:
-        CaptioningError: it has another one.
+        CaptioningError: the configuration has another group.
     """
     for name, value in config.items():
         if isinstance(value, Mapping) and name not in groups:
@@ -116,12 +116,12 @@ def only_groups(config: Mapping[str, Any], groups: Collection[str]) -> None:
 
 
 def locate(path: str, base: Callable[..., T], key: str) -> type[T]:
-    """The class of a dotted path.
+    """Import the class of a dotted path.
 
     Raises:
-        CaptioningError: there is none, or it is no subclass of ``base`` that can be built.
+        CaptioningError: there is no such class, or it is not a concrete subclass of ``base``.
     """
-    # Typed as something to call, since mypy takes no abstract class for a `type`.
+    # `base` is typed as a callable, because mypy does not accept an abstract class as a `type`.
     assert isinstance(base, type)
     if not path:
         raise CaptioningError(
@@ -142,8 +142,8 @@ def locate(path: str, base: Callable[..., T], key: str) -> type[T]:
 def parameters_of(target: type) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     """The named parameters of a class's constructor, and their types.
 
-    Where the constructor takes ``**kwargs``, these are taken to go to the constructor of the next
-    class in the method resolution order, whose parameters are then valid, too, and so on.
+    If the constructor takes ``**kwargs``, these are assumed to be passed on to the constructor of
+    the next class in the method resolution order, so that its parameters are valid, too, and so on.
     """
     parameters: dict[str, inspect.Parameter] = {}
     hints: dict[str, Any] = {}
@@ -157,9 +157,10 @@ def parameters_of(target: type) -> tuple[dict[str, inspect.Parameter], dict[str,
 
 
 def takes_anything(target: type) -> bool:
-    """Whether keyword arguments end in a class of another library that is no module of torch's.
+    """Whether the valid keyword arguments of a class cannot be known from its constructors.
 
-    Of ours, and of a module of a user's own, the constructors say which arguments there are.
+    That is so if they are passed on to code of another library, unless the class is an
+    ``nn.Module``. For this package's classes and for modules, the constructors list all arguments.
     """
     *_, last = [None, *_constructors(target)]
     if last is None or not _takes_keywords(last):
@@ -171,7 +172,7 @@ def takes_anything(target: type) -> bool:
 
 
 def _constructors(target: type) -> Iterator[Callable[..., Any]]:
-    """The ``__init__`` of a class, and those that its keyword arguments are passed on to."""
+    """The ``__init__`` of a class, and those of base classes that receive its ``**kwargs``."""
     for each in target.__mro__:
         if each is object or each.__module__ == "torch.nn.modules.module":
             return
@@ -189,16 +190,16 @@ def _takes_keywords(function: Callable[..., Any]) -> bool:
 def validated(
     target: type, arguments: Mapping[str, Any], key: str, given: set[str]
 ) -> dict[str, Any]:
-    """The arguments, each checked against the signature of ``target`` and converted to its type.
+    """Check arguments against the signature of ``target``, and convert them to its types.
 
     Args:
         target: The class, or a dataclass, that is to be built.
-        arguments: Of the configuration.
-        key: Where the configuration stands, for messages; empty for settings without a group.
-        given: The parameters that the program sets, which are not the user's.
+        arguments: The user's arguments, by name.
+        key: The key of the configuration, for messages; empty for settings without a group.
+        given: The parameters that the program passes, which the user cannot set.
 
     Raises:
-        CaptioningError: an argument that there is not, a wrong value, or a missing one.
+        CaptioningError: an argument is unknown, has a wrong value, or is missing.
     """
     parameters, hints = parameters_of(target)
     parameters = {name: each for name, each in parameters.items() if name not in given}
@@ -214,18 +215,19 @@ def validated(
         hint = hints.get(name, Any)
         types = (part for part in (hint, *get_args(hint)) if isinstance(part, type))
         nested = next(filter(is_dataclass, types), None)
-        if nested and isinstance(value, Mapping):  # pydantic would ignore its unknown settings
+        if nested and isinstance(value, Mapping):  # pydantic would ignore unknown settings in it
             checked[name] = nested(**validated(nested, value, f"{prefix}{name}", set()))
             continue
         try:
             adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
             checked[name] = adapter.validate_python(value)
-        except PydanticSchemaGenerationError:  # a type that only its own class can judge
+        except PydanticSchemaGenerationError:  # a type that pydantic cannot check
             checked[name] = value
         except ValidationError as error:
             reason = "; or ".join(dict.fromkeys(each["msg"] for each in error.errors()))
             raise CaptioningError(f"{prefix}{name}={value}: {reason}.") from error
-    # Of a base's parameters, its subclass may give some itself; its own are what it needs.
+    # A subclass may pass required arguments to its base itself, so that only the required
+    # parameters of the class's own constructor are checked.
     signature = inspect.signature(target).parameters
     missing = [
         name
@@ -239,12 +241,12 @@ def validated(
 
 
 def type_hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """The types of a function's arguments; names that only type checkers import count as Any."""
+    """The types of a function's arguments; names imported for type checkers only become Any."""
     unknown: dict[str, Any] = {}
     while True:
         try:
             return get_type_hints(function, localns=unknown)
         except NameError as error:
-            if not error.name or error.name in unknown:  # each round learns a name
+            if not error.name or error.name in unknown:  # each round resolves one more name
                 raise
             unknown[error.name] = Any

@@ -1,6 +1,6 @@
-"""Checks of the contracts between parts, for the tests of your own parts as for this package's.
+"""Checks that a part implements its interface correctly, for tests of your own parts.
 
-Each raises an AssertionError whose message says what is wrong. In a test of a new attention::
+Each check raises an AssertionError whose message says what is wrong. A test of a new attention::
 
     from captioning.testing import check_attention
 

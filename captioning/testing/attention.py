@@ -22,22 +22,22 @@ IMAGES, CAPTIONS, LOCATIONS, CHANNELS, QUERY, UNITS = 3, 4, 5, 8, 6, 8
 
 
 def check_attention(make: Callable[..., Attention], **arguments: Any) -> None:
-    """Check that an attention does what decoders rely on.
+    """Check that an attention has the properties on which decoders rely.
 
     Args:
-        make: the class, or a function; called with ``channels``, ``query_dim``, ``attention_dim``
-            and the arguments.
+        make: the class, or a function that returns an attention; it is called with ``channels``,
+            ``query_dim``, ``attention_dim`` and ``arguments``.
         arguments: further arguments, such as ``heads=2``.
 
     Raises:
-        AssertionError: saying what is wrong.
+        AssertionError: a property does not hold; the message says which.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         attention = make(channels=CHANNELS, query_dim=QUERY, attention_dim=UNITS, **arguments)
         assert isinstance(attention, Attention), f"{attention!r} is not an Attention."
         name = type(attention).__name__
-        # Some captions of each image, in any order, as when others have ended.
+        # Some of the captions of each image, in any order: other captions have ended.
         rows = Rows(torch.tensor([6, 0, 3, 9, 11, 2, 7]), IMAGES, CAPTIONS)
         grid = torch.randn(IMAGES, LOCATIONS, CHANNELS)
         states = torch.randn(len(rows.index), QUERY)
@@ -75,7 +75,7 @@ def _check_weights(
         f"{name}: the weights do not depend on the query."
     )
     assert not torch.allclose(weights, torch.full_like(weights, 1 / LOCATIONS), atol=1e-6), (
-        f"{name}: all locations have the same weight, whatever is there."
+        f"{name}: all locations have the same weight, whatever their contents."
     )
     # A grid whose locations are alike has one possible context, whatever the weights are.
     alike = grid[:, :1].expand(-1, LOCATIONS, -1).contiguous()
@@ -92,12 +92,12 @@ def _check_weights(
 def _check_locations(
     name: str, attention: Attention, grid: Tensor, states: Tensor, rows: Rows
 ) -> None:
-    """Another order of the locations gives the weights in that order, and the same context."""
+    """Check that permuting the locations permutes the weights and leaves the context unchanged."""
     order = torch.tensor([3, 0, 4, 1, 2])
     weights, context = _attend(attention, grid, states, rows)
     moved, same = _attend(attention, grid[:, order], states, rows)
     assert_close(
-        moved, weights[:, order], f"{name}: the weights do not move with the locations they are of"
+        moved, weights[:, order], f"{name}: the weights are not permuted with their locations"
     )
     assert_close(same, context, f"{name}: the context depends on the order of the locations")
 
@@ -105,7 +105,7 @@ def _check_locations(
 def _check_independence(
     name: str, attention: Attention, grid: Tensor, states: Tensor, rows: Rows
 ) -> None:
-    """Each row has the result that it has alone; memories can be selected by image."""
+    """Check that a row's result does not depend on other rows, and that memories can be indexed."""
     together = _attend(attention, grid, states, rows)
     memory = attention.prepare(grid)
     for row, index in enumerate(rows.index.tolist()):
@@ -125,7 +125,7 @@ def _check_independence(
 def _check_backends(
     name: str, attention: Attention, grid: Tensor, states: Tensor, rows: Rows
 ) -> None:
-    """Results and gradients by the reference and by the compiled kernels, on each device."""
+    """Compare results and gradients of the backends ``torch`` and ``auto``, on each device."""
     with use_backend("torch"):
         expected = _with_gradients(attention, grid, states, rows)
     for device in devices():
@@ -144,7 +144,7 @@ def _check_backends(
 def _with_gradients(
     attention: Attention, grid: Tensor, states: Tensor, rows: Rows
 ) -> list[tuple[str, Tensor]]:
-    """Results and gradients of two words that share a memory, with their names."""
+    """Results and gradients of two words that share one memory, each with its name."""
     grid, states = grid.clone().requires_grad_(), states.clone().requires_grad_()
     named = [("the grid", grid), ("the states", states), *_learned(attention)]
     memory = attention.prepare(grid)
@@ -171,7 +171,7 @@ def _learned(attention: Attention) -> list[tuple[str, Tensor]]:
 
 
 def _check_gradients(name: str, attention: Any, grid: Tensor, states: Tensor, rows: Rows) -> None:
-    """Against finite differences; the grid's and the states' too."""
+    """Compare gradients with respect to grid, states and parameters with finite differences."""
     leaves = [("the grid", grid.requires_grad_()), ("the states", states.requires_grad_())]
 
     def loss() -> Tensor:
@@ -189,7 +189,7 @@ def _check_state_dict(
     states: Tensor,
     rows: Rows,
 ) -> None:
-    """Another one with the same weights gives the same."""
+    """Check that loading the state dict into a new attention reproduces the results."""
     other = make(channels=CHANNELS, query_dim=QUERY, attention_dim=UNITS, **arguments).eval()
     other.load_state_dict(attention.state_dict())
     for what, ours, theirs in zip(

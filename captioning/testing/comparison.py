@@ -1,4 +1,4 @@
-"""What the checks have in common: comparisons that explain themselves."""
+"""What the checks have in common: comparisons with informative messages."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from captioning.kernels.backend import use_backend
 
 STEP = 1e-5
-"""Of finite differences, in double precision."""
+"""Step size of finite differences, in double precision."""
 
 
 def assert_close(ours: Tensor, theirs: Tensor, message: str, tolerance: float = 1e-4) -> None:
     """Require two tensors to be equal up to rounding.
 
     Raises:
-        AssertionError: they are not; the message says what they are.
+        AssertionError: they differ; the message begins with ``message`` and says by how much.
     """
     assert ours.shape == theirs.shape, (
         f"{message}: the shapes are {tuple(ours.shape)} and {tuple(theirs.shape)}."
@@ -29,7 +29,7 @@ def assert_close(ours: Tensor, theirs: Tensor, message: str, tolerance: float = 
 
 
 def random_like(tensor: Tensor, seed: int = 7) -> Tensor:
-    """Random numbers of a tensor's shape and type, the same for each device."""
+    """Random numbers of a tensor's shape and type, which are the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(tensor.shape, generator=generator).to(tensor)
 
@@ -41,7 +41,7 @@ def in_double(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block, without dropout; afterwards the modes as they were."""
+    """Put modules into evaluation mode within the block; their modes are restored afterwards."""
     before = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:
         module.eval()
@@ -58,12 +58,13 @@ def check_gradients(
     """Compare gradients with finite differences, along a random direction for each parameter.
 
     Args:
-        loss: computes a number from the parameters; without randomness, in double precision.
-        parameters: leaves in double precision with their names.
-        what: whose gradients these are, for messages.
+        loss: computes a scalar from the parameters, deterministically and in double precision.
+        parameters: leaf tensors in double precision, with their names.
+        what: the name of the part that is checked, for messages.
 
     Raises:
-        AssertionError: a parameter gets no gradient, or another than finite differences.
+        AssertionError: a parameter gets no gradient, or the gradient differs from finite
+            differences.
     """
     leaves = [parameter for _, parameter in parameters]
     with use_backend("torch"):
@@ -88,5 +89,5 @@ def check_gradients(
 
 
 def devices() -> list[torch.device]:
-    """Where the checks run: the CPU, and a GPU where there is one."""
+    """The devices on which the checks run: the CPU, and a GPU if there is one."""
     return [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]

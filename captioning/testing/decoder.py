@@ -20,7 +20,7 @@ from captioning.testing.comparison import (
 )
 
 LENGTHS = ((3, 1, 4), (2, 0, 3), (1, 5, 2))
-"""Words of each caption of each image; 0 is a caption that is not there."""
+"""The number of words of each caption of each image; 0 means that there is no caption."""
 
 UNRESTRICTED: dict[str, Any] = {
     "max_length": 6,
@@ -32,21 +32,22 @@ UNRESTRICTED: dict[str, Any] = {
 
 
 def check_decoder(decoder: Decoder, *, channels: int, locations: int = 5) -> None:
-    """Check that a decoder does what training and decoding rely on.
+    """Check that a decoder has the properties on which training and decoding rely.
 
-    It is compared with itself: one word at a time with whole captions, in a batch with alone, with
-    each backend, and its gradients with finite differences. Take a small one: these are slow.
+    The check compares the decoder with itself: word by word and on whole captions, on a single
+    image and in a batch, and with each backend. It compares gradients with finite differences,
+    which is slow: use a small decoder.
 
     Args:
-        decoder: of at least 8 words; it is left as it is.
-        channels: numbers a location of its grid has.
-        locations: of the grid.
+        decoder: a decoder with a vocabulary of at least 8 tokens; it is not changed.
+        channels: number of channels of its grid.
+        locations: number of locations of the grid.
 
     Raises:
-        AssertionError: saying what is wrong.
+        AssertionError: a property does not hold; the message says which.
     """
     words = decoder.vocabulary_size
-    assert words >= 8, f"vocabulary_size={words}: take a decoder of at least 8 tokens."
+    assert words >= 8, f"vocabulary_size={words}: use a decoder with at least 8 tokens."
     decoder = copy.deepcopy(decoder)
     generator = torch.Generator().manual_seed(0)
     grid = torch.randn(len(LENGTHS), locations, channels, generator=generator)
@@ -62,7 +63,7 @@ def check_decoder(decoder: Decoder, *, channels: int, locations: int = 5) -> Non
 
 
 def made_up_captions(vocabulary_size: int, generator: torch.Generator) -> Tensor:
-    """Random captions of :data:`LENGTHS` words: ``<start>`` ... ``<end>``, 0-padded."""
+    """Random captions with :data:`LENGTHS` words: ``<start>`` ... ``<end>``, padded."""
     longest = max(max(of_image) for of_image in LENGTHS)
     tokens = torch.full((len(LENGTHS), len(LENGTHS[0]), longest + 2), PAD)
     for of_image, rows in zip(LENGTHS, tokens, strict=True):
@@ -94,7 +95,7 @@ def _check_forward(decoder: Decoder, grid: Tensor, tokens: Tensor) -> None:
     )
     found = output.positions[output.targets != PAD].sort().values.tolist()
     real = (tokens[..., 1:].flatten() != PAD).nonzero().flatten().tolist()
-    assert found == real, f"{name}: `targets` are not each true next token once."
+    assert found == real, f"{name}: `targets` must contain each true next token exactly once."
     if output.coverage is not None:
         assert_close(
             output.coverage.sum(-1),
@@ -104,7 +105,7 @@ def _check_forward(decoder: Decoder, grid: Tensor, tokens: Tensor) -> None:
 
 
 def _check_steps(decoder: Decoder, grid: Tensor, tokens: Tensor) -> None:
-    """`step` word by word gives the log-probabilities that `forward` gives."""
+    """Check that `step`, word by word, gives the same log-probabilities as `forward`."""
     name, output = _name(decoder), decoder(grid, tokens)
     memory = decoder.prepare(grid)
     state = decoder.start(memory, tokens.shape[1])
@@ -133,7 +134,7 @@ def _check_steps(decoder: Decoder, grid: Tensor, tokens: Tensor) -> None:
 
 
 def _check_independence(decoder: Decoder, grid: Tensor, tokens: Tensor) -> None:
-    """A caption has the log-probability that it has alone, whatever else is in the batch."""
+    """Check that log-probabilities do not depend on the rest of the batch or on later words."""
     name = _name(decoder)
     together = decoder(grid, tokens).token_log_probs()
     for image, caption in (tokens[..., 1] != PAD).nonzero().tolist():
@@ -165,7 +166,7 @@ def _check_decoding(decoder: Decoder, grid: Tensor) -> None:
     for decoding in alike:
         for ours, theirs in zip(decoding(decoder, grid), expected, strict=True):
             assert ours[0].tokens == theirs[0].tokens, (
-                f"{name}: {type(decoding).__name__} of the best word alone writes "
+                f"{name}: {type(decoding).__name__} of the most probable word writes "
                 f"{ours[0].tokens}, and greedy decoding {theirs[0].tokens}."
             )
     everything: list[Decoding] = [
@@ -202,7 +203,7 @@ def _log_prob(decoder: Decoder, grid: Tensor, words: list[int]) -> float:
 
 
 def _check_backends(decoder: Decoder, grid: Tensor, tokens: Tensor) -> None:
-    """Log-probabilities and gradients, by each backend and on each device."""
+    """Compare log-probabilities and gradients of each backend, on each device."""
     name = _name(decoder)
     expected = _with_gradients(decoder, grid, tokens, "torch")
     for device in devices():
@@ -252,7 +253,7 @@ def _check_gradients(decoder: Decoder, grid: Tensor, tokens: Tensor) -> None:
 
 
 def _check_state_dict(decoder: Decoder, grid: Tensor, tokens: Tensor) -> None:
-    """Everything that the results depend on is saved and loaded again."""
+    """Check that the state dict contains everything on which the results depend."""
     other = copy.deepcopy(decoder)
     with torch.no_grad():
         for parameter in other.parameters():

@@ -1,4 +1,4 @@
-"""Whether an image encoder keeps to the contract that feature stores and models rely on."""
+"""A check of image encoders."""
 
 import copy
 import re
@@ -14,19 +14,22 @@ from captioning.support.weights import fingerprint
 
 
 def check_encoder(encoder: GridEncoder) -> None:
-    """Check an encoder as it comes from its constructor, on the device that it is on.
+    """Check that an encoder has the properties on which the feature store and models rely.
 
-    A small ``image_size`` keeps this quick, but one of at least 4 x 4 locations; on smaller grids
-    each location responds to all of the picture. Random weights will do. The encoder itself is left
-    as it was.
+    The check compares the declared attributes with the encoder's output. It also checks the order
+    of the locations, that the images of a batch do not influence each other, that the encoder stays
+    in evaluation mode, which parameters get gradients, and that its state dict contains everything
+    on which its output depends and gives its fingerprint.
 
-    Checked are: what the encoder says of itself against what it returns; the order of the
-    locations; that the images of a batch do not influence each other; that it stays in evaluation
-    mode; which parameters get gradients; and that its state dict holds all that its output depends
-    on, and gives its fingerprint.
+    Use an encoder with a small ``image_size``, for speed, but with a grid of at least 4 x 4
+    locations: on smaller grids, each location responds to the whole picture. Random weights are
+    sufficient.
+
+    Args:
+        encoder: a newly constructed encoder, on any device; it is not changed.
 
     Raises:
-        AssertionError: one of these does not hold; the message says which.
+        AssertionError: a property does not hold; the message says which.
     """
     encoder = copy.deepcopy(encoder)
     pictures = _pictures(encoder, 3)
@@ -39,7 +42,7 @@ def check_encoder(encoder: GridEncoder) -> None:
 
 
 def _pictures(encoder: GridEncoder, count: int) -> Float[Tensor, "batch 3 size size"]:
-    """Pictures of random pixels, as the encoder's own preprocessing makes them."""
+    """Pictures of random pixels, preprocessed by the encoder's own preprocessing."""
     size = encoder.preprocessing.size
     random = np.random.default_rng(0)
     pictures = [
@@ -97,11 +100,12 @@ def _check_images_are_independent(encoder: GridEncoder, pictures: Tensor, grid: 
 
 
 def _check_order_of_locations(encoder: GridEncoder, picture: Tensor) -> None:
-    """Compare which part of the picture the four corner locations respond to.
+    """Compare to which parts of the picture the four corner locations respond.
 
-    That part is the centroid of the magnitude of the gradient of a location with respect to the
-    pixels. A single most responsive location would tell less: receptive fields are often as large
-    as the picture, and padding makes the locations of the margin respond less than the others.
+    The part is measured as the centroid of the magnitude of the gradient of a location with respect
+    to the pixels. Looking for the location that responds most to a pixel would be less reliable:
+    receptive fields are often as large as the picture, and padding weakens the response of
+    locations at the border.
     """
     rows, columns = encoder.grid_size
     assert min(rows, columns) >= 4, (
@@ -115,7 +119,7 @@ def _check_order_of_locations(encoder: GridEncoder, picture: Tensor) -> None:
     places = torch.arange(picture.shape[3]) + 0.5
 
     def centroid(row: int, column: int) -> tuple[float, float]:
-        """Horizontal and vertical place, in pixels."""
+        """The horizontal and vertical position of the centroid, in pixels."""
         value = (grid[0, row * columns + column] * weights.to(grid.device)).sum()
         (gradient,) = torch.autograd.grad(value, picture, retain_graph=True)
         response = gradient[0].abs().sum(0).cpu()
@@ -148,7 +152,7 @@ def _check_evaluation_mode(encoder: GridEncoder, pictures: Tensor, grid: Tensor)
     assert not any(module.training for module in encoder.modules()), (
         "the encoder is not in evaluation mode after its constructor."
     )
-    nn.Sequential(encoder).train()  # as a model does that has the encoder as a part
+    nn.Sequential(encoder).train()  # like a model that contains the encoder
     state = {key: value.clone() for key, value in encoder.state_dict().items()}
     assert not any(module.training for module in encoder.modules()), (
         "the encoder leaves evaluation mode when train() is called."
@@ -204,5 +208,5 @@ def _check_state_dict(encoder: GridEncoder, pictures: Tensor, grid: Tensor) -> N
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two grids are the same but for rounding."""
+    """Whether two grids are equal up to rounding."""
     return torch.allclose(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))

@@ -28,17 +28,18 @@ CHANNELS, LOCATIONS, WORDS = 6, 5, 11
 def check_objective(
     objective: Objective, decoder: Decoder | None = None, *, channels: int = CHANNELS
 ) -> None:
-    """Check that an objective gives a loss that a decoder can be trained with.
+    """Check that an objective gives a loss with which a decoder can be trained.
 
     Args:
-        objective: already set up where it needs references; it is left as it is. Its loss must be
-            a differentiable function of the parameters: one that draws captions has another
-            gradient than its finite differences.
-        decoder: what it is tried on; None is a small attention LSTM.
-        channels: numbers a location of the decoder's grid has.
+        objective: the objective, on which ``setup`` has been called if it needs references; it is
+            not changed. Its loss must be a differentiable function of the parameters. An objective
+            that samples captions does not pass, because its gradient estimator differs from finite
+            differences.
+        decoder: the decoder of the check; None uses a small attention LSTM.
+        channels: number of channels of the decoder's grid.
 
     Raises:
-        AssertionError: saying what is wrong.
+        AssertionError: a property does not hold; the message says which.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -61,7 +62,7 @@ def _small_decoder() -> Decoder:
 
 
 def _losses(objective: Objective, decoder: Decoder, batch: Batch) -> dict[str, Tensor]:
-    """What the objective returns. Callers give a copy where a running baseline might move."""
+    """Call the objective; callers pass a copy if a running baseline may change."""
     parts: dict[str, Tensor] = objective(decoder, batch)
     return parts
 
@@ -76,14 +77,14 @@ def _check_parts(objective: Objective, decoder: Decoder, batch: Batch) -> None:
     assert "loss" in parts, f'{name} returns {", ".join(parts) or "nothing"}, and no "loss".'
     for part, value in parts.items():
         assert isinstance(value, Tensor) and value.ndim == 0, (  # noqa: PT018
-            f"{name}: {part} must be a tensor of no dimensions, to be logged; it is {value!r}."
+            f"{name}: {part} must be a tensor without dimensions; it is {value!r}."
         )
         assert value.isfinite(), f"{name}: {part} is {value.item()}."
     assert parts["loss"].requires_grad, f"{name}: the loss does not depend on any parameter."
 
 
 def _check_padding(objective: Objective, decoder: Decoder, batch: Batch) -> None:
-    """Padding after the captions and captions that are not there change nothing."""
+    """Check that additional padding and missing captions do not change the result."""
     plain = _losses(copy.deepcopy(objective), decoder, batch)
     padded = torch.nn.functional.pad(batch.tokens, (0, 2, 0, 1), value=PAD)
     more = _losses(copy.deepcopy(objective), decoder, batch._replace(tokens=padded))
@@ -103,7 +104,7 @@ def _check_padding(objective: Objective, decoder: Decoder, batch: Batch) -> None
 def _with_rows_of_padding(
     decoder: nn.Module, arguments: object, output: TeacherForced
 ) -> TeacherForced:
-    """What a decoder returns that computes a word for captions that have ended, too."""
+    """A forward hook that adds rows for captions that have ended, whose target is padding."""
     flat = output.positions.new_zeros(output.lengths.numel() * output.max_length)
     flat[output.positions] = 1
     ended = (flat == 0).nonzero().flatten()  # where no target stands
@@ -116,7 +117,7 @@ def _with_rows_of_padding(
 
 
 def _check_backends(objective: Objective, decoder: Decoder, batch: Batch) -> None:
-    """Parts and gradients, by each backend and on each device."""
+    """Compare parts and gradients of each backend, on each device."""
     expected = _with_gradients(objective, decoder, batch, "torch")
     for device in devices():
         moved = batch._replace(images=batch.images.to(device))
@@ -152,7 +153,7 @@ def _with_gradients(
 
 
 def _learned(objective: Any, decoder: Any) -> list[tuple[str, Tensor]]:
-    """The parameters of both, by name."""
+    """The trainable parameters of both modules, with their names."""
     return [
         (f"{owner}.{name}", each)
         for owner, module in (("objective", objective), ("decoder", decoder))
@@ -167,7 +168,7 @@ def _check_gradients(objective: Objective, decoder: Decoder, batch: Batch) -> No
     buffers = copy.deepcopy(dict(doubled.named_buffers()))
 
     def loss() -> Tensor:
-        for name, value in doubled.named_buffers():  # a running baseline starts again
+        for name, value in doubled.named_buffers():  # reset a running baseline
             value.copy_(buffers[name])
         parts: dict[str, Tensor] = doubled(model, batch)
         return parts["loss"]
@@ -176,7 +177,7 @@ def _check_gradients(objective: Objective, decoder: Decoder, batch: Batch) -> No
 
 
 def _check_state_dict(objective: Objective, decoder: Decoder, batch: Batch) -> None:
-    """Everything that the loss depends on is saved and loaded again."""
+    """Check that the state dict contains everything on which the loss depends."""
     other = copy.deepcopy(objective)
     with torch.no_grad():
         for parameter in other.parameters():

@@ -1,4 +1,4 @@
-"""What ``train.py`` does, from a resolved configuration of plain data: train, then score."""
+"""The work of ``train.py``: train from a resolved configuration of plain data, then score."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,10 @@ GROUPS = (
 
 @dataclass(frozen=True)
 class TrainSettings(ExtraMetrics):
-    """The settings of ``conf/train.yaml`` itself; those of its groups are their targets' own."""
+    """The settings of ``conf/train.yaml`` outside of its groups.
+
+    The settings of a group are checked against the class that its ``_target_`` names.
+    """
 
     name: str
     seed: int = 0
@@ -72,14 +75,15 @@ def train(
     """Train a model, then score the dev and the test split with its best checkpoint.
 
     Args:
-        config: as composed from ``conf/train.yaml``.
-        folder: the run's own, where everything is written.
+        config: the configuration, composed from ``conf/train.yaml``.
+        folder: the folder of the run, for all files that it writes.
         command: the command line, for ``results.json``.
-        logger: in place of the configuration's own, where that does not distinguish two runs.
+        logger: replaces the configuration's ``logger``, for jobs of a sweep, whose logged runs need
+            names of their own.
 
     Returns:
-        ``{split: {metric: score}}``. Where several processes train, the first one scores alone, so
-        that each image counts once, and the others return nothing.
+        ``{split: {metric: score}}``. If several processes train, only the first one scores, so that
+        each image counts once, and the others return an empty dictionary.
     """
     quieten()
     keep_freed_memory()
@@ -99,7 +103,7 @@ def _train(
     pl.seed_everything(settings.seed, verbose=False)
 
     data = build(config["data"], CaptionDataModule, "data", seed=settings.seed)
-    # A resumed run goes on with its own checkpoints, the best one so far among them.
+    # A resumed run continues in its old folder of checkpoints, which has the best one so far.
     checkpoints = Path(settings.resume).parent if settings.resume else folder / "checkpoints"
     callbacks = make_callbacks(config["callbacks"], checkpoints)
     trainer = make_trainer(config["trainer"], folder, callbacks, loggers)
@@ -137,7 +141,7 @@ def _train(
     if best is not None:
         captioner = Captioner.load_from_checkpoint(best)
     captioner.backend = settings.backend
-    log.info("Scoring %s", best or "the weights as the training left them")
+    log.info("Scoring %s", best or "the weights at the end of training")
     images = {"train": len(data.images("train"))}
     found: dict[str, Scored] = {}
     for split in ("dev", "test"):
@@ -164,7 +168,7 @@ def _train(
 
 
 def make_captioner(config: Config, settings: TrainSettings, data: CaptionDataModule) -> Captioner:
-    """The captioner of a configuration, for the vocabulary of its data."""
+    """Build the captioner of a configuration, with the vocabulary of its data."""
     groups = ("encoder", "model", "objective", "optimizer", "scheduler", "validation")
     captioner = Captioner(
         vocabulary=data.vocabulary.to_list(),
@@ -182,7 +186,7 @@ def make_captioner(config: Config, settings: TrainSettings, data: CaptionDataMod
 def fit(
     trainer: pl.Trainer, captioner: pl.LightningModule, data: Any, resume: str | None = None
 ) -> None:
-    """Train, from a checkpoint on where there is one.
+    """Train, continuing from a checkpoint if ``resume`` is given.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
@@ -193,15 +197,16 @@ def fit(
         trainer.fit(captioner, datamodule=data, ckpt_path=resume)
     except MisconfigurationException as error:
         raise CaptioningError(f"Training cannot go on: {' '.join(str(error).split())}") from error
-    except SystemExit:  # which is what Lightning makes of Ctrl-C
+    except SystemExit:  # Lightning turns Ctrl-C into SystemExit
         raise KeyboardInterrupt if trainer.interrupted else SystemExit from None
 
 
 def leave_process_group(trainer: pl.Trainer) -> bool:
-    """Part from the other processes that trained; returns whether this one scores the run."""
+    """Leave the group of processes that trained; returns whether this process scores the run."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         trainer.strategy.barrier()
-        # Scoring would wait for the other processes, and NCCL gathers on GPUs only.
+        # Within the group, scoring would wait for the other processes, and NCCL gathers tensors on
+        # GPUs only.
         torch.distributed.destroy_process_group()
         return trainer.is_global_zero
     return True

@@ -15,12 +15,12 @@ from captioning.support.build import build
 
 
 def make_loggers(spec: Mapping[str, Any], folder: Path, resume: str | None) -> list[Logger]:
-    """The CSV logger, which writes ``logs/metrics.csv``, and the one of the group ``logger``.
+    """The CSV logger, which writes ``logs/metrics.csv``, and the logger of the group ``logger``.
 
     Args:
-        spec: the group, whose choice ``csv`` is empty.
-        folder: the run's own.
-        resume: the checkpoint that the run goes on from.
+        spec: the group ``logger``; it is empty for ``logger=csv``.
+        folder: the folder of the run.
+        resume: the checkpoint from which the run continues, or None.
 
     Raises:
         CaptioningError: the group names no logger, or has a wrong argument.
@@ -35,9 +35,9 @@ def make_loggers(spec: Mapping[str, Any], folder: Path, resume: str | None) -> l
 
 
 def make_csv_logger(folder: Path, resume: str | None) -> CSVLogger:
-    """The CSV logger; a run that goes on in its own folder keeps what it logged before.
+    """The CSV logger; a resumed run keeps the rows that it logged before.
 
-    Rows of steps after the checkpoint are left out, as the resumed run computes these again.
+    Rows of steps after the checkpoint are dropped, because the resumed run logs these steps again.
     """
     logger = CSVLogger(folder, name="", version="logs")
     path = folder / "logs" / "metrics.csv"
@@ -51,7 +51,7 @@ def make_csv_logger(folder: Path, resume: str | None) -> CSVLogger:
 
 
 def wandb_account() -> bool:
-    """Whether this machine knows an account of wandb's to send runs to."""
+    """Whether a wandb account is configured on this machine."""
     try:
         logins = netrc().hosts
     except (OSError, NetrcParseError):
@@ -61,7 +61,7 @@ def wandb_account() -> bool:
 
 @contextmanager
 def closing_wandb(loggers: Sequence[Logger]) -> Iterator[None]:
-    """Mark a run in wandb as failed if the block raises."""
+    """Within the block, an exception marks the wandb run as failed."""
     try:
         yield
     except BaseException:
@@ -73,7 +73,7 @@ def closing_wandb(loggers: Sequence[Logger]) -> Iterator[None]:
 
 
 def log_settings(loggers: Sequence[Logger], config: Mapping[str, Any]) -> None:
-    """Log the configuration, by the keys of the command line, to all loggers but the CSV file."""
+    """Log the configuration, under the keys of the command line, to all loggers except CSV."""
     for logger in loggers:
         if not isinstance(logger, CSVLogger):
             logger.log_hyperparams(flat(config))

@@ -1,4 +1,4 @@
-"""Watches the losses of training without making a GPU wait."""
+"""Monitors the training losses without synchronising with the GPU."""
 
 from collections import deque
 
@@ -8,12 +8,15 @@ from torch import Tensor
 from captioning.support.errors import CaptioningError
 
 LAG = 2
-"""Steps after which a loss is looked at. ``loss.item()`` would wait until the GPU has nothing left
-to do, and then the GPU would wait for Python."""
+"""Number of steps after which a loss is read.
+
+Reading it at once, by ``loss.item()``, would wait until the GPU has finished all its work, and the
+GPU would then be idle until Python has launched the next operations.
+"""
 
 
 class LossMonitor:
-    """The mean loss of an epoch, and an error where a loss is NaN or infinite."""
+    """Computes the mean loss of an epoch, and raises an error if a loss is NaN or infinite."""
 
     def __init__(self) -> None:
         self._pending: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
@@ -21,12 +24,12 @@ class LossMonitor:
         self._count = 0
 
     def add(self, step: int, loss: Tensor) -> None:
-        """Take the loss of a step, and look at the one :data:`LAG` steps before it."""
+        """Add the loss of a step, and read the loss of :data:`LAG` steps before it."""
         self._pending.append((step, *_copied_to_cpu(loss.detach())))
         self._look_at(all_but=LAG)
 
     def epoch_mean(self) -> float:
-        """The mean over the steps since the last call, all of which are looked at; NaN if none."""
+        """The mean loss of all steps since the last call; NaN if there were no steps."""
         self._look_at(all_but=0)
         mean = self._sum / self._count if self._count else float("nan")
         self._sum, self._count = 0.0, 0
@@ -48,7 +51,10 @@ class LossMonitor:
 
 
 def _copied_to_cpu(value: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """The value in the CPU's memory, and the event after which it is there; None for at once."""
+    """A copy of the value in the CPU's memory, and the CUDA event after which it is complete.
+
+    The event is None for a value that is in the CPU's memory already.
+    """
     if not value.is_cuda:
         return value, None
     copy = value.to("cpu", non_blocking=True)

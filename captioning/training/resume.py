@@ -1,4 +1,4 @@
-"""Whether a run can go on from a checkpoint."""
+"""Checks whether a run can be resumed from a checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,14 +9,14 @@ from captioning.support.errors import CaptioningError
 
 
 def check_resumable(path: Path, captioner: Captioner) -> None:
-    """Make sure that a run can go on from a checkpoint, before any of its time is spent.
+    """Check that a checkpoint fits a run, before features are extracted and training starts.
 
     Args:
         path: the checkpoint.
-        captioner: the module that is to be trained on.
+        captioner: the captioner that would be trained from it.
 
     Raises:
-        CaptioningError: the file is no checkpoint, or one of a captioner with another vocabulary,
+        CaptioningError: the file is not a checkpoint, or its captioner has another vocabulary,
             encoder or model.
     """
     checkpoint = read_checkpoint(path)
@@ -36,7 +36,7 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
     saved_spec = encoder_settings(checkpoint["hyper_parameters"].get("encoder"))
     spec = encoder_settings(captioner.hparams.get("encoder"))
     changed = sorted(name for name in saved_spec.keys() & spec if saved_spec[name] != spec[name])
-    if changed:  # the fingerprint is that of the weights alone
+    if changed:  # the fingerprint covers the weights only
         raise CaptioningError(
             f"resume={path}: that run has another encoder, with encoder.{changed[0]}="
             f"{saved_spec[changed[0]]} in place of {spec[changed[0]]}: use the same encoder."
@@ -52,6 +52,6 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
 
 
 def encoder_settings(spec: Any) -> dict[str, Any]:
-    """The settings of an encoder, without the path of its weights, which may have moved."""
+    """The settings of an encoder, except ``weights``, since that file may have been moved."""
     settings = dict(spec) if isinstance(spec, Mapping) else {}
     return {name: value for name, value in settings.items() if name != "weights"}

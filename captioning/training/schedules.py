@@ -13,7 +13,7 @@ from captioning.support.errors import CaptioningError
 
 
 class WarmupCosine(LRScheduler):
-    """A linear warm-up, and then a cosine down to a share of the highest learning rate.
+    """A linear warm-up followed by a cosine decay to a share of the highest learning rate.
 
     At step n of N (the first is 0), with W = max(1, round(warmup N)) steps of warm-up, the
     learning rate is the optimiser's own times
@@ -21,15 +21,15 @@ class WarmupCosine(LRScheduler):
         (n + 1) / W                                                     for n < W,
         final + (1 - final) (1 + cos(pi (n - W) / (N - W))) / 2         for W <= n <= N,
 
-    and ``final`` after step N. It is a function of the step alone, so that a resumed run with
-    another number of epochs follows the curve of that number.
+    and ``final`` after step N. The factor is a function of n and N alone, so that a resumed run
+    with another number of epochs follows the curve of its own N.
 
     Args:
         optimizer: the optimiser; each of its parameter groups follows the curve of its own
             learning rate.
         total_steps: the number of steps N of the whole run.
         warmup: the share of the steps in which the learning rate rises.
-        final: what the cosine ends at, as a share of the highest learning rate.
+        final: the learning rate at the end, as a share of the highest one.
 
     Raises:
         CaptioningError: a share is not between 0 and 1.
@@ -47,7 +47,7 @@ class WarmupCosine(LRScheduler):
         super().__init__(optimizer)
 
     def factor(self, step: int) -> float:
-        """What the learning rates are multiplied by at a step."""
+        """The factor of all learning rates at a step."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
@@ -58,7 +58,7 @@ class WarmupCosine(LRScheduler):
         return [float(base) * self.factor(self.last_epoch) for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """The step, without the settings: these are the resumed run's own."""
+        """The current step; a resumed run takes the settings from its own configuration."""
         settings = {"total_steps", "warmup_steps", "final"}
         return {name: value for name, value in super().state_dict().items() if name not in settings}
 
@@ -81,13 +81,13 @@ class Constant(LRScheduler):
 def build_scheduler(
     spec: Mapping[str, Any] | str, optimizer: Optimizer, total_steps: int
 ) -> LRScheduler:
-    """The scheduler that a configuration describes, to be stepped after every batch.
+    """Build the scheduler of a configuration, which is stepped after every batch.
 
     Args:
         spec: ``_target_``, the dotted path of a subclass of
             :class:`torch.optim.lr_scheduler.LRScheduler`, and its arguments.
-        optimizer: given to it as ``optimizer``.
-        total_steps: the number of steps of the whole run, given to it if it takes that argument.
+        optimizer: passed to the class as ``optimizer``.
+        total_steps: the number of steps of the whole run, passed if the class takes that argument.
 
     Raises:
         CaptioningError: there is no such class, it cannot be stepped after every batch, or one of
@@ -97,8 +97,8 @@ def build_scheduler(
     target = locate(path, LRScheduler, "scheduler")
     if issubclass(target, ReduceLROnPlateau):
         raise CaptioningError(
-            f"scheduler._target_={path}: this scheduler waits for a score, and schedulers are "
-            "stepped after every batch here: choose another one."
+            f"scheduler._target_={path}: this scheduler needs a score at each step, but schedulers "
+            "are stepped after every batch here: choose another one."
         )
     given: dict[str, Any] = {"optimizer": optimizer}
     if "total_steps" in parameters_of(target)[0]:

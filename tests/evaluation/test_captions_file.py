@@ -328,7 +328,7 @@ def test_a_metric_of_ones_own_is_in_the_results_and_on_the_leaderboard(
         ("my_metrics.Taken", "the metric name CIDEr is taken by a built-in metric"),
         ("my_metrics.Flat", "has highest=0.0: it must be a positive number"),
         ("my_metrics.High", "gave 2 for image 'a', but declares scores from 0 to 1"),
-        ("my_metrics.Gap", "gave no score of image 'a'"),
+        ("my_metrics.Gap", "gave no score for image 'a'"),
     ],
 )
 def test_a_wrong_metric_is_refused_with_its_reason(

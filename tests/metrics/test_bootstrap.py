@@ -363,7 +363,7 @@ def test_statistics_survive_json_as_plain_numbers(case: Case) -> None:
         ({"CIDEr": [[True], [False]]}, "'CIDEr' must be 1 finite"),
         ({"CIDEr": [1, 2]}, "'CIDEr' must be 1 finite"),
         ({"CIDEr": 3.0}, "'CIDEr' must be 1 finite"),
-        ([], "no statistics"),
+        ([], "not statistics"),
     ],
 )
 def test_tables_of_anything_else_are_refused_by_name(tables: Any, message: str) -> None:
@@ -382,7 +382,7 @@ def test_tables_of_anything_else_are_refused_by_name(tables: Any, message: str) 
     ],
 )
 def test_what_is_no_statistics_at_all_is_refused(written: object) -> None:
-    with pytest.raises(CaptioningError, match="no statistics"):
+    with pytest.raises(CaptioningError, match="not statistics"):
         Statistics.from_json(written)
 
 

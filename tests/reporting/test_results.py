@@ -148,7 +148,7 @@ def test_new_results_carry_the_time_in_utc() -> None:
         ("arithmetic.backend.ops.attention", "fortran", "`arithmetic.backend.ops.attention`"),
         ("model.trainable", ..., "`model.trainable`"),
         ("metrics.length.highest", 0.0, "`metrics.length.highest`"),
-        ("metrics.length", ..., "`scores`: test length is none of BLEU-1"),
+        ("metrics.length", ..., "`scores`: test length is not among BLEU-1"),
         ("scores.test.length", 21.0, "`scores`: test length is 21"),
         ("data.fingerprint", ..., "`data.fingerprint`"),
         ("data.images.test", -1, "`data.images.test`"),
@@ -160,7 +160,7 @@ def test_new_results_carry_the_time_in_utc() -> None:
         ("scores.test.CIDEr", float("nan"), "`scores.test.CIDEr`"),
         ("scores.test.CIDEr", 52.6, "`scores`: test CIDEr is 52.6"),
         ("scores.test.BLEU-4", 20.5, "`scores`: test BLEU-4 is 20.5"),
-        ("scores.test.bleu-4", 0.2, "`scores`: test bleu-4 is none of BLEU-1"),
+        ("scores.test.bleu-4", 0.2, "`scores`: test bleu-4 is not among BLEU-1"),
     ],
 )
 def test_wrong_field_is_named_in_one_sentence(
@@ -176,7 +176,7 @@ def test_wrong_field_is_named_in_one_sentence(
 
 
 def test_what_was_not_decoded_freely_cannot_be_read(tmp_path: Path) -> None:
-    for value, said in ((False, "with teacher forcing"), (..., "nothing says .*decoded freely")):
+    for value, said in ((False, "with teacher forcing"), (..., "does not say how the captions were decoded")):
         file = write(tmp_path, changed("free_running", value))
         with pytest.raises(CaptioningError, match=rf"results\.json: .*{said}"):
             read_results(file)

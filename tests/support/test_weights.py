@@ -263,8 +263,8 @@ def test_a_file_may_hold_the_whole_model_or_its_features_alone(tmp_path: Path) -
         ({"features.0.weight": STATE["features.0.weight"]}, r"another network.*features\.0\.bias"),
         ({**STATE, "features.2.weight": torch.ones(1)}, r"another network.*features\.2\.weight"),
         ({**STATE, "features.0.bias": torch.ones(3)}, r"features\.0\.bias is \(3,\), not \(2,\)"),
-        ({"state": 1}, "no state dict"),
-        (STATE["features.0.bias"], "no state dict"),
+        ({"state": 1}, "not a state dict"),
+        (STATE["features.0.bias"], "not a state dict"),
     ],
 )
 def test_a_file_that_does_not_fit_is_told_by_name(

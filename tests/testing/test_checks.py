@@ -175,7 +175,7 @@ class Flat(MultiplicativeAttention):
         (Unnormalised, "Unnormalised: the sums of the weights are not 1"),
         (Negative, r"Negative: an attention weight is -.* < 0"),
         (Blind, "Blind: the weights do not depend on the query"),
-        (Positional, "Positional: the weights do not move with the locations"),
+        (Positional, "Positional: the weights are not permuted with"),
         (Elsewhere, "Elsewhere: where all locations are alike, the context depends on the query"),
         (Mixing, "Mixing: the weights of caption .* are not the same alone and in a batch"),
         (Detached, "Detached: temperature gets no gradient"),
@@ -270,7 +270,7 @@ class StateByRow(LSTM):
         (Unlearned, "Unlearned: initial_.* gets no gradient"),
         (WrongWeightGradient, "WrongWeightGradient: along a random direction, the gradient with"),
         (WrongPositions, "WrongPositions: `positions` do not say where the targets stand"),
-        (MissingTargets, "MissingTargets: `targets` are not each true next token once"),
+        (MissingTargets, "MissingTargets: `targets` must contain each true next token"),
         (StateByRow, r"StateByRow: state\['hidden'\] has shape"),
     ],
 )
@@ -336,7 +336,7 @@ class WrongLossGradient(Plain):
     ("broken", "words"),
     [
         (NoLoss, 'NoLoss returns cross_entropy, and no "loss"'),
-        (Vector, "Vector: words must be a tensor of no dimensions"),
+        (Vector, "Vector: words must be a tensor without dimensions"),
         (CountsPadding, "CountsPadding: loss with more padding and without"),
         (CountsRows, "CountsRows: loss with rows whose target is padding"),
         (NotANumber, "NotANumber: loss is nan"),

@@ -105,7 +105,7 @@ def test_any_scheduler_of_torchs_is_taken_by_its_path() -> None:
         (COSINE | {"warmpu": 0.1}, ["scheduler.warmpu", "did you mean warmup?"]),
         (COSINE | {"total_steps": 9}, ["scheduler.total_steps", "no such setting"]),
         ({"_target_": "torch.optim.AdamW"}, ["scheduler._target_", "not a LRScheduler"]),
-        ({"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau"}, ["waits for a score"]),
+        ({"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau"}, ["needs a score"]),
         ({"_target_": "torch.optim.lr_scheduler.StepLR"}, ["scheduler.step_size is missing"]),
     ],
 )

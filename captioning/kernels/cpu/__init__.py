@@ -1,1 +1,1 @@
-"""Kernels for the CPU, in C, compiled by the machine's own compiler on first use."""
+"""Kernels for the CPU in C, which the machine's own compiler compiles on first use."""

@@ -12,10 +12,10 @@
  *   alpha      rows x locations
  *   context    rows x channels
  *
- * Row r belongs to image row_index[r] / captions. `space` (images + 1 + rows numbers) lists the
- * rows of image b: order[first[b]] .. order[first[b + 1] - 1]. Threads share the images among them,
- * and each sum is made by one thread in one order, so that results do not depend on the number of
- * threads.
+ * Row r belongs to image row_index[r] / captions. `space` (images + 1 + rows integers) is scratch
+ * memory for the arrays `first` and `order`: the rows of image b are order[first[b]] ..
+ * order[first[b + 1] - 1]. The images are distributed over the threads, and one thread computes
+ * each sum in a fixed order, so that results do not depend on the number of threads.
  */
 
 #include "vectors.h"
@@ -26,14 +26,14 @@ static inline int64_t smaller(int64_t x, int64_t y)
 }
 
 #define MAX_ROWS 16 /* rows of an image that are computed together */
-#define STREAMS 8    /* locations that are read side by side, each in its order in memory */
+#define STREAMS 8    /* locations that are read in parallel, each sequentially in memory */
 
-/* Unrolls a loop of at most that many rounds, so that its sums stay in registers. */
+/* Unrolls a loop of at most `rounds` iterations, so that its sums stay in registers. */
 #define UNROLLED(rounds) PRAGMA(GCC unroll rounds)
 #define PRAGMA(text) _Pragma(#text)
 
-/* Makes the call with n = count. Up to the usual five captions, n is a constant for the compiler,
- * so that sums over the locations stay in registers. */
+/* Executes `call` with n = count. Up to the usual five captions, n is a compile-time constant, so
+ * that the sums of all rows stay in registers. */
 #define INLINED inline __attribute__((always_inline))
 #define WITH(number, call) { const int64_t n = number; call; } break
 #define FOR_COUNT(count, call)                                                                     \
@@ -46,7 +46,8 @@ static inline int64_t smaller(int64_t x, int64_t y)
     default: WITH(count, call);                                                                    \
     }
 
-/* Makes the call for STREAMS locations from `start` at a time, and for the rest at the end. */
+/* Executes `call` for blocks of `many` locations from `start` on: STREAMS at a time, and then the
+ * remaining ones. */
 #define FOR_STREAMS(locations, call)                                                               \
     do {                                                                                           \
         int64_t start = 0;                                                                         \
@@ -60,11 +61,11 @@ static inline int64_t smaller(int64_t x, int64_t y)
         }                                                                                          \
     } while (0)
 
-/* 1 / value, for a value of at least 1: to the last bits in fp32, as exactly as bfloat16 needs it
- * in bf16. */
+/* 1 / value, for values of at least 1: accurate to the last bits of float32 in inverse_fp32, and to
+ * the precision of bfloat16 in inverse_bf16. */
 static inline vec inverse_fp32(vec value)
 {
-#ifdef __AVX512F__ /* an estimate of 14 bits and one Newton step take half the time of a division */
+#ifdef __AVX512F__ /* a 14-bit estimate and one Newton step take half the time of a division */
     __m512 guess = _mm512_rcp14_ps((__m512)value);
     return (vec)_mm512_mul_ps(guess, _mm512_fnmadd_ps((__m512)value, guess, _mm512_set1_ps(2)));
 #else
@@ -100,7 +101,7 @@ static void softmax(float *row, int64_t length)
         row[i] /= sum;
 }
 
-/* List the rows by image: a counting sort. */
+/* Sorts the rows by image with a counting sort, into the arrays `first` and `order` of `space`. */
 static void list_rows(int64_t *space, const int64_t *row_index, int64_t captions, int64_t rows,
                       int64_t images)
 {
@@ -117,8 +118,8 @@ static void list_rows(int64_t *space, const int64_t *row_index, int64_t captions
     first[images] = rows;
 }
 
-/* The gradient with respect to the scores, in place: `grad_scores` holds the gradient with respect
- * to alpha on entry. */
+/* The backward pass of the softmax, in place: `grad_scores` contains the gradient with respect to
+ * alpha on entry, and with respect to the scores on return. */
 static void softmax_backward(float *grad_scores, const float *alpha, int64_t length)
 {
     float mean = 0;
@@ -137,9 +138,10 @@ static void softmax_backward(float *grad_scores, const float *alpha, int64_t len
 #define NAMED(name) name##_bf16
 #include "attention.c"
 
-#else /* once for each type of exp_keys and grid */
+#else /* included once for each type of exp_keys and grid */
 
-/* v . tanh(x + y) = sum v - 2 sum v s, with s = 1 / (1 + e^{2x} e^{2y}). */
+/* out: the score of each location for each row,
+ * v . tanh(x + y) = sum v - 2 sum v s, with s = 1 / (1 + e^{2x} e^{2y}). */
 static INLINED void NAMED(scores)(const ELEMENT *keys, const float *const *queries,
                                   float *const *out, int64_t rows, const float *weight,
                                   float sum_of_weight, int64_t locations, int64_t units)
@@ -162,6 +164,7 @@ static INLINED void NAMED(scores)(const ELEMENT *keys, const float *const *queri
     }
 }
 
+/* Adds the weighted `many` locations from `start` on to the context of each row. */
 static INLINED void NAMED(mix)(float *const *contexts, const ELEMENT *grid,
                                const float *const *weights, int64_t rows, int64_t start,
                                int64_t many, int64_t channels)
@@ -215,7 +218,7 @@ void NAMED(attend)(float *alpha, float *context, const ELEMENT *exp_keys, const 
         }
 }
 
-/* Adds to the gradient with respect to alpha what it gets through the context. */
+/* Adds the part of the gradient with respect to alpha that comes through the context. */
 static INLINED void NAMED(context_backward)(float *const *grad_scores, const ELEMENT *grid,
                                  const float *const *grad_contexts, int64_t rows,
                                  int64_t locations, int64_t channels)
@@ -232,6 +235,8 @@ static INLINED void NAMED(context_backward)(float *const *grad_scores, const ELE
     }
 }
 
+/* Adds the gradients that pass through the tanh at `many` locations from `start` on, with respect
+ * to keys, queries and v, from the gradients with respect to the scores. */
 static INLINED void NAMED(tanh_backward)(float *grad_keys, float *const *grad_queries,
                                          float *grad_weight, const float *const *grad_scores,
                                          const ELEMENT *exp_keys, const float *const *queries,
@@ -264,11 +269,16 @@ static INLINED void NAMED(tanh_backward)(float *grad_keys, float *const *grad_qu
     }
 }
 
-/* grad_scores: the gradient with respect to alpha on entry, and to the scores on return.
- * grad_keys (images x locations x units), with respect to the keys, is added to; grad_query (rows x
- * units) and grad_weight (images x units, each image's share) are set. The derivative of
- * tanh(x + y) is 4 s (1 - s). The gradients with respect to the scores of a row sum to 0, so that
- * grad_weight = sum grad_scores . tanh = -2 sum grad_scores . s. */
+/* The backward pass of `attend`.
+ *
+ *   grad_scores  rows x locations           the gradient with respect to alpha on entry, and with
+ *                                           respect to the scores on return
+ *   grad_keys    images x locations x units  the gradient with respect to the keys is added to it
+ *   grad_query   rows x units               the gradient with respect to the query
+ *   grad_weight  images x units             the gradient with respect to v, for each image
+ *
+ * The derivative of tanh(x + y) is 4 s (1 - s). The gradients with respect to the scores of a row
+ * sum to 0, so that grad_weight = sum grad_scores . tanh = -2 sum grad_scores . s. */
 void NAMED(attend_backward)(float *grad_scores, float *grad_keys, float *grad_query,
                             float *grad_weight, const float *grad_context, const float *alpha,
                             const ELEMENT *exp_keys, const ELEMENT *grid, const float *exp_query,

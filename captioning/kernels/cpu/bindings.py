@@ -17,29 +17,29 @@ SIGNATURES = {
     "standardize": (4, 3), "exp2x": (3, 4),
     "cross_entropy": (5, 2), "cross_entropy_backward": (6, 2),
 }  # fmt: skip
-"""How many tensors, and then how many integers, each function takes."""
+"""The number of tensors, and of the integers that follow them, that each function takes."""
 
 
 def load_c_kernels() -> "CKernels":
-    """The kernels of this machine.
+    """Compile the kernels for this machine if necessary, and load them.
 
     Raises:
-        CompilationError: they cannot be compiled, or not loaded.
+        CompilationError: the kernels cannot be compiled or loaded.
     """
     library = compiled_library(cache_dir() / "kernels")
     try:
         return CKernels(library)
-    except (OSError, AttributeError) as error:  # cut short, or where nothing may be executed
+    except (OSError, AttributeError) as error:  # a truncated file, or a folder mounted noexec
         raise CompilationError(f"{library} cannot be loaded ({error})") from error
 
 
 class CKernels(Kernels):
-    """The library; what the arguments of each function mean stands in the C sources."""
+    """The compiled library; the C sources document the arguments of each function."""
 
     language = "c"
 
     def __init__(self, library: Path) -> None:
-        # OpenMP's symbols are not in the library: it finds torch's, and so shares its threads.
+        # OpenMP is not linked into the library: it uses torch's, and therefore torch's threads.
         loaded = ctypes.CDLL(str(library))
         self._functions = {
             (name, dtype): getattr(loaded, f"{name}_{suffix}")
@@ -110,6 +110,6 @@ class CKernels(Kernels):
     def call(
         self, name: str, dtype: torch.dtype, tensors: tuple[Tensor, ...], *integers: int
     ) -> None:
-        """Call the function of that name and element type on contiguous tensors."""
+        """Call the function ``name`` for the element type ``dtype``, on contiguous tensors."""
         function = self._functions[name, dtype]
         function(*(tensor.data_ptr() for tensor in tensors), *integers)

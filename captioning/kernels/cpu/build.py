@@ -1,4 +1,4 @@
-"""Compiles the C sources into a shared library, once a machine: it stays in the cache."""
+"""Compiles the C sources into a shared library, which is cached for each machine."""
 
 import hashlib
 import os
@@ -19,10 +19,10 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fPIC")
 
 
 def compiled_library(folder: Path) -> Path:
-    """The library in a folder, compiled there unless this machine has done so before.
+    """The path of the library in a folder, after compiling it if it is not there yet.
 
-    The compiler is ``$CC``, or ``cc``. The file's name holds a digest of everything that the
-    library depends on, since machines with different processors may share a cache.
+    The compiler is ``$CC``, or ``cc``. The name of the file has a digest of everything on which the
+    library depends, since machines with different processors may share a cache.
 
     Raises:
         CompilationError: there is no compiler, or it fails.
@@ -43,7 +43,7 @@ def compiled_library(folder: Path) -> Path:
                 [*FLAGS, "-fopenmp", "-c", str(source), "-o", target]
                 for source, target in zip(SOURCES, objects, strict=True)
             ]
-            # Linked without -fopenmp, which would bring in a second library of threads.
+            # Linked without -fopenmp, which would load a second OpenMP library beside torch's.
             link_command = ["-shared", *objects, "-o", str(linked), "-lm"]
             for arguments in (*compile_commands, link_command):
                 subprocess.run([*compiler, *arguments], check=True, capture_output=True, text=True)
@@ -57,7 +57,7 @@ def compiled_library(folder: Path) -> Path:
 
 
 def _processor() -> str:
-    """What -march=native depends on."""
+    """A description of the processor, on which -march=native depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

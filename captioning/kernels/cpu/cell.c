@@ -6,8 +6,9 @@
  *
  *   cell = sigmoid(f) previous + sigmoid(i) tanh(g)      hidden = sigmoid(o) tanh(cell)
  *
- * The addends are 1 to 3 matrices of 4 x size columns, each with its own distance between rows,
- * float32, or bfloat16 in the functions whose name ends in bf16. All else is contiguous float32.
+ * The addends are 1 to 3 matrices of rows x 4 size, each with its own stride between rows. They are
+ * float32, or bfloat16 in the functions whose name ends in bf16. All other arrays are contiguous
+ * float32 of rows x size.
  */
 
 #include "vectors.h"
@@ -33,9 +34,10 @@ static inline vec hyperbolic_tangent(vec x)
 #define NAMED(name) name##_bf16
 #include "cell.c"
 
-#else /* once for each type of the addends */
+#else /* included once for each type of the addends */
 
-/* active (rows x 4 size), or NULL: the four gates after their functions, for the gradients. */
+/* active (rows x 4 size) or NULL: the four gates after their activations, for the backward pass.
+ * first_step, second_step, third_step: the strides between the rows of the addends, in elements. */
 void NAMED(cell)(float *hidden, float *cell, float *active, const float *previous,
                  const ELEMENT *first, const ELEMENT *second, const ELEMENT *third,
                  int64_t first_step, int64_t second_step, int64_t third_step, int64_t rows,
@@ -62,7 +64,7 @@ void NAMED(cell)(float *hidden, float *cell, float *active, const float *previou
         }
 }
 
-/* grad_gates (rows x 4 size): the gradient of each addend. */
+/* grad_gates (rows x 4 size): the gradient with respect to each addend; all have the same one. */
 void NAMED(cell_backward)(ELEMENT *grad_gates, float *grad_previous, const float *grad_hidden,
                            const float *grad_cell, const float *active, const float *previous,
                            const float *cell, int64_t rows, int64_t size)

@@ -1,12 +1,12 @@
 #ifndef ELEMENT
-/* Preparing an image's grid and a query for attention, each in one pass.
+/* Prepares the grid of an image and a query for attention, each in one pass.
  *
  * The definitions are `standardize` and `exp2x` of the Python modules. Arrays are row-major and
  * contiguous, and float32 except where ELEMENT stands for bfloat16. */
 
 #include "vectors.h"
 
-#define MAX_CHANNELS 4096 /* size of the sum that a thread keeps on its stack */
+#define MAX_CHANNELS 4096 /* length of the array of sums that a thread has on its stack */
 
 #define ELEMENT float
 #define NAMED(name) name##_fp32
@@ -17,7 +17,7 @@
 #define NAMED(name) name##_bf16
 #include "grid.c"
 
-#else /* once for each type of the results */
+#else /* included once for each type of the results */
 
 /* out: the grid (images x locations x channels), each location minus its mean over the channels and
  * divided by sqrt(variance + epsilon[0]). mean (images x channels): the mean of `out` over the
@@ -58,8 +58,8 @@ void NAMED(standardize)(ELEMENT *out, float *mean, const float *grid, const floa
     }
 }
 
-/* out: e^{2x} of x limited to -limit[0] .. limit[0], in float32 if `exactly`, else in the type of x.
- * Rows of x are `step` numbers apart. */
+/* out: e^{2x} of x clamped to -limit[0] .. limit[0], in float32 if `exactly`, else in the type of
+ * x. `step` is the stride between the rows of x, in elements. */
 void NAMED(exp2x)(void *out, const ELEMENT *x, const float *limit, int64_t rows, int64_t size,
                       int64_t step, int64_t exactly)
 {

@@ -1,6 +1,7 @@
 #ifndef ELEMENT
-/* Operations of the loss and of beam search on the scores of all words: rows x words, contiguous,
- * float32, or bfloat16 in the functions whose name ends in bf16. */
+/* Operations of the loss and of beam search on the scores (logits) of all words. `scores` is a
+ * contiguous array of rows x count, with one row per token and `count` words; it is float32, or
+ * bfloat16 in the functions whose name ends in bf16. */
 
 #include "vectors.h"
 
@@ -21,7 +22,7 @@ static inline vec higher(vec x, vec y)
     return (vec)(((words)x & above) | ((words)y & ~above));
 }
 
-/* Whether any number is above the bound; NaN never is. */
+/* Whether any element is greater than the bound; NaN is not. */
 static inline int any_above(vec x, float bound)
 {
 #ifdef __AVX512F__
@@ -43,7 +44,7 @@ static inline int any_above(vec x, float bound)
 #define NAMED(name) name##_bf16
 #include "vocabulary.c"
 
-#else /* once for each type of the scores */
+#else /* included once for each type of the scores */
 
 static float NAMED(row_log_sum_exp)(const ELEMENT *row, int64_t count)
 {
@@ -64,7 +65,7 @@ static float NAMED(row_log_sum_exp)(const ELEMENT *row, int64_t count)
     return highest + logf(sum);
 }
 
-/* out (rows): log sum e^score. */
+/* out (rows): the logarithm of the sum of e^score. */
 void NAMED(log_sum_exp)(float *out, const ELEMENT *scores, int64_t rows, int64_t count)
 {
 #pragma omp parallel for
@@ -72,9 +73,10 @@ void NAMED(log_sum_exp)(float *out, const ELEMENT *scores, int64_t rows, int64_t
         out[r] = NAMED(row_log_sum_exp)(scores + r * count, count);
 }
 
-/* loss (rows): log sum e^score minus the expected score under the smoothed target, which gives the
- * target the share `shares[0]` and each word (the target too) `shares[1]`; 0 where the target is 0,
- * which is padding. normalizer (rows): log sum e^score. */
+/* loss (rows): the logarithm of the sum of e^score minus the expected score under the smoothed
+ * target distribution, which has probability `shares[1]` for each word plus `shares[0]` for the
+ * target. Where the target is 0, which is padding, loss and normalizer are 0.
+ * normalizer (rows): the logarithm of the sum of e^score. */
 void NAMED(cross_entropy)(float *loss, float *normalizer, const ELEMENT *scores,
                           const int64_t *targets, const float *shares, int64_t rows, int64_t count)
 {
@@ -96,8 +98,8 @@ void NAMED(cross_entropy)(float *loss, float *normalizer, const ELEMENT *scores,
     }
 }
 
-/* out (rows x words): the gradient of `grad_loss[0]` times the sum of the losses with respect to the
- * scores. */
+/* out (rows x count): the gradient of `grad_loss[0]` times the sum of the losses, with respect to
+ * the scores. */
 void NAMED(cross_entropy_backward)(ELEMENT *out, const float *grad_loss, const float *normalizer,
                                     const ELEMENT *scores, const int64_t *targets,
                                     const float *shares, int64_t rows, int64_t count)
@@ -131,8 +133,9 @@ void NAMED(mask_tokens)(ELEMENT *scores, const int64_t *banned, int64_t rows, in
             NAMED(store)(scores + r * count + banned[r * many + k], (vec){0} - INFINITY, 1);
 }
 
-/* The highest scores of each row in descending order, and the words that have them (both rows x
- * maximum); of equal ones the first. Where there are no more, -inf and word 0. */
+/* out, index (rows x maximum): the highest scores of each row in descending order, and their words;
+ * among equal scores, the first word comes first. If a row has fewer scores, the remaining entries
+ * are -inf and word 0. */
 void NAMED(topk)(float *out, int64_t *index, const ELEMENT *scores, int64_t rows, int64_t count,
                  int64_t maximum)
 {

@@ -1,7 +1,7 @@
-"""Attention and the LSTM cell in Triton, as ``attention.c`` and ``cell.c`` have them in C.
+"""Attention and the LSTM cell in Triton.
 
-Definitions, names and shapes are those of the two files; :mod:`captioning.kernels.triton.launch`
-launches them.
+Definitions, names and shapes are the same as in ``attention.c`` and ``cell.c``.
+:mod:`captioning.kernels.triton.launch` launches the functions.
 """
 
 import triton
@@ -14,7 +14,7 @@ def score(
     captions, locations, units,
     BLOCK_LOCATIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program a row and block of locations: their scores."""
+    """Compute attention scores; one program for each row and block of locations."""
     row = tl.program_id(0)
     image = tl.load(row_index + row) // captions
     p = tl.program_id(1) * BLOCK_LOCATIONS + tl.arange(0, BLOCK_LOCATIONS)
@@ -39,7 +39,7 @@ def mix(
     captions, locations, channels,
     LOCATIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program a row and block of channels: the softmax, and the context that it mixes."""
+    """Compute the softmax and the context; one program for each row and block of channels."""
     row = tl.program_id(0)
     image = tl.load(row_index + row) // captions
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -64,7 +64,10 @@ def context_backward(
     captions, locations, channels,
     BLOCK_LOCATIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program a row and block of locations: the whole gradient with respect to alpha."""
+    """Compute the gradient with respect to alpha; one program per row and block of locations.
+
+    It is the sum of ``grad_alpha`` and the part that comes through the context.
+    """
     row = tl.program_id(0)
     image = tl.load(row_index + row) // captions
     p = tl.program_id(1) * BLOCK_LOCATIONS + tl.arange(0, BLOCK_LOCATIONS)
@@ -80,15 +83,15 @@ def context_backward(
     tl.store(grad_weights + row * locations + p, gradient, mask=there)
 
 
-@triton.jit(do_not_specialize=["rows"])  # or it would be compiled again as captions end
+@triton.jit(do_not_specialize=["rows"])  # the number of rows changes as captions end
 def tanh_backward(
     grad_keys, grad_query, grad_weight, grad_weights, alpha, exp_keys, exp_query, weight, row_index,
     rows, locations, units,
     CAPTIONS: tl.constexpr, ROWS: tl.constexpr, LOCATIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program an image and block of units: back through the softmax of all the image's rows.
+    """Compute the backward pass of softmax and tanh; one program per image and block of units.
 
-    Each sum is made by one program in one order, so that results do not differ from run to run.
+    One program computes each sum in a fixed order, so that results do not vary from run to run.
     """
     image = tl.program_id(0)
     a = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -103,10 +106,10 @@ def tanh_backward(
     scale = 4.0 * tl.load(weight + a, mask=inside, other=0.0)
     grad_key = tl.zeros([LOCATIONS, BLOCK], tl.float32)
     sum_weight = tl.zeros([BLOCK], tl.float32)
-    # Unrolled and without a branch, so that one caption is loaded while another is summed up.
+    # Unrolled and branch-free, so that one caption is loaded while another is summed up.
     for caption in tl.static_range(CAPTIONS):
         found = row_indices == image * CAPTIONS + caption
-        count = tl.sum(found.to(tl.int32), 0)  # 1, or 0, where nothing is loaded or stored
+        count = tl.sum(found.to(tl.int32), 0)  # 1; or 0, and then nothing is loaded or stored
         row = tl.sum(tl.where(found, r, 0), 0)
         q = tl.load(exp_query + row * units + a, mask=a < units * count, other=0.0)
         attention = tl.load(alpha + row * locations + p, mask=p < locations * count, other=0.0)
@@ -132,7 +135,7 @@ def sigmoid(x):
 
 @triton.jit
 def tanh(x):
-    """By e^{-2|x|}, which cannot overflow; NaN stays NaN."""
+    """Compute tanh from e^{-2|x|}, which cannot overflow; NaN stays NaN."""
     small = tl.exp(-2.0 * tl.abs(x))
     return tl.where(x < 0.0, -1.0, 1.0) * (1.0 - small) / (1.0 + small)
 

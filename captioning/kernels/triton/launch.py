@@ -1,8 +1,9 @@
 """Launches the kernels of :mod:`captioning.kernels.triton.functions` on a GPU's tensors.
 
-In torch's own kernels, attention writes a tensor of captions x locations x units to the GPU's
-memory at each word and reads it back, and an LSTM cell is a dozen launches. Here attention is two
-launches each way and a cell is one, and only one number a location is written between two launches.
+In PyTorch's own kernels, attention writes a tensor of captions x locations x units to the GPU's
+memory at each word and reads it back, and an LSTM cell takes a dozen launches. Here attention takes
+two launches in each direction and a cell takes one, and between the two launches of attention only
+one number per caption and location is written.
 
 Triton compiles at the first call. Its interpreter (``TRITON_INTERPRET=1``) runs the same functions
 on a CPU, which is how they are tested without a GPU.
@@ -18,30 +19,30 @@ from captioning.kernels.library import MAX_ADDENDS, CompilationError, Kernels
 from captioning.kernels.triton import functions
 
 BLOCK_LOCATIONS = 16
-"""Locations that a program computes."""
+"""Number of locations in a block, in functions with one program per block of locations."""
 BLOCK_WIDE = 128
-"""Columns that such a program reads together."""
+"""Number of columns that such a program reads at a time."""
 BLOCK_NARROW = 32
-"""Columns that a program which reads all locations computes."""
+"""Number of columns in a block, in functions whose programs read all locations."""
 
 
 def load_triton_kernels() -> "TritonKernels":
-    """The kernels, after a first call of one, which compiles it.
+    """Load the kernels, and compile and run one of them as a test.
 
     Raises:
-        CompilationError: Triton does not work here.
+        CompilationError: Triton does not work on this machine.
     """
     kernels = TritonKernels()
     try:
         kernels.cell(torch.zeros(1, 1, device="cuda"), torch.zeros(1, 4, device="cuda"))
-    except Exception as error:  # of many kinds: no compiler for its launcher, another driver, ...
+    except Exception as error:  # many kinds: no C compiler for the launcher, an old driver, ...
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CompilationError(f"Triton failed ({reason})") from error
     return kernels
 
 
 class TritonKernels(Kernels):
-    """The functions as :class:`~captioning.kernels.library.Kernels`."""
+    """The Triton functions as :class:`~captioning.kernels.library.Kernels`."""
 
     language = "triton"
 
@@ -118,7 +119,7 @@ class TritonKernels(Kernels):
 
 
 def _warps(locations: int) -> int:
-    """So many that a thread holds 64 numbers of a block: twice as many would spill registers."""
+    """The number of warps with which a thread holds 64 elements of a block; 128 would spill."""
     return min(max(locations * BLOCK_NARROW // (64 * 32), 1), 32)
 
 

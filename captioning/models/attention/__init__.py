@@ -7,4 +7,4 @@ ATTENTIONS: Final = {
     "multiplicative": "captioning.models.attention.multiplicative.MultiplicativeAttention",
     "scaled_dot": "captioning.models.attention.scaled_dot.ScaledDotAttention",
 }
-"""What ``model.attention=NAME`` means; a dotted path names any other class."""
+"""The classes of ``model.attention=NAME``; any other class is given by its dotted path."""

@@ -9,12 +9,14 @@ from captioning.models.attention.base import Attention, Memory
 
 
 class AdditiveAttention(Attention):
-    """e_i = v . tanh(W_a a_i + W_h h), alpha = softmax(e), z = sum_i alpha_i a_i.
+    """Attention by a layer with tanh; v, W_a and W_h are learned.
+
+        e_i = v . tanh(W_a a_i + W_h h)    alpha = softmax(e)    z = sum_i alpha_i a_i
 
     Args:
-        channels: numbers a location has (C).
-        query_dim: numbers of the state h (H).
-        attention_dim: units of the hidden layer (A).
+        channels: channels of the grid (C).
+        query_dim: units of the hidden state h (H).
+        attention_dim: units of the attention layer (A).
     """
 
     static = True
@@ -37,7 +39,7 @@ class AdditiveAttention(Attention):
     def forward(
         self, query: Float[Tensor, "rows units"], memory: Memory, rows: Rows
     ) -> tuple[Float[Tensor, "rows locations"], Float[Tensor, "rows channels"]]:
-        if type(self).scores is not AdditiveAttention.scores:  # those of a subclass count
+        if type(self).scores is not AdditiveAttention.scores:  # a subclass has other scores
             return super().forward(query, memory, rows)
-        # The base class would compute the same from `scores`; the op does so many times as fast.
+        # The base class would compute the same from `scores`; the op is many times faster.
         return additive_attention(query, memory["keys"], self.score, memory["grid"], rows)

@@ -7,12 +7,12 @@ from captioning.models.attention.base import Attention, Memory
 
 
 class MultiplicativeAttention(Attention):
-    """e_i = (W_a a_i) . (W_h h): Luong's a_i' W h, with W as the product of the two projections.
+    """Scores e_i = (W_a a_i) . (W_h h), that is, Luong's a_i' W h with W = W_a' W_h.
 
     Args:
-        channels: numbers a location has (C).
-        query_dim: numbers of the state h (H).
-        attention_dim: numbers that both are projected to (A), the rank of W.
+        channels: channels of the grid (C).
+        query_dim: units of the hidden state h (H).
+        attention_dim: dimension of both projections (A), the rank of W.
     """
 
     static = True

@@ -10,15 +10,15 @@ from captioning.support.errors import CaptioningError
 
 
 class ScaledDotAttention(Attention):
-    """alpha = softmax(q . k / sqrt(d)) in each head; the heads' contexts are joined and projected.
+    """Each head has the weights softmax(q . k / sqrt(d)); contexts are concatenated and projected.
 
-    The weights that are returned are the mean over the heads.
+    The returned weights are the mean over the heads.
 
     Args:
-        channels: numbers a location has (C).
-        query_dim: numbers of the state h (H).
-        attention_dim: numbers of all heads' queries together (A).
-        heads: how many; divides both ``attention_dim`` and ``channels``.
+        channels: channels of the grid (C).
+        query_dim: units of the hidden state h (H).
+        attention_dim: dimension of the queries of all heads together (A).
+        heads: number of heads, a divisor of both ``attention_dim`` and ``channels``.
     """
 
     static = True
@@ -46,7 +46,7 @@ class ScaledDotAttention(Attention):
     def head_weights(
         self, query: Float[Tensor, "images captions units"], memory: Memory
     ) -> Float[Tensor, "images captions heads locations"]:
-        """softmax(q . k / sqrt(d)) of each head, whose queries and keys have d numbers."""
+        """The weights softmax(q . k / sqrt(d)) of each head, whose queries and keys have size d."""
         queries = query.view(*query.shape[:2], self.heads, -1)  # B x K x heads x d
         keys = memory["keys"].unflatten(-1, (self.heads, -1))  # B x P x heads x d
         products = torch.einsum("bkhd, bphd -> bkhp", queries, keys)

@@ -16,23 +16,24 @@ from captioning.support.build import build
 
 
 class AttentionLSTM(LSTM):
-    """An LSTM that looks at a weighted mix of the image's locations for every word.
+    """An LSTM that reads a weighted mean of the image's locations at every word.
 
     Args:
         vocabulary_size: number of tokens (V).
-        channels: numbers a grid location has (C).
+        channels: channels of the grid (C).
         attention: ``additive`` (the paper's), ``multiplicative``, ``scaled_dot``, the dotted path
             of an :class:`~captioning.models.attention.base.Attention`, or a mapping of ``_target_``
-            (any of these) and further arguments of it.
-        attention_dim: numbers that attention projects queries and locations to (A).
-        gate: how much of the context passes, beta_t = sigmoid(f_beta(h_{t-1})): one number a word
-            (``scalar``, the paper's section 4.2.1), one a channel (``channel``), or all (``none``).
-        grid_dropout: share of the grid's numbers that attention does not see in training, with one
-            pattern an image and step.
-        word_query: let the last word take part in choosing where to look. The paper's query is
-            h_{t-1} alone, which has not read word t-1 when it chooses the locations for word t.
-        deep_output: let the context take part in the output layer (L_z z); without it, words are
-            predicted from h_t and the last word alone.
+            (any of these) and its further arguments.
+        attention_dim: dimension to which attention projects queries and locations (A).
+        gate: the gate beta_t = sigmoid(f_beta(h_{t-1})) by which the context is multiplied:
+            ``scalar``, one number per word (section 4.2.1 of the paper); ``channel``, one number
+            per channel; or ``none``, no gate.
+        grid_dropout: dropout probability of the grid's elements, for the attention only; one mask
+            per image and training step.
+        word_query: add a projection of the previous word's embedding to the query. The paper's
+            query is h_{t-1} alone, which has not read word t-1 when it attends for word t.
+        deep_output: add the context to the output layer (L_z z); without it, words are predicted
+            from h_t and the previous word alone.
         base: the other arguments of
             :class:`~captioning.models.decoders.recurrent.RecurrentDecoder`.
     """
@@ -70,14 +71,14 @@ class AttentionLSTM(LSTM):
         return memory | self.attention.prepare(self.grid_dropout(memory["grid"]))
 
     def word_inputs(self, embedded: Float[Tensor, "tokens embed"]) -> dict[str, Tensor]:
-        """The words' share of the gates and, with ``word_query``, of the query."""
+        """The words' contributions to the gates and, with ``word_query``, to the query."""
         inputs = super().word_inputs(embedded)
         return inputs if self.word_query is None else inputs | {"query": self.word_query(embedded)}
 
     def recurrent_step(
         self, inputs: Mapping[str, Tensor], state: State, memory: Memory, rows: Rows
     ) -> State:
-        """One word: look (alpha_t, z_t), gate what was seen (beta_t), and update h_t and c_t."""
+        """Process one word: attend (alpha_t, z_t), gate the context (beta_t), get h_t and c_t."""
         hidden = state["hidden"]
         query = self.attention.query(hidden)
         if self.word_query is not None:
@@ -105,10 +106,10 @@ class AttentionLSTM(LSTM):
 def build_attention(
     spec: str | Mapping[str, Any], channels: int, query_dim: int, attention_dim: int
 ) -> Attention:
-    """The attention that a configuration names.
+    """Build the attention of a configuration.
 
     Raises:
-        CaptioningError: there is none of that name, or it does not take an argument.
+        CaptioningError: there is no such attention, or it does not take one of the arguments.
     """
     return build(
         spec,

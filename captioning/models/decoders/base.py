@@ -1,10 +1,9 @@
-"""What every caption decoder offers: the contract that training and decoding are written against.
+"""The interface of caption decoders, which training and decoding use.
 
-A decoder describes B images at once, each with K captions side by side: the K captions of an image
-in training, the K beams of it in decoding. What is computed from an image alone (its **memory**) is
-kept once for all of them, indexed by image; what belongs to a caption (its **state**) has leading
-dimensions B x K. Both are dictionaries, so that decoding can select images and reorder beams
-without knowing what they hold.
+A decoder processes B images at once, each with K captions: the reference captions of the image in
+training, and its beams in decoding. Values that depend on the image alone (the **memory**) are
+stored once per image. Values that belong to a caption (the **state**) have leading dimensions
+B x K. Both are dictionaries, so that decoding can select images and reorder beams of any decoder.
 """
 
 from abc import ABC, abstractmethod
@@ -22,10 +21,10 @@ State = dict[str, Tensor]
 
 
 class Step(NamedTuple):
-    """One more word of each caption.
+    """The result of reading one more word of each caption.
 
     Attributes:
-        logits: B x K x V, scores of the next word before the softmax.
+        logits: B x K x V, logits of the next word.
         state: the state after this word.
         attention: B x K x P, the attention weights of this step; None without attention.
     """
@@ -37,17 +36,17 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class TeacherForced:
-    """The predictions for given captions, each word given the true words before it.
+    """The predictions for given captions with teacher forcing.
 
-    The N rows of ``logits`` are all tokens of all captions, in any order. Rows whose target is
-    padding may be among them; they do not count.
+    The N rows of ``logits`` are all tokens of all captions, in any order. Some rows may have
+    padding as their target; they must be ignored.
 
     Attributes:
         logits: N x V.
         targets: N, the true next tokens.
-        positions: N, where each target stands in the flattened B x K x T.
-        lengths: B x K, how many targets each caption has (0 where an image has fewer captions).
-        max_length: T, targets of the longest caption.
+        positions: N, the index of each target in the flattened B x K x T.
+        lengths: B x K, the number of targets of each caption (0 where an image has fewer captions).
+        max_length: T, the number of targets of the longest caption.
         coverage: B x K x P, the attention weights of each location, summed over the words of a
             caption; None without attention.
     """
@@ -76,9 +75,9 @@ class Decoder(nn.Module, ABC):
 
     Attributes:
         vocabulary_size: V, special tokens included.
-        static: whether what the class computes depends on nothing but shapes and plain attributes
-            (numbers, strings), which may change between steps, so that a CUDA graph may replay it.
-            Not inherited: a subclass that adds nothing else says so again.
+        static: whether the operations depend only on shapes and plain attributes (numbers,
+            strings), so that a CUDA graph may replay them. Plain attributes may change between
+            steps. ``static`` is not inherited: a subclass must set it again.
     """
 
     static: ClassVar[bool] = False
@@ -87,11 +86,11 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
-        """All that is computed from the images alone, once for all their captions."""
+        """Compute everything that depends on the images alone, once for all their captions."""
 
     @abstractmethod
     def start(self, memory: Memory, captions: int) -> State:
-        """The state before the first word, of ``captions`` captions an image."""
+        """The state before the first word, for ``captions`` captions of each image."""
 
     @abstractmethod
     def step(self, tokens: Int[Tensor, "images captions"], state: State, memory: Memory) -> Step:
@@ -105,6 +104,6 @@ class Decoder(nn.Module, ABC):
     ) -> TeacherForced:
         """Predict every next token of the given captions (``<start>`` ... ``<end>``, 0-padded).
 
-        Tokens may stay in the CPU's memory where the grid is on a GPU: their lengths are then known
-        without waiting for the GPU, and nothing is computed for padding.
+        If the grid is on a GPU, the tokens may stay in the CPU's memory: their lengths are then
+        known without synchronising with the GPU, and nothing is computed for padding.
         """

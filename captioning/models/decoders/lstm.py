@@ -1,4 +1,4 @@
-"""The classic captioner without attention: the baseline that attention must beat."""
+"""An LSTM captioner without attention, the baseline for attention models."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,11 @@ from captioning.models.decoders.recurrent import RecurrentDecoder
 
 
 class LSTM(RecurrentDecoder):
-    """Sees the mean of the grid once, in its first state, and then only its own words.
+    """Reads the mean of the grid once, to initialise its state, and after that only the words.
 
     Args:
         vocabulary_size: number of tokens (V).
-        channels: numbers a grid location has (C).
+        channels: channels of the grid (C).
         base: the other arguments of :class:`RecurrentDecoder`.
     """
 
@@ -31,7 +31,7 @@ class LSTM(RecurrentDecoder):
         self.initial_cell = nn.Linear(channels, hidden_dim)
         self.input_gates = nn.Linear(self.embed_dim, 4 * hidden_dim)
         self.hidden_gates = nn.Linear(hidden_dim, 4 * hidden_dim, bias=False)
-        with torch.no_grad():  # a forget gate that is open at first (Jozefowicz et al. 2015)
+        with torch.no_grad():  # forget gate bias of 1 (Jozefowicz et al. 2015)
             self.input_gates.bias[hidden_dim : 2 * hidden_dim] += 1
 
     def init_state(self, memory: Memory) -> State:
@@ -41,7 +41,7 @@ class LSTM(RecurrentDecoder):
         return {"hidden": hidden.to(mean.dtype), "cell": cell.to(mean.dtype)}
 
     def word_inputs(self, embedded: Float[Tensor, "tokens embed"]) -> dict[str, Tensor]:
-        """The words' share of the gates."""
+        """The words' contributions to the gates."""
         return {"gates": self.input_gates(embedded)}
 
     def recurrent_step(

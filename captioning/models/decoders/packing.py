@@ -10,11 +10,11 @@ from captioning.kernels.ops import Rows
 from captioning.support.special_tokens import PAD
 
 ROW_MULTIPLE = 16
-"""What the number of rows is a multiple of, where there are many.
+"""The number of rows at a word is rounded up to a multiple of this, in large batches.
 
-As captions end, the number of rows would be another one at almost every word, and for every new
-shape of a matrix product oneDNN generates code, which takes longer than the product. A few rows
-more, of captions that have ended, keep the shapes few.
+Captions end at different words, so that the number of rows would be different at almost every word.
+For every new shape of a matrix product oneDNN generates code, which takes longer than the product.
+A few additional rows, of captions that have ended, reduce the number of shapes.
 """
 
 
@@ -23,11 +23,12 @@ class Packed(NamedTuple):
 
     Attributes:
         rows: the caption of each row.
-        counts: how many rows have a first word, a second one, ...: always a prefix of the rows.
+        counts: the number of rows at the first word, at the second word, ...; the rows at a word
+            are always a prefix of all rows.
         inputs: N, the tokens that are read.
-        targets: N, the tokens to be predicted; 0 where a row has ended.
-        positions: N, where each target stands in the flattened B x K x T.
-        lengths: B x K, how many targets each caption has.
+        targets: N, the tokens to be predicted; padding where the caption of a row has ended.
+        positions: N, the index of each target in the flattened B x K x T.
+        lengths: B x K, the number of targets of each caption.
     """
 
     rows: Rows
@@ -38,7 +39,7 @@ class Packed(NamedTuple):
     lengths: Int[Tensor, "images captions"]
 
     def to(self, device: torch.device) -> "Packed":
-        """The same on a device."""
+        """Move all tensors to a device."""
         index, inputs, targets, positions, lengths = (
             tensor.to(device, non_blocking=True)
             for tensor in (self.rows.index, self.inputs, self.targets, self.positions, self.lengths)
@@ -50,14 +51,14 @@ class Packed(NamedTuple):
 def pack(tokens: Int[Tensor, "images captions length"]) -> Packed:
     """Order the tokens of captions (``<start>`` ... ``<end>``, 0-padded).
 
-    In the CPU's memory, captions that have ended leave the rows. On a GPU, where counting would
-    wait for it, every caption is computed at every word.
+    If the tokens are in the CPU's memory, captions that have ended are left out. If they are on a
+    GPU, every caption is computed at every word, because counting would synchronise with the GPU.
     """
     return _pack_live(tokens) if tokens.device.type == "cpu" else _pack_all(tokens)
 
 
 def _pack_live(tokens: Int[Tensor, "images captions length"]) -> Packed:
-    """With nothing for padding, but for :data:`ROW_MULTIPLE`."""
+    """Leave padding out, except for the rows that fill up :data:`ROW_MULTIPLE`."""
     images, captions, length = tokens.shape
     tokens = tokens.flatten(0, 1)
     lengths = (tokens[:, 1:] != PAD).sum(1)
@@ -79,7 +80,7 @@ def _pack_live(tokens: Int[Tensor, "images captions length"]) -> Packed:
 
 
 def _pack_all(tokens: Int[Tensor, "images captions length"]) -> Packed:
-    """With every caption at every word: nothing but the shape decides."""
+    """Keep every caption at every word, so that the result depends on the shape alone."""
     images, captions, length = tokens.shape
     rows = Rows.all(images, captions, tokens.device)
     words = torch.arange(length - 1, device=tokens.device)
@@ -95,7 +96,7 @@ def _pack_all(tokens: Int[Tensor, "images captions length"]) -> Packed:
 
 
 def _rounded_up(counts: Int[Tensor, " words"], rows: int) -> Int[Tensor, " words"]:
-    """The numbers of rows that are computed for so many real ones: see :data:`ROW_MULTIPLE`."""
+    """Round numbers of rows up to a multiple of :data:`ROW_MULTIPLE`, but not above ``rows``."""
     if rows < 4 * ROW_MULTIPLE:
         return counts
     return ((counts + ROW_MULTIPLE - 1) // ROW_MULTIPLE * ROW_MULTIPLE).clamp(max=rows)

@@ -23,25 +23,25 @@ from captioning.support.special_tokens import PAD, UNK
 
 
 class RecurrentDecoder(Decoder):
-    """A recurrent network that writes captions; a subclass says what a step of it is.
+    """The base class of recurrent decoders; a subclass defines one step of the recurrence.
 
-    What does not depend on the state is taken out of the loop over words: what a step needs of the
-    words themselves (:meth:`word_inputs`) and the vocabulary product are one product each for all
-    words. The loop runs, at each word, over the captions that still have one.
+    Computations that do not depend on the state are outside of the loop over words: the projections
+    of the words (:meth:`word_inputs`) and the logits are one product each for all words. At each
+    word, the loop processes only the captions that have not ended.
 
     Args:
         vocabulary_size: number of tokens (V), special ones included.
-        channels: numbers a grid location has (C).
+        channels: channels of the grid (C).
         hidden_dim: units of the hidden state (H).
-        embed_dim: numbers of a word embedding, and of the deep output layer (E).
-        dropout: share of the embedding and of the output layer that is dropped in training.
-        recurrent_dropout: share of the state h_{t-1} that the next step does not see in training,
-            with one pattern for all words of a caption (Gal and Ghahramani 2016).
-        word_dropout: share of the input words that are replaced by ``<unk>`` in training, so that
-            the model relies on the image rather than on the words before.
+        embed_dim: size of the word embeddings and of the deep output layer (E).
+        dropout: dropout probability of the embeddings and of the output layer.
+        recurrent_dropout: dropout probability of the hidden state h_{t-1}, with one mask for all
+            words of a caption (Gal and Ghahramani 2016).
+        word_dropout: probability that an input word is replaced by ``<unk>`` in training, so that
+            the model relies on the image rather than on the previous words.
         tie_embeddings: use the embedding matrix as the output matrix L_o, too.
-        normalize_grid: standardise the channels of each location: a LayerNorm without parameters,
-            since the products that follow would absorb them.
+        normalize_grid: standardise the channels of each location. This is a LayerNorm without
+            parameters, which the following linear layers would absorb.
     """
 
     def __init__(
@@ -82,7 +82,11 @@ class RecurrentDecoder(Decoder):
 
     @abstractmethod
     def word_inputs(self, embedded: Float[Tensor, "tokens embed"]) -> dict[str, Tensor]:
-        """What a step needs of the words that it reads, by name; computed for many at once."""
+        """The part of a step that depends on its input words alone, for many words at once.
+
+        Returns:
+            Tensors by name, which :meth:`recurrent_step` gets with one row for each word it reads.
+        """
 
     @abstractmethod
     def recurrent_step(
@@ -91,9 +95,9 @@ class RecurrentDecoder(Decoder):
         """The state after one more word.
 
         Args:
-            inputs: :meth:`word_inputs` of the words that are read, one a row.
-            state: the state before, one row a caption.
-            memory: of the images.
+            inputs: :meth:`word_inputs` of the words that are read, one row per caption.
+            state: the previous state, one row per caption.
+            memory: the memory of the images.
             rows: the caption of each row.
 
         Returns:
@@ -188,12 +192,12 @@ class RecurrentDecoder(Decoder):
 
 
 def head(rows: Tensor, count: int) -> Tensor:
-    """The first rows; the tensor itself where these are all, which saves a copy of its gradient."""
+    """The first ``count`` rows; if these are all, the tensor itself, which saves a copy."""
     return rows if count == len(rows) else rows[:count]
 
 
 def sum_over_words(parts: Sequence[Float[Tensor, "_ size"]]) -> Float[Tensor, "rows size"]:
-    """The sum of tensors with ever fewer rows, of which the missing ones count as zero."""
+    """The sum of tensors whose number of rows decreases; missing rows count as zero."""
     total = parts[-1]
     for part in reversed(parts[:-1]):
         missing = len(part) - len(total)
@@ -205,7 +209,7 @@ def check_sizes(**sizes: int) -> None:
     """Refuse sizes below 1.
 
     Raises:
-        CaptioningError: naming the setting.
+        CaptioningError: a size is below 1; the message names the setting.
     """
     for name, size in sizes.items():
         if size < 1:
@@ -216,7 +220,7 @@ def check_shares(**shares: float) -> None:
     """Refuse shares outside of 0 to 1.
 
     Raises:
-        CaptioningError: naming the setting.
+        CaptioningError: a share is out of range; the message names the setting.
     """
     for name, share in shares.items():
         if not 0 <= share <= 1:

@@ -1,4 +1,4 @@
-"""What every image encoder offers: an image becomes a grid of feature vectors."""
+"""The interface of image encoders, which turn an image into a grid of feature vectors."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,24 +15,24 @@ from captioning.support.errors import CaptioningError
 from captioning.support.weights import ImageNet, fingerprint, load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Of red, green and blue over ImageNet's pictures, for pixels in [0, 1]."""
+"""Mean of red, green and blue over ImageNet's pictures, for pixels in [0, 1]."""
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Likewise."""
+"""Standard deviation of red, green and blue over ImageNet's pictures, for pixels in [0, 1]."""
 
-Encoder = TypeVar("Encoder", bound="GridEncoder")  # beartype has no use for typing.Self here
+Encoder = TypeVar("Encoder", bound="GridEncoder")  # beartype does not support typing.Self here
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a picture of any size to the tensor that an encoder reads.
+    """Turns a picture of any size into the input tensor of an encoder.
 
     Attributes:
         size: Height and width of the result, in pixels.
         resize: ``squash`` scales both sides to ``size`` and keeps the whole picture; ``crop``
-            scales the shorter side to 256/224 of ``size`` and cuts the middle out, as Xu et al.
-        mean: Of each channel (red, green, blue), for pixels in [0, 1].
-        std: Likewise.
+            scales the shorter side to 256/224 of ``size`` and takes the centre crop, as Xu et al.
+        mean: Mean of each channel (red, green, blue), for pixels in [0, 1].
+        std: Standard deviation of each channel.
     """
 
     size: int = 224
@@ -58,7 +58,7 @@ class Preprocessing:
         if self.resize == "squash":
             box = None
         else:
-            # Scaling the crop's own box is the same as scaling all and cutting, in one step.
+            # Resizing the box of the crop is the same as resizing the picture and then cropping it.
             side = min(image.size) * 224 / 256
             left, top = ((length - side) / 2 for length in image.size)
             box = (left, top, left + side, top + side)
@@ -66,27 +66,27 @@ class Preprocessing:
 
 
 class GridEncoder(nn.Module, ABC):
-    """A network up to its last map, read as a row-major list of locations.
+    """A network up to its last feature map, which is returned as a row-major list of locations.
 
-    A subclass defines ``build``, ``map`` and ``last_block``. It gives ``name``, ``channels`` and
-    ``stride`` either as class attributes, or as attributes of the instance, which ``build`` may
-    set. Layers that are named as torchvision names them can load torchvision's state dicts. The
-    network always stays in evaluation mode: BatchNorm keeps the statistics it was trained with.
+    A subclass defines ``build``, ``map`` and ``last_block``. It has ``name``, ``channels`` and
+    ``stride`` either as class attributes, or as instance attributes, which ``build`` may set.
+    Layers with torchvision's names can load torchvision's state dicts. The network always stays in
+    evaluation mode: BatchNorm keeps the statistics of its pretraining.
     :func:`captioning.testing.check_encoder` checks an encoder of your own.
 
     Attributes:
-        name: Short name, a part of the name of the feature store's folder.
+        name: Short name; it is part of the name of the feature store's folder.
         channels: Length of the vector at each location.
-        stride: Pixels between two neighbouring locations.
-        imagenet: Where the ImageNet weights are found; None if there are none.
-        unused_weights: Beginnings of the names of tensors that a file of weights may hold although
-            the encoder has no use for them.
-        preprocessing: What to do to a picture before ``forward``: size, resize, mean and std.
+        stride: Distance of neighbouring locations, in pixels.
+        imagenet: The sources of the ImageNet weights; None if there are none.
+        unused_weights: Prefixes of the names of tensors that a file of weights may contain although
+            the encoder does not use them.
+        preprocessing: The preprocessing of pictures before ``forward``: size, resize, mean and std.
         grid_size: Rows and columns of the grid.
-        locations: Their product.
-        weights_source: For people: where the loaded weights came from.
-        fingerprint: SHA-256 over the name and all tensors as they were loaded. Equal weights have
-            equal fingerprints, from whichever source they came.
+        locations: Number of locations of the grid, rows x columns.
+        weights_source: A description of where the weights came from.
+        fingerprint: SHA-256 over the name and all tensors after loading. It depends on the weights,
+            not on their source.
     """
 
     name: str
@@ -107,19 +107,19 @@ class GridEncoder(nn.Module, ABC):
         """Build the network and load its weights.
 
         Args:
-            weights: ``imagenet``, ``random`` (the same each time), or the path of a state dict.
+            weights: ``imagenet``, ``random`` (from a fixed seed), or the path of a state dict.
             image_size: Side of the square input in pixels, a multiple of ``stride``.
             resize: ``squash`` or ``crop``; see :class:`Preprocessing`.
-            trainable: Whether the last block learns; everything before it is always frozen.
-            mean: Of red, green and blue, for pixels in [0, 1].
-            std: Likewise.
+            trainable: Whether the last block is trained; everything before it is always frozen.
+            mean: Mean of red, green and blue, for pixels in [0, 1].
+            std: Standard deviation of red, green and blue.
 
         Raises:
-            CaptioningError: a value is not among the valid ones, or the weights cannot be had.
+            CaptioningError: a value is not among the valid ones, or the weights are not available.
         """
         super().__init__()
         self.preprocessing = Preprocessing(image_size, resize, mean, std)
-        with torch.device("meta"):  # shapes alone: every value is loaded right below
+        with torch.device("meta"):  # tensors without values, which are loaded below
             self.build()
         if image_size < self.stride or image_size % self.stride:
             raise CaptioningError(
@@ -148,7 +148,7 @@ class GridEncoder(nn.Module, ABC):
 
     @abstractmethod
     def build(self) -> None:
-        """Register the layers; called on torch's meta device, that is, without values."""
+        """Register the layers; called on torch's meta device, on which tensors have no values."""
 
     @abstractmethod
     def map(
@@ -161,7 +161,7 @@ class GridEncoder(nn.Module, ABC):
         """Return what ``trainable`` unfreezes: the parameters of the last convolution block."""
 
     def measure(self, image_size: int) -> tuple[int, int]:
-        """Return the rows and columns of the grid of a picture of that size."""
+        """Return the rows and columns of the grid of a picture of ``image_size`` pixels."""
         return image_size // self.stride, image_size // self.stride
 
     def forward(

@@ -1,4 +1,4 @@
-"""Any backbone of torchvision as a grid encoder, by its name and the name of a layer."""
+"""A grid encoder from any torchvision network, given the names of the network and of a layer."""
 
 import difflib
 import warnings
@@ -16,30 +16,31 @@ from captioning.models.encoders.base import GridEncoder
 from captioning.support.errors import CaptioningError
 from captioning.support.weights import ImageNet, RegistryArchive
 
-_PROBE = 224  # pixels; torchvision builds its networks of fixed size for this one
-_LEARNED_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm
+_PROBE = 224  # pixels; torchvision's networks of fixed input size are built for this size
+_LEARNED_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # BatchNorm's
 
 
 class TorchvisionEncoder(GridEncoder):
     """A network of torchvision up to one of its layers, whose output is the grid.
 
-    The parameters keep torchvision's names, so that its state dicts fit. Channels, stride and grid
-    size are measured by a pass without values (on torch's meta device).
+    The parameters keep torchvision's names, so that its state dicts can be loaded. Channels, stride
+    and grid size are measured by a forward pass without values (on torch's meta device).
 
-    With ``trainable``, the *last block* learns: the layers that work at the resolution of the grid,
-    from the one that reduces the map to that size onwards. In ResNets that is ``layer4``, in VGG16
-    ``conv5_1`` to ``conv5_3``, in EfficientNet-B0 ``features.6`` to ``features.8``.
+    With ``trainable``, the *last block* is trained: the layers whose output has the resolution of
+    the grid, beginning with the one that reduces the map to that size. That is ``layer4`` in
+    ResNets, ``conv5_1`` to ``conv5_3`` in VGG16, and ``features.6`` to ``features.8`` in
+    EfficientNet-B0.
 
     The layer must be one that the network runs in sequence: a child of the network, or an element
     of a child, such as ``features.8``. Its output must be a map of batch x channels x rows x
-    columns that grows with the picture. In a Swin Transformer only ``permute`` gives one. A ViT
-    has no such layer, and MaxViT none but ``stem``.
+    columns whose size grows with the picture's. In a Swin Transformer only ``permute`` has such an
+    output. A ViT has no such layer, and the only one of MaxViT is ``stem``.
 
     Attributes:
         network: torchvision's name of the network.
         layer: The layer's name within the network.
         name: ``network-layer``, or ``short_name``.
-        short_name: A subclass for one network and layer may give itself a name without the layer.
+        short_name: A name without the layer, for a subclass of one network and layer.
         archive: A second source of the ImageNet weights.
     """
 
@@ -61,33 +62,33 @@ class TorchvisionEncoder(GridEncoder):
 
         Args:
             name: torchvision's name of a classification network, such as ``efficientnet_b0``.
-            layer: Where to stop, as torchvision names it, such as ``features.8``.
-            weights: ``imagenet`` (of several published weights the first, ``IMAGENET1K_V1``),
-                ``random`` (the same each time), or the path of a state dict.
+            layer: torchvision's name of the last layer to use, such as ``features.8``.
+            weights: ``imagenet`` (the first published weights, ``IMAGENET1K_V1``), ``random`` (from
+                a fixed seed), or the path of a state dict.
             image_size: Side of the square input in pixels, a multiple of the stride.
             resize: ``squash`` or ``crop``; see
                 :class:`~captioning.models.encoders.base.Preprocessing`.
-            trainable: Whether the last block learns; everything before it is always frozen.
-            mean: Of red, green and blue, for pixels in [0, 1]; None: as the ImageNet weights of
-                this network expect it.
-            std: Likewise.
+            trainable: Whether the last block is trained; everything before it is always frozen.
+            mean: Mean of red, green and blue, for pixels in [0, 1]; None takes the values with
+                which the ImageNet weights of this network were trained.
+            std: Standard deviation of red, green and blue; None as for ``mean``.
 
         Raises:
-            CaptioningError: no such network or layer, a layer whose output is no map, an image
-                size that does not fit, or weights that cannot be had.
+            CaptioningError: there is no such network or layer, the layer's output is not a map, the
+                image size does not fit, or the weights are not available.
         """
         known = list_models(module=torchvision.models)
         if name not in known:
             near = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or known
             raise CaptioningError(
-                f"encoder.name={name}: torchvision has no such network; near it are "
+                f"encoder.name={name}: torchvision has no such network; similar names are "
                 f"{', '.join(near)}."
             )
         # `build` needs these; nn.Module allows plain values before its own constructor.
         self.network, self.layer = name, layer
         self.name = self.short_name or f"{name}-{layer}"
-        # The first weights, not V2: those come from a recipe with label smoothing, which is known
-        # to make frozen features transfer worse (Kornblith et al., 2021).
+        # The first weights and not V2, which were trained with label smoothing: it is known to make
+        # frozen features transfer worse (Kornblith et al., 2021).
         published = next(iter(get_model_weights(name)))
         self.imagenet = ImageNet(url=published.url, archive=self.archive)
         usual_mean, usual_std = _normalisation(name, published)
@@ -96,7 +97,7 @@ class TorchvisionEncoder(GridEncoder):
         )
 
     def build(self) -> None:
-        """Register torchvision's layers up to the wanted one, and measure the grid."""
+        """Register torchvision's layers up to ``layer``, and measure the grid."""
         whole = _network(self.network)
         calls = _record(whole)
         for name, child in _cut(whole, self.layer, calls, f"encoder.layer={self.layer}: ").items():
@@ -110,13 +111,13 @@ class TorchvisionEncoder(GridEncoder):
         if large[2] == small[2]:
             raise CaptioningError(
                 f"encoder.layer={self.layer}: its output has {large[2]} rows whatever the size of "
-                f"the picture, so it is no map; {_choices(whole, calls)}."
+                f"the picture, so it is not a map; {_choices(whole, calls)}."
             )
         self.channels = small[1]
         self.stride = 256 // (large[2] - small[2])
 
     def measure(self, image_size: int) -> tuple[int, int]:
-        """Return the rows and columns of the grid, which unpadded convolutions make smaller."""
+        """Return the rows and columns of the grid; unpadded convolutions make it smaller."""
         shape = self._shapes(image_size)[-1]
         return shape[2], shape[3]
 
@@ -131,7 +132,7 @@ class TorchvisionEncoder(GridEncoder):
     def last_block(self) -> list[nn.Parameter]:
         """Return the parameters of the layers that work at the resolution of the grid.
 
-        Statistics of BatchNorm are no parameters: they stay as they are.
+        The statistics of BatchNorm are not parameters and do not change.
         """
         elements = self._elements()
         shapes = self._shapes(self.preprocessing.size)
@@ -164,7 +165,7 @@ class TorchvisionEncoder(GridEncoder):
 
 
 class _Call(NamedTuple):
-    """One call of a module while the network ran."""
+    """One recorded call of a module during a forward pass of the network."""
 
     name: str
     input: object
@@ -174,8 +175,11 @@ class _Call(NamedTuple):
 def _normalisation(
     name: str, published: Any
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation for which the published weights were trained."""
-    if name in ("googlenet", "inception_v3"):  # torchvision converts to this within the network
+    """The mean and standard deviation with which the published weights were trained."""
+    if name in (
+        "googlenet",
+        "inception_v3",
+    ):  # their own forward rescales to this
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     transform = published.transforms()
     return tuple(transform.mean), tuple(transform.std)
@@ -184,12 +188,12 @@ def _normalisation(
 def _network(name: str) -> nn.Module:
     """The whole network without values, except for buffers that are computed and not learned.
 
-    Such are the relative positions of a Swin Transformer. They need a network with values, which
-    takes longer to build, and so does RegNet, which computes its widths with tensors.
+    Examples are the relative positions of a Swin Transformer. For these, and for RegNet, which
+    computes its widths with tensors, the network is first built with values, which takes longer.
     """
 
     def make() -> nn.Module:
-        with warnings.catch_warnings():  # GoogLeNet and Inception announce another initialisation
+        with warnings.catch_warnings():  # GoogLeNet and Inception warn of a new initialisation
             warnings.simplefilter("ignore", FutureWarning)
             network: nn.Module = get_model(name, weights=None)
         return network.eval()
@@ -241,10 +245,11 @@ def _run(module: nn.Module, value: Tensor) -> Any:
 
 
 def _sequence(calls: Sequence[_Call], parent: str) -> list[_Call]:
-    """The first calls of a module's children, for as long as each takes the one before's output.
+    """The calls of a module's children at its beginning that form a plain sequence.
 
-    The first takes what the module itself is given. What comes after something else happened to
-    the value, such as flattening or the addition of a residual, is not in the list.
+    The input of the first child is the module's, and the input of each other child is the previous
+    child's output. The list ends where another operation is applied to the value, such as
+    flattening or the addition of a residual.
     """
     value = next(call.input for call in calls if call.name == parent)
     sequence: list[_Call] = []
@@ -261,10 +266,11 @@ def _sequence(calls: Sequence[_Call], parent: str) -> list[_Call]:
 def _cut(
     network: nn.Module, layer: str, calls: Sequence[_Call], complaint: str
 ) -> dict[str, nn.Module]:
-    """The network's children up to ``layer``, in their order; the last may itself be cut.
+    """The network's children up to ``layer``, in their order; the last one may be cut, too.
 
     Raises:
-        CaptioningError: there is no such layer, it is not run in sequence, or gives no map.
+        CaptioningError: there is no such layer, it is not run in sequence, or its output is not a
+            map.
     """
     modules = dict(network.named_modules())
     if not layer or layer not in modules:
@@ -283,8 +289,8 @@ def _cut(
                 elif not _is_map(call.output):
                     shape = " x ".join(map(str, getattr(call.output, "shape", ())))
                     raise CaptioningError(
-                        f"{complaint}its output for {_PROBE} pixels is {shape or 'no tensor'}, "
-                        "no map of batch x channels x rows x columns; "
+                        f"{complaint}its output for {_PROBE} pixels is {shape or 'not a tensor'}, "
+                        "not a map of batch x channels x rows x columns; "
                         f"{_choices(network, calls)}."
                     )
                 return parts
@@ -301,11 +307,11 @@ def _is_map(value: object) -> bool:
 
 
 def _choices(network: nn.Module, calls: Sequence[_Call]) -> str:
-    """For a message: the layers at which the network can be cut."""
+    """A list, for messages, of the layers at which the network can be cut."""
     found = []
     for child in _sequence(calls, ""):
         if isinstance(network.get_submodule(child.name), nn.AdaptiveAvgPool2d):
-            continue  # of a fixed size, whatever the picture's
+            continue  # its output has the same size for all pictures
         if isinstance(network.get_submodule(child.name), nn.Sequential):
             inner = _sequence(calls, child.name)
             found += [call.name for call in inner if _is_map(call.output)]

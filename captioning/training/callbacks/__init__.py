@@ -1,4 +1,4 @@
-"""What happens beside the training: checkpoints, early stopping, averaging, logs and images."""
+"""Callbacks of training: checkpoints, early stopping, weight averaging, logs and images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +12,13 @@ from captioning.support.errors import CaptioningError
 
 
 def make_callbacks(specs: Mapping[str, Any], checkpoints: Path) -> list[pl.Callback]:
-    """The callbacks of the group ``callbacks``, in its order.
+    """Build the callbacks of the group ``callbacks``, in its order.
 
     Args:
-        specs: by name, ``_target_`` and arguments of a :class:`pytorch_lightning.Callback`; an
-            entry that is None is left out.
-        checkpoints: the folder of a :class:`~pytorch_lightning.callbacks.ModelCheckpoint` that
-            names no ``dirpath`` of its own.
+        specs: for each name, the ``_target_`` and arguments of a
+            :class:`pytorch_lightning.Callback`; None leaves an entry out.
+        checkpoints: the folder of each
+            :class:`~pytorch_lightning.callbacks.ModelCheckpoint` without a ``dirpath``.
 
     Raises:
         CaptioningError: an entry names no callback, or has a wrong argument.
@@ -40,11 +40,11 @@ def make_callbacks(specs: Mapping[str, Any], checkpoints: Path) -> list[pl.Callb
 
 
 def scored_checkpoint(trainer: pl.Trainer) -> Path | None:
-    """The checkpoint that a run is scored by after its training.
+    """The checkpoint that is scored after training.
 
-    It is the best one of the first callback that keeps checkpoints by a monitored value, which is
-    ``callbacks.best_checkpoint`` unless the group was changed. None means that no such checkpoint
-    was written, and that the weights are scored as the training left them.
+    It is the best checkpoint of the first callback that keeps checkpoints by a monitored value;
+    unless the group was changed, that is ``callbacks.best_checkpoint``. None means that no such
+    checkpoint was written; the weights at the end of training are then scored.
     """
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:

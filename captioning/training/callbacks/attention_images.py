@@ -1,4 +1,4 @@
-"""Images of the attention, for loggers that show images."""
+"""Figures of attention maps, for loggers that show images."""
 
 import logging
 from io import BytesIO
@@ -23,17 +23,17 @@ log = logging.getLogger(__name__)
 
 
 class AttentionImages(pl.Callback):
-    """Logs figures of the attention map of each word, to show how attention changes in training.
+    """Logs figures with the attention map of each word, to show how attention changes in training.
 
-    A few images of the validation split, always the same and spread evenly over it, are decoded
-    as in validation, with the weights that validation uses (the averaged ones, where there are
-    any). Their figures go to TensorBoard and to wandb as ``attention/<image id>``. Without such a
-    logger, and for a model without attention, the callback does nothing. It does not disturb
-    training: with or without it, a run ends with the same weights.
+    A fixed set of images, spread evenly over the validation split, is decoded as in validation,
+    with the weights that validation uses (the averaged ones, if there is an average). The figures
+    go to TensorBoard and wandb as ``attention/<image id>``. Without such a logger, or for a model
+    without attention, the callback does nothing. It does not affect training: with or without it,
+    a run ends with the same weights.
 
     Args:
         images: the number of images.
-        every: the number of epochs from one drawing to the next; the first epoch is drawn.
+        every: the number of epochs between two sets of figures, beginning with the first epoch.
     """
 
     def __init__(self, images: int = 4, every: int = 2) -> None:
@@ -53,10 +53,10 @@ class AttentionImages(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw, before the first batch.
+        """Draw and log the figures, before the first batch of a validation.
 
-        At the start and at the end of the validation epoch, it would depend on the order of the
-        callbacks whether WeightAveraging has its weights in place.
+        In the hooks at the start and the end of the validation epoch, it would depend on the order
+        of the callbacks whether WeightAveraging has swapped in the averaged weights.
         """
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if batch_idx or not fitting or trainer.current_epoch % self.every:
@@ -76,7 +76,7 @@ class AttentionImages(pl.Callback):
     def draw(
         self, captioner: Captioner, dataset: CaptionDataset
     ) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
-        """The figures, by image id; an image that cannot be drawn is named in the log."""
+        """The figures by image id; an image file that cannot be read is reported in the log."""
         indices = sorted({i * len(dataset) // self.images for i in range(self.images)})
         inputs = dataset.__getitems__(indices).images.to(captioner.device)
         encoder, drawn = captioner.encoder, {}
@@ -97,14 +97,14 @@ class AttentionImages(pl.Callback):
 
 
 def takes_images(logger: Logger) -> bool:
-    """Whether :func:`log_image` knows how to give images to a logger."""
+    """Whether :func:`log_image` supports a logger."""
     return isinstance(logger, TensorBoardLogger | WandbLogger)
 
 
 def log_image(
     logger: Logger, tag: str, pixels: UInt8[np.ndarray, "height width 3"], step: int
 ) -> None:
-    """Give an image to a logger that takes images."""
+    """Log an image to a logger that :func:`takes_images`."""
     if isinstance(logger, TensorBoardLogger):
         logger.experiment.add_image(tag, pixels, step, dataformats="HWC")
     elif isinstance(logger, WandbLogger):
@@ -112,7 +112,7 @@ def log_image(
 
 
 def rasterise(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:
-    """A figure's pixels."""
+    """Render a figure as pixels."""
     file = BytesIO()
     figure.savefig(file, format="png")
     return np.asarray(Image.open(file).convert("RGB"))

@@ -1,4 +1,4 @@
-"""Early stopping that a resumed run takes up where it was."""
+"""Early stopping that a resumed run continues."""
 
 from typing import Any, Literal
 
@@ -7,15 +7,15 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 
 class ResumableEarlyStopping(EarlyStopping):
-    """Lightning's early stopping, which a resumed run continues as if it had never been stopped.
+    """Lightning's early stopping, with a state that a resumed run continues exactly.
 
-    Lightning's own trains one epoch more when a run that had stopped is resumed, and takes its
-    patience from the checkpoint in place of the one that is configured.
+    When a run that had stopped early is resumed, Lightning's own callback trains one more epoch,
+    and it takes its patience from the checkpoint instead of the configuration.
 
     Args:
-        monitor: the logged value that has to improve.
-        mode: whether a ``max`` or a ``min`` of it is better.
-        patience: how many epochs without a better value end the training.
+        monitor: the name of the logged value that has to improve.
+        mode: ``max`` if higher values are better, ``min`` if lower ones are.
+        patience: the number of epochs without improvement after which training stops.
         kwargs: any other argument of :class:`pytorch_lightning.callbacks.EarlyStopping`.
     """
 
@@ -31,10 +31,10 @@ class ResumableEarlyStopping(EarlyStopping):
         super().__init__(monitor=monitor, mode=mode, patience=patience, **kwargs)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop at once if the patience of this run had ended already."""
+        """Stop at once if the patience was exhausted before the run was resumed."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best value and the epochs since, but not the patience."""
+        """Restore the best value and the number of epochs since then, but not the patience."""
         super().load_state_dict({**state_dict, "patience": self.patience})

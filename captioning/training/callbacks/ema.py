@@ -11,17 +11,17 @@ from captioning.support.errors import CaptioningError
 
 
 class EMA(WeightAveraging):
-    """An exponential moving average of the weights: what is validated, kept and scored.
+    """An exponential moving average of the weights, which is validated, saved and scored.
 
     After every step of the optimiser, average = decay * average + (1 - decay) * weights. The
-    average starts as the weights after the first step. Buffers of integers are copied.
+    average is initialised with the weights after the first step. Buffers of integers are copied.
 
-    Lightning's own callback leaves the average in the CPU's memory, makes a new tensor for each
+    Lightning's own callback keeps the average in the CPU's memory, makes a new tensor for each
     weight at every step, and reads the number of averaged steps from the GPU each time, which waits
     until the GPU has finished all its work.
 
     Args:
-        decay: the share of the average that stays at a step, at least 0 and below 1.
+        decay: the weight of the old average in the update, at least 0 and below 1.
 
     Raises:
         CaptioningError: ``decay`` is not in that range.
@@ -37,14 +37,17 @@ class EMA(WeightAveraging):
         super().__init__(multi_avg_fn=self.average)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the average on the device that trains, to which the model is moved only later."""
+        """Put the average on the training device, to which Lightning moves the model only later."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Pair the tensors of the average with those of the model, once for all steps."""
+        """Pair the tensors of the average with those of the model.
+
+        This is done once for all steps, because it takes as long as an update.
+        """
         assert self._average_model is not None
-        tensors = (  # once: finding them takes as long as averaging them
+        tensors = (
             chain(module.parameters(), module.buffers())
             for module in (self._average_model.module, pl_module)
         )
@@ -56,9 +59,12 @@ class EMA(WeightAveraging):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        """Update the average after a step of the optimiser, which may be of several batches."""
+        """Update the average if the optimiser has made a step.
+
+        With gradient accumulation, it does not after every batch.
+        """
         if self._latest_update_step == 0:
-            super().on_train_batch_end(trainer, pl_module, *args)  # copies
+            super().on_train_batch_end(trainer, pl_module, *args)  # copies the weights
         elif trainer.global_step > self._latest_update_step:
             self.average(*self.weights, 0)
             for average, count in self.counts:

@@ -1,4 +1,4 @@
-"""A line in the log for every epoch."""
+"""Logs one line for every epoch."""
 
 import logging
 import time
@@ -14,31 +14,32 @@ VALUES = (
     ("dev/BLEU-4", "BLEU-4", 100.0, 1),
     ("dev/CIDEr", "CIDEr", 100.0, 1),
 )
-"""Logged values, and for each its name in the line, its scale and its decimal places."""
+"""The name of each logged value, its label in the line, its factor and its decimal places."""
 
 
 class EpochLog(pl.Callback):
     """Writes a line for every epoch: losses, dev scores, and the time left.
 
-    The loss is ``train/loss_epoch``, the mean over all steps of the epoch. A value that the module
-    does not log is left out. Lightning calls a callback's ``on_train_epoch_end`` before that of the
-    module, which may log there: so the line is written when the next epoch starts or training ends.
+    The loss is ``train/loss_epoch``, the mean over all steps of the epoch. Values that the module
+    does not log are left out. The line is written when the next epoch starts or training ends,
+    because the module may log in its ``on_train_epoch_end``, which Lightning calls after the
+    callbacks'.
     """
 
     def __init__(self) -> None:
-        self._ended: tuple[int, float] | None = None  # number of the epoch, seconds an epoch
+        self._ended: tuple[int, float] | None = None  # epochs done, mean seconds of an epoch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the time."""
+        """Record the start time."""
         self.start, self.first = time.monotonic(), trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note which epoch has ended, and how long an epoch takes."""
+        """Record which epoch has ended, and the mean time of an epoch."""
         done = trainer.current_epoch + 1
         self._ended = done, (time.monotonic() - self.start) / (done - self.first)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the line of the epoch before."""
+        """Write the line of the previous epoch."""
         self._write(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
