@@ -33,7 +33,7 @@ train: $(INSTALLED)  ## train and score a model; options in ARGS="model=lstm see
 	$(PY) train.py $(ARGS)
 
 test: lint types  ## run everything that CI runs: lint, types and the test suite
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)  ## check style and formatting
 	$(PY) -m ruff check .

@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Sampler
 
 from captioning.data.batch import Batch
@@ -262,6 +263,11 @@ class CaptionDataModule(pl.LightningDataModule):
         new = [split for split in dict.fromkeys(splits) if split not in self._opened]
         if trained or not new:
             return
+        # Lightning's logger speaks in a notebook, where nobody has configured logging.
+        rank_zero_info(
+            f"Opening the grids of {encoder.name}: images that are not in the feature store yet are "
+            "encoded first, once, which takes minutes for thousands of them."
+        )
         opened = build_store(
             directory,
             encoder,
