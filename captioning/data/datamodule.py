@@ -265,8 +265,8 @@ class CaptionDataModule(pl.LightningDataModule):
             return
         # Lightning's logger speaks in a notebook, where nobody has configured logging.
         rank_zero_info(
-            f"Opening the grids of {encoder.name}: images that are not in the feature store yet are "
-            "encoded first, once, which takes minutes for thousands of them."
+            f"Opening the grids of {encoder.name}: images that are not in the feature store yet "
+            "are encoded first, once, which takes minutes for thousands of them."
         )
         opened = build_store(
             directory,
