@@ -158,7 +158,7 @@ def run(rounds: int) -> list[Figure]:
     generator = torch.Generator().manual_seed(0)
     count = IMAGES * CAPTIONS
     sample = [batch_of(generator)[1] for _ in range(50)]
-    tokens = sum(int((tokens[..., 1:] != 0).sum()) for tokens in sample) / len(sample)
+    tokens = sum(int((tokens[..., 1:] != PAD).sum()) for tokens in sample) / len(sample)
     figures = []
     native = native_precision()
     rows_of_table: dict[tuple[str, Backend], None] = dict.fromkeys(
