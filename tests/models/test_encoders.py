@@ -205,7 +205,7 @@ def test_mean_and_std_are_those_of_the_published_weights_unless_given() -> None:
         ({"layer": "avgpool"}, r"layer=avgpool.*2048 x 1 x 1.*layer4"),
         ({"layer": "fc"}, "layer=fc.*cannot be cut.*layer4"),
         ({"name": "vgg11", "layer": "avgpool"}, "layer=avgpool.*7 rows whatever"),
-        ({"name": "swin_t", "layer": "features.7"}, "no map.*permute"),
+        ({"name": "swin_t", "layer": "features.7"}, "not a map.*permute"),
         ({"name": "vit_b_16", "layer": "encoder"}, "cannot be cut.*conv_proj"),
         ({"image_size": 100}, "image_size=100.*multiple of 32"),
         ({"layer": "maxpool", "trainable": True, "name": "vgg11"}, "no such layer"),
