@@ -1,4 +1,4 @@
-# Bare `make` lists the targets. Each one that needs the virtual environment makes it first.
+# `make` without a target lists all targets. Targets create the virtual environment if they need it.
 # ARGS passes options on: make train ARGS="model=lstm seed=1". PYTHON chooses the interpreter.
 
 .DEFAULT_GOAL := help
@@ -10,19 +10,19 @@ ARGS ?=
 
 PY := .venv/bin/python
 INSTALLED := .venv/.installed
-# There from an installation's first step to its last, so that an interrupted one is made anew.
-# Beside .venv, not in it: it outlives a removal that is itself interrupted.
+# This file exists while an installation runs. After an interruption, the next one starts afresh. It
+# lies beside .venv, so that it also survives an interrupted removal of .venv.
 UNFINISHED := .venv-unfinished
-# Run, not merely looked up: a version manager's shim can be on the PATH and not work.
+# Run uv instead of only looking for it: a version manager's shim can be on the PATH and not work.
 HAVE_UV := uv --version >/dev/null 2>&1
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
-setup: $(INSTALLED)  ## make .venv with exactly what requirements.lock names
+setup: $(INSTALLED)  ## create .venv with exactly the packages of requirements.lock
 
-# Every demo has a folder of its own, so that its leaderboard is of its own runs.
-demo: $(INSTALLED)  ## train with and without attention on drawn scenes, and show what each one sees
+# Every demo has its own folder, so that its leaderboard shows only its own runs.
+demo: $(INSTALLED)  ## train with and without attention on drawn scenes, and compare them on a page
 	@set -e; runs=runs/demo/$$(date +%Y-%m-%d_%H-%M-%S); set -x; \
 	$(PY) train.py experiment=scenes model=attn_lstm model.attention_dim=128 model.word_query=true hydra.run.dir=$$runs/attn_lstm $(ARGS); \
 	$(PY) train.py experiment=scenes model=lstm hydra.run.dir=$$runs/lstm $(ARGS); \
@@ -32,28 +32,28 @@ demo: $(INSTALLED)  ## train with and without attention on drawn scenes, and sho
 train: $(INSTALLED)  ## train and score a model; options in ARGS="model=lstm seed=1"
 	$(PY) train.py $(ARGS)
 
-test: lint types  ## all that CI runs: lint, types and the test suite
-	$(PY) -m pytest $(ARGS)
+test: lint types  ## run everything that CI runs: lint, types and the test suite
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)  ## check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-format: $(INSTALLED)  ## mend what the linter can mend, and format
+format: $(INSTALLED)  ## apply the linter's fixes, and format
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 
 types: $(INSTALLED)  ## check types
-	$(PY) -m mypy captioning $(wildcard *.py)
+	$(PY) -m mypy captioning examples $(wildcard *.py)
 	$(PY) -m mypy -p hydra_plugins.captioning_sweeps
 
 leaderboard: $(INSTALLED)  ## rank the runs below runs/, and write Markdown and CSV beside them
 	$(PY) -m captioning leaderboard runs/ $(ARGS)
 
-bench: $(INSTALLED)  ## measure speed beside its references and floors; parts in ARGS="training beam"
+bench: $(INSTALLED)  ## compare speed with references and hardware limits; parts in ARGS="training beam"
 	$(PY) -m benchmarks $(ARGS)
 
-lock:  ## resolve pyproject.toml anew into requirements.lock (needs uv)
+lock:  ## resolve pyproject.toml into a new requirements.lock (needs uv)
 	@$(HAVE_UV) || { echo 'make lock needs uv on the PATH.' >&2; exit 1; }
 	uv pip compile --generate-hashes --universal --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
@@ -62,8 +62,8 @@ clean:  ## remove caches and build products; data, runs/ and .venv stay
 	find . \( -path ./.venv -o -path ./runs -o -path ./data \) -prune -o \
 	    -type d -name __pycache__ -prune -exec rm -rf {} +
 
-# The package's own build uses the setuptools of the lock, so nothing unhashed is fetched for it.
-# The interpreter's real path: in an activated .venv the one on the PATH is about to be removed.
+# The package is built with the locked setuptools, so that nothing is fetched without a hash. The
+# interpreter's real path is used, because the one of an activated .venv is about to be removed.
 $(INSTALLED): requirements.lock
 	@set -e; \
 	suits() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }; \

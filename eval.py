@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from captioning.cli import run_job, take_literally
+from captioning.cli import command_line, run_job
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
@@ -13,5 +13,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    take_literally("ckpt", "captions", "references", "images", "data.root", "data.cache")
-    main()
+    literal = ("ckpt", "captions", "references", "images", "data.root", "data.cache")
+    with command_line("eval", *literal):
+        main()

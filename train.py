@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from captioning.cli import in_sweep, interruptible, run_job, take_literally, train_in_sweep
+from captioning.cli import command_line, in_sweep, run_job, train_in_sweep
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -16,6 +16,5 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    take_literally("data.root", "data.cache", "resume")
-    with interruptible():
+    with command_line("train", "data.root", "data.cache", "resume"):
         main()

@@ -1,1 +1,1 @@
-"""Benchmarks, each beside its reference and its floor: ``make bench``."""
+"""Benchmarks, each with a reference implementation and a lower bound: ``make bench``."""

@@ -13,15 +13,15 @@ PARTS = ("training", "gpu", "beam", "features", "loading", "startup", "scoring",
 
 
 def main() -> None:
-    """Run the parts one after the other; each is saved as soon as it is there."""
+    """Run the parts one after the other, and save the results after each part."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; or all")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder")
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of runs that are compared")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; or all")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="output folder")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of runs to compare")
     options = parser.parse_args()
     unknown = sorted(set(options.parts) - set(PARTS))
     if unknown:
-        parser.error(f"{unknown[0]} is none of {', '.join(PARTS)}")
+        parser.error(f"unknown part {unknown[0]}: choose from {', '.join(PARTS)}")
     options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, object] = {"machine": machine()}
     print(found["machine"])

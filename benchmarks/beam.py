@@ -1,8 +1,8 @@
-"""Beam search of size 5, 12 words, against one image at a time as tutorials do it."""
+"""Beam search with 5 beams and 12 words, compared with a tutorial's of one image at a time."""
 
 import torch
 
-from benchmarks.measure import Figure, matrix_rate, native_precision, paired
+from benchmarks.measure import Figure, matrix_rate, native_precision, time_in_turns
 from benchmarks.textbook import Textbook
 from benchmarks.training import CHANNELS, LOCATIONS, SIZE, decoder_of, multiply_adds
 from captioning.decoding import Beam
@@ -11,11 +11,14 @@ from captioning.support.memory import keep_freed_memory
 IMAGES, WIDTH, LENGTH, BATCH = 200, 5, 12, 50
 
 PLAIN = {"allow_unknown": True, "allow_repeats": True, "no_repeat_ngram": 0, "min_length": 0}
-"""Beam search without this project's rules, as the textbook's."""
+"""Options that switch off this project's decoding rules, which the textbook does not have."""
 
 
 def run(rounds: int) -> list[Figure]:
-    """All rules are on; words are random, so that nearly every caption has its 12."""
+    """Time beam search with all decoding rules on.
+
+    The weights are random, so that nearly every caption has the full 12 words.
+    """
     keep_freed_memory()
     torch.manual_seed(0)
     decoder = decoder_of().eval()
@@ -23,7 +26,7 @@ def run(rounds: int) -> list[Figure]:
     grid = torch.randn(IMAGES, LOCATIONS, CHANNELS).relu()
     precision = native_precision()
     search = Beam(beam_size=WIDTH, max_length=LENGTH)
-    few = 4  # images that the textbook gets a round
+    few = 4  # images that the textbook captions in a round
 
     def ours() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
@@ -34,7 +37,7 @@ def run(rounds: int) -> list[Figure]:
         for image in grid[:few]:
             textbook.beam(image, WIDTH, LENGTH)
 
-    mine, other, ratio = paired(ours, theirs, rounds=rounds)
+    mine, other, ratio = time_in_turns(ours, theirs, rounds=rounds)
     needed = 2 * multiply_adds(WIDTH * LENGTH, images=1, size=SIZE)
     rate = matrix_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
     return [

@@ -1,4 +1,4 @@
-"""Grids of VGG16, against torchvision's network in single precision as it comes."""
+"""Feature extraction with VGG16, compared with torchvision's network in single precision."""
 
 import tempfile
 import time
@@ -9,7 +9,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from benchmarks.measure import Figure, matrix_rate, native_precision, paired
+from benchmarks.measure import Figure, matrix_rate, native_precision, time_in_turns
 from captioning.data.features.digests import try_image_digests
 from captioning.data.features.extraction import encode, extract_grids
 from captioning.models.encoders.vgg16 import VGG16
@@ -18,7 +18,7 @@ BATCH, FILES = 16, 64
 
 
 def run(rounds: int) -> list[Figure]:
-    """The network alone, and from files, whose decoding has to hide behind the network."""
+    """Time the network alone, and extraction from files, whose decoding runs in parallel."""
     torch.manual_seed(0)
     encoder = VGG16(weights="random")
     plain = torchvision.models.vgg16().features[:30].eval()
@@ -35,7 +35,7 @@ def run(rounds: int) -> list[Figure]:
 
     ours = encode(encoder, images, device, precision).float()
     cosine = torch.nn.functional.cosine_similarity(ours.flatten(1), theirs().flatten(1), dim=1)
-    mine, other, ratio = paired(
+    mine, other, ratio = time_in_turns(
         lambda: encode(encoder, images, device, precision), theirs, rounds=rounds
     )
     convolutions = 2 * sum(
@@ -62,7 +62,7 @@ def run(rounds: int) -> list[Figure]:
         ):
             pass
         from_files = FILES / (time.perf_counter() - start)
-    note = "JPEG files of 500 x 375, read and resized meanwhile; the floor is the network alone"
+    note = "JPEG files of 500 x 375, read and resized in parallel; the floor is the network alone"
     return [
         network,
         Figure("grids from files", from_files, "images/s", floor=BATCH / mine, note=note),
@@ -70,6 +70,6 @@ def run(rounds: int) -> list[Figure]:
 
 
 def smooth(generator: np.random.Generator) -> np.ndarray:
-    """A picture with structure: noise of 14 x 14, enlarged."""
+    """A smooth picture: 14 x 14 pixels of noise, enlarged to 224 x 224."""
     noise = generator.integers(0, 256, (14, 14, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(noise).resize((224, 224), Image.Resampling.BICUBIC))

@@ -1,4 +1,4 @@
-"""An epoch of Flickr8k's size on a GPU, the grids resident in its memory."""
+"""An epoch of Flickr8k's size on a GPU, with all grids in the GPU's memory."""
 
 import statistics
 import tempfile
@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.loading import make_grid, make_store
-from benchmarks.measure import Figure, matrix_rate, paired, seconds
+from benchmarks.measure import Figure, matrix_rate, seconds, time_in_turns
 from benchmarks.textbook import Textbook
 from benchmarks.training import (
     CAPTIONS,
@@ -27,19 +27,22 @@ from benchmarks.training import (
 )
 from captioning.captioner import Captioner
 from captioning.data.corpus import CaptionedImage
-from captioning.data.datamodule import Batch, CaptionData, CaptionDataModule, LengthGrouped
+from captioning.data.datamodule import Batch, CaptionDataModule
+from captioning.data.dataset import CaptionDataset
 from captioning.data.features import store as stores
+from captioning.data.sampler import LengthGroupedSampler
 from captioning.models.encoders.vgg16 import VGG16
-from captioning.training.callbacks import MovingAverage
-from captioning.training.run import make_trainer, quieten
+from captioning.support.special_tokens import PAD
+from captioning.trainer import make_trainer, quieten
+from captioning.training.callbacks.ema import EMA
 
-EPOCH = 6000  # images of Flickr8k's training split
-STEPS = 25  # of the reference, which stand for its epoch
-EPOCHS = 4  # of Lightning's
+EPOCH = 6000  # images in Flickr8k's training split
+STEPS = 25  # steps of the reference that are timed, and extrapolated to an epoch
+EPOCHS = 4  # epochs that Lightning's loop runs
 
 
 def run(rounds: int) -> list[Figure]:
-    """Nothing where there is no GPU."""
+    """Time an epoch in a plain loop and in Lightning's; without a GPU, nothing is measured."""
     if not torch.cuda.is_available():
         print("gpu: there is no CUDA device here; nothing is measured.")
         return []
@@ -49,7 +52,7 @@ def run(rounds: int) -> list[Figure]:
 def epoch(
     device: torch.device, rounds: int, images: int = EPOCH, locations: int = LOCATIONS
 ) -> Figure:
-    """Seconds for all captions of so many images, in bfloat16, against the textbook's."""
+    """Time an epoch over ``images`` images in bfloat16, compared with the textbook's."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     batches = [batch_of(generator, locations=locations)[1] for _ in range(images // IMAGES)]
@@ -78,9 +81,9 @@ def epoch(
 
     theirs()
     first = seconds(ours)
-    mine, other, ratio = paired(ours, theirs, rounds=rounds)
+    mine, other, ratio = time_in_turns(ours, theirs, rounds=rounds)
     share = len(batches) / steps
-    tokens = sum(int((of_batch[..., 1:] != 0).sum()) for of_batch in batches)
+    tokens = sum(int((of_batch[..., 1:] != PAD).sum()) for of_batch in batches)
     needed = 3 * 2 * multiply_adds(tokens, images=images, locations=locations)
     return Figure(
         f"an epoch of {images * CAPTIONS:,} captions", mine, "s", share * other, share * ratio,
@@ -90,12 +93,12 @@ def epoch(
 
 
 def name_of(device: str) -> str:
-    """The GPU's own name."""
+    """The name of the GPU, or ``CPU``."""
     return torch.cuda.get_device_name() if device == "cuda" else "CPU"
 
 
 class MadeUp(CaptionDataModule):
-    """Captions of 9 to 17 words, and one grid for all images."""
+    """Synthetic data: random captions of 9 to 17 words, and the same grid for every image."""
 
     def __init__(self, folder: Path, images: int, device: torch.device) -> None:
         super().__init__(batch_size=IMAGES)
@@ -103,19 +106,25 @@ class MadeUp(CaptionDataModule):
         row = stores.pack(make_grid(encoder))
         self.store = make_store(folder, encoder, images, len(row))
         (self.store.folder / "grids.bin").write_bytes(row * images)
-        self.hold_grids(device)
+        self.load_resident(device)
         _, made = batch_of(generator, images=images, locations=1)
-        tokens = [[row[row > 0].tolist() for row in of_image] for of_image in made]
+        tokens = [[row[row != PAD].tolist() for row in of_image] for of_image in made]
         listed = [CaptionedImage(str(number), Path(), "train", ()) for number in range(images)]
-        self.made = CaptionData(listed, tokens, self.store, encoder)
+        self.made = CaptionDataset(listed, tokens, self.store, encoder)
+
+    def prepare_data(self) -> None:
+        """There is nothing to download."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """There is nothing to set up: ``__init__`` has made the data."""
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        sampler = LengthGrouped(self.made, IMAGES, processes=1, process=0, seed=0)
-        return self._loader(self.made, IMAGES, sampler)
+        sampler = LengthGroupedSampler(self.made, IMAGES, seed=0)
+        return self._dataloader(self.made, IMAGES, sampler)
 
 
 class Times(pl.Callback):
-    """Seconds of each epoch's batches."""
+    """Records how many seconds the batches of each epoch take."""
 
     def __init__(self) -> None:
         self.epochs: list[float] = []
@@ -130,7 +139,7 @@ class Times(pl.Callback):
 
 
 def trained(accelerator: str, precision: str, images: int = EPOCH, epochs: int = EPOCHS) -> Figure:
-    """Seconds of an epoch of ``train.py``: Lightning's loop, with clipping and the average."""
+    """Time an epoch as ``train.py`` runs it: Lightning's loop, with gradient clipping and EMA."""
     quieten()
     torch.manual_seed(0)
     device = torch.device("cuda" if accelerator == "gpu" else "cpu")
@@ -147,7 +156,7 @@ def trained(accelerator: str, precision: str, images: int = EPOCH, epochs: int =
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         data = MadeUp(Path(folder), images, device)
-        callbacks = [MovingAverage(0.998), times]
+        callbacks = [EMA(0.998), times]
         trainer = make_trainer(settings, Path(folder), callbacks, [])
         trainer.fit(captioner, datamodule=data)
     return Figure(

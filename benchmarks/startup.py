@@ -1,4 +1,4 @@
-"""How long ``train.py`` takes to answer, and to begin."""
+"""The time that ``train.py`` takes to print help or an error, and to start training."""
 
 import os
 import subprocess
@@ -14,16 +14,17 @@ from benchmarks.measure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Commands that print an answer and end.
 ANSWERS = {"--help": ["--help"], "--cfg job": ["--cfg", "job"], "a wrong key": ["model.hiden=3"]}
 
 
 def command(*arguments: str) -> list[str]:
-    """``python train.py`` with arguments."""
+    """The command line ``python train.py ARGUMENTS``."""
     return [sys.executable, str(ROOT / "train.py"), *arguments]
 
 
 def run(rounds: int) -> list[Figure]:
-    """Answers, and the time from the command to the first training step, the store being there."""
+    """Time commands that only print something, and the start of training with a feature store."""
     figures = []
     for name, arguments in ANSWERS.items():
         taken = []
@@ -38,16 +39,16 @@ def run(rounds: int) -> list[Figure]:
             f"data.root={data}", f"data.cache={folder}/cache", "encoder.weights=random",
             "data.min_count=1", "trainer.max_epochs=1", f"hydra.run.dir={folder}/run",
         ]  # fmt: skip
-        until_training(Path(folder), arguments)  # which makes the store
+        seconds_to_training(Path(folder), arguments)  # this first run creates the store
         figures.append(
-            Figure("train.py: to the first step", until_training(Path(folder), arguments), "s")
+            Figure("train.py: to the first step", seconds_to_training(Path(folder), arguments), "s")
         )
     imports = [sys.executable, "-c", "import torch, torchvision, pytorch_lightning"]
     start = time.perf_counter()
     subprocess.run(imports, check=True, capture_output=True, cwd=ROOT)
     took = time.perf_counter() - start
     note = "importing torch, torchvision and pytorch-lightning, in the same run"
-    return [*figures, Figure("of which libraries", took, "s", note=note)]
+    return [*figures, Figure("imports of libraries alone", took, "s", note=note)]
 
 
 def make_data(root: Path) -> Path:
@@ -67,8 +68,8 @@ def make_data(root: Path) -> Path:
     return root
 
 
-def until_training(folder: Path, arguments: list[str]) -> float:
-    """Seconds to the line in the log that comes right before the first step; then end the run."""
+def seconds_to_training(folder: Path, arguments: list[str]) -> float:
+    """The seconds until the log line right before the first step; the run is then killed."""
     environment = os.environ | {"WANDB_MODE": "disabled"}
     start = time.perf_counter()
     with subprocess.Popen(

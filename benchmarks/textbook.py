@@ -1,33 +1,37 @@
-"""Show, Attend and Tell as tutorials write it: one caption a row, one equation a line.
+"""Show, Attend and Tell as tutorials write it: one row per caption, one line per equation.
 
-The reference that the benchmarks compare with, in speed and, in double precision, in exactness.
-It computes what :class:`captioning.models.decoders.attn_lstm.AttentionLSTM` computes with the same
-weights, the way that the best-known tutorials do: each caption brings its own copy of the grid, the
-whole grid is projected again for every word, and the vocabulary product is made word by word.
-Captions are sorted by length, so that finished ones leave the batch; that much tutorials do.
+This is the reference of the benchmarks: for speed and, in double precision, for numerical accuracy.
+With the same weights it computes what
+:class:`captioning.models.decoders.attn_lstm.AttentionLSTM` computes, in the way of the best-known
+tutorials: every caption has its own copy of the grid, the whole grid is projected again at every
+word, and the logits are computed word by word. As in the tutorials, captions are sorted by length,
+and those that have ended leave the batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from captioning.models.attention.additive import AdditiveAttention
 from captioning.models.decoders.attn_lstm import AttentionLSTM
-
-START, END = 1, 2
+from captioning.support.special_tokens import END, PAD, START
 
 
 class Textbook(nn.Module):
-    """The paper's decoder with soft attention, a gate a channel and deep output.
+    """The paper's decoder with soft attention, one gate per channel, and deep output.
 
     Args:
-        decoder: whose weights it copies; with all the defaults but for the sizes.
+        decoder: the decoder whose weights are copied; all its settings except the sizes must have
+            their defaults.
     """
 
     def __init__(self, decoder: AttentionLSTM) -> None:
         super().__init__()
-        hidden, attention, gate = decoder.shares[0] // 4, decoder.shares[1], decoder.shares[2]
-        channels = decoder.context_gates.in_features
+        assert decoder.gate is not None
+        assert decoder.output_context is not None
+        hidden, attention = decoder.hidden_dim, decoder.attention.query.out_features
+        channels, gate = decoder.context_gates.in_features, decoder.gate.out_features
         words, embed = decoder.embedding.weight.shape
         self.normalize = nn.LayerNorm(channels, elementwise_affine=False)
         self.embedding = nn.Embedding(words, embed)
@@ -42,62 +46,61 @@ class Textbook(nn.Module):
         self.output_context = nn.Linear(channels, embed, bias=False)
         self.output_words = nn.Linear(embed, words)
         self.dropout = nn.Dropout(decoder.dropout.p)
-        self.copy(decoder)
+        with torch.no_grad():
+            self.lstm.bias_hh.zero_()  # the decoder's gates have one bias
+            for mine, theirs in self.pairs(decoder, lambda parameter: parameter.data):
+                mine.copy_(theirs)
 
-    @torch.no_grad()
-    def copy(self, decoder: AttentionLSTM) -> None:
-        """Take over the weights of the decoder, which keeps products of one input together."""
-        of_hidden = zip(
-            decoder.recurrent.weight.split(decoder.shares),
-            decoder.recurrent.bias.split(decoder.shares),
-            strict=True,
-        )
-        (w_lstm, b_lstm), (w_query, b_query), (w_gate, b_gate) = of_hidden
-        for mine, theirs in self._alike(decoder):
-            mine.load_state_dict(theirs.state_dict())
-        self.attend.weight.copy_(decoder.attention.score[None])
-        self.attend_hidden.weight.copy_(w_query)
-        self.attend_hidden.bias.copy_(b_query)
-        self.gate.weight.copy_(w_gate)
-        self.gate.bias.copy_(b_gate)
-        self.lstm.weight_ih.copy_(
-            torch.cat([decoder.input_gates.weight, decoder.context_gates.weight], 1)
-        )
-        self.lstm.bias_ih.copy_(decoder.input_gates.bias)
-        self.lstm.weight_hh.copy_(w_lstm)
-        self.lstm.bias_hh.copy_(b_lstm)
+    def pairs(
+        self, decoder: AttentionLSTM, read: Callable[[nn.Parameter], Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Pairs of ``read(parameter)``: for each parameter here, and for the decoder's equivalent.
 
-    def _alike(self, decoder: AttentionLSTM) -> list[tuple[nn.Module, nn.Module]]:
-        assert decoder.output_context is not None
-        return [
-            (self.embedding, decoder.embedding),
+        The parts of a parameter that the decoder keeps apart are pairs of their own.
+        """
+        assert isinstance(decoder.attention, AdditiveAttention)
+        layers = [
             (self.initial_hidden, decoder.initial_hidden),
             (self.initial_cell, decoder.initial_cell),
             (self.attend_grid, decoder.attention.key),
+            (self.attend_hidden, decoder.attention.query),
+            (self.gate, decoder.gate),
             (self.output_hidden, decoder.output_hidden),
-            (self.output_context, decoder.output_context),
             (self.output_words, decoder.output_words),
         ]
+        words, context = read(self.lstm.weight_ih).split(
+            [decoder.embed_dim, decoder.context_gates.in_features], 1
+        )
+        return [
+            *((read(mine.weight), read(theirs.weight)) for mine, theirs in layers),
+            *((read(mine.bias), read(theirs.bias)) for mine, theirs in layers),
+            (read(self.embedding.weight), read(decoder.embedding.weight)),
+            (read(self.output_context.weight), read(decoder.output_context.weight)),
+            (read(self.attend.weight)[0], read(decoder.attention.score)),
+            (words, read(decoder.input_gates.weight)),
+            (context, read(decoder.context_gates.weight)),
+            (read(self.lstm.bias_ih), read(decoder.input_gates.bias)),
+            (read(self.lstm.weight_hh), read(decoder.hidden_gates.weight)),
+        ]
 
-    def gradients(self, decoder: AttentionLSTM) -> Iterator[tuple[Tensor, Tensor]]:
-        """The gradients of the decoder's weights, and these of the same here."""
-        pairs = [(b.weight, a.weight) for a, b in self._alike(decoder)]
-        recurrent = [self.lstm.weight_hh, self.attend_hidden.weight, self.gate.weight]
-        inputs = [decoder.input_gates.weight, decoder.context_gates.weight]
-        yield from ((theirs.grad, mine.grad) for theirs, mine in pairs)
-        yield decoder.attention.score.grad, self.attend.weight.grad[0]
-        yield decoder.recurrent.weight.grad, torch.cat([weight.grad for weight in recurrent])
-        yield torch.cat([weight.grad for weight in inputs], 1), self.lstm.weight_ih.grad
+    def gradients(self, decoder: AttentionLSTM) -> list[tuple[Tensor, Tensor]]:
+        """Pairs of gradients, of the parameters here and of the decoder's, after ``backward()``."""
+
+        def gradient(parameter: nn.Parameter) -> Tensor:
+            assert parameter.grad is not None
+            return parameter.grad
+
+        return self.pairs(decoder, gradient)
 
     def start(self, grid: Tensor) -> tuple[Tensor, Tensor]:
-        """The state before the first word, of standardised grids (captions x locations x C)."""
+        """The state before the first word, from standardised grids (captions x locations x C)."""
         mean = grid.mean(1)
         return self.initial_hidden(mean).tanh(), self.initial_cell(mean)
 
     def word(
         self, grid: Tensor, tokens: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Read a token of each caption: the scores of the next one, and the new state."""
+        """Read one token of each caption; returns the logits of the next one and the new state."""
         embedded = self.dropout(self.embedding(tokens))
         query = self.attend_hidden(hidden)[:, None]
         scores = self.attend((self.attend_grid(grid) + query).tanh()).squeeze(2)
@@ -112,13 +115,13 @@ class Textbook(nn.Module):
 
         Args:
             grid: captions x locations x channels.
-            tokens: captions x length, 0-padded, longest caption first.
+            tokens: captions x length, padded, longest caption first.
         """
         grid = self.normalize(grid)
         hidden, cell = self.start(grid)
         logits, targets = [], []
         for t in range(tokens.shape[1] - 1):
-            left = int((tokens[:, t + 1] != 0).sum())
+            left = int((tokens[:, t + 1] != PAD).sum())
             scores, hidden, cell = self.word(
                 grid[:left], tokens[:left, t], hidden[:left], cell[:left]
             )
@@ -128,7 +131,7 @@ class Textbook(nn.Module):
 
     @torch.inference_mode()
     def beam(self, grid: Tensor, width: int, max_length: int) -> list[int]:
-        """The likeliest caption of one image (locations x channels) by beam search."""
+        """The most probable caption of one image (locations x channels) by beam search."""
         grid = self.normalize(grid)[None].expand(width, -1, -1)
         hidden, cell = self.start(grid)
         total = torch.tensor([0.0] + [-torch.inf] * (width - 1))
@@ -153,8 +156,8 @@ class Textbook(nn.Module):
 
 
 def rows(grid: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Images x captions as one caption a row, longest first, each with its copy of the grid."""
+    """Turn images x captions into one row per caption, longest first, each with its own grid."""
     captions = tokens.shape[1]
     flat = tokens.flatten(0, 1)
-    order = (flat != 0).sum(1).argsort(descending=True, stable=True)
+    order = (flat != PAD).sum(1).argsort(descending=True, stable=True)
     return grid.repeat_interleave(captions, 0)[order], flat[order]

@@ -1,8 +1,8 @@
-"""Training the attention decoder on grids that are there: a step of 80 captions.
+"""Training steps of the attention decoder on grids in memory, with 80 captions a step.
 
-The shapes are those of the best-known tutorial: attention, embedding and state 512, a vocabulary of
-2,600 words, captions of 9 to 17 words, 196 locations of 512 numbers. The reference is
-:mod:`benchmarks.textbook` in single precision, which the tutorials train in.
+The shapes are those of the best-known tutorial: attention, embedding and hidden state have 512
+units, the vocabulary has 2,600 words, captions have 9 to 17 words, and a grid has 196 locations of
+512 channels. The reference is :mod:`benchmarks.textbook` in single precision, as in the tutorials.
 """
 
 from functools import cache
@@ -11,16 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Figure, elsewhere, matrix_rate, native_precision, paired
+from benchmarks.measure import Figure, fresh_process, matrix_rate, native_precision, time_in_turns
 from benchmarks.textbook import Textbook, rows
-from captioning.captioner import CrossEntropy
+from captioning.data.batch import Batch
+from captioning.kernels.backend import Backend, use_backend
 from captioning.kernels.cuda_graphs import LossGraphs
 from captioning.models.decoders.attn_lstm import AttentionLSTM
+from captioning.objectives import CrossEntropy
 from captioning.support.memory import keep_freed_memory
+from captioning.support.special_tokens import END, PAD, SPECIAL_WORDS, START
 
 IMAGES, CAPTIONS, LOCATIONS, CHANNELS, SIZE, WORDS = 16, 5, 196, 512, 512, 2600
-WARM_UP = 30  # steps, of the 375 of an epoch
-REPEAT = 4  # steps a round, to one of the reference
+WARM_UP = 30  # steps before the first one that is timed; an epoch of Flickr8k has 375
+REPEAT = 4  # steps in a round, in which the reference makes one
 
 
 def decoder_of(
@@ -41,26 +44,27 @@ def batch_of(
     words: int = WORDS,
     lengths: tuple[int, int] = (9, 17),
 ) -> tuple[Tensor, Tensor]:
-    """Grids and captions of 9 to 17 words, all made up."""
+    """Random grids, and random captions of ``lengths[0]`` to ``lengths[1]`` words."""
     shortest, longest = lengths
     length = torch.randint(shortest, longest + 1, (images, captions, 1), generator=generator)
     place = torch.arange(longest + 2)
-    tokens = torch.randint(4, words, (images, captions, longest + 2), generator=generator)
-    tokens = torch.where(place == 0, 1, torch.where(place == length + 1, 2, tokens))
+    size = (images, captions, longest + 2)
+    tokens = torch.randint(len(SPECIAL_WORDS), words, size, generator=generator)
+    tokens = torch.where(place == 0, START, torch.where(place == length + 1, END, tokens))
     # Last, so that the captions are the same for any number of locations.
     grid = torch.randn(images, locations, CHANNELS, generator=generator).relu()
-    return grid, tokens.masked_fill(place > length + 1, 0)
+    return grid, tokens.masked_fill(place > length + 1, PAD)
 
 
 def multiply_adds(
     tokens: int, *, images: int, locations: int = LOCATIONS, words: int = WORDS, size: int = SIZE,
     attention_dim: int = SIZE,
 ) -> float:  # fmt: skip
-    """Those that the forward pass needs: the grid once an image, the rest once a token."""
+    """The multiply-adds of a forward pass: the grid's once per image, the rest once per token."""
     of_image = locations * CHANNELS * attention_dim + 2 * CHANNELS * size
     of_token = (
-        size * (4 * size + attention_dim + CHANNELS)  # from the state
-        + 4 * size * (size + CHANNELS)  # the word's and the context's share of the gates
+        size * (4 * size + attention_dim + CHANNELS)  # projections of the hidden state
+        + 4 * size * (size + CHANNELS)  # gates, from the word and the context
         + size * (size + CHANNELS)  # deep output
         + size * words
         + locations * (attention_dim + CHANNELS)
@@ -69,17 +73,22 @@ def multiply_adds(
 
 
 class Step:
-    """A training step as ``train.py`` makes it: loss, gradients, clipping, AdamW."""
+    """A training step of ``train.py``: loss, gradients, gradient clipping, AdamW."""
 
-    def __init__(self, decoder: AttentionLSTM, precision: str) -> None:
-        self.decoder, self.precision = decoder, precision
-        self.loss, self.graphs = CrossEntropy(), LossGraphs()
+    def __init__(self, decoder: AttentionLSTM, precision: str, backend: Backend = "auto") -> None:
+        self.decoder, self.precision, self.backend = decoder, precision, backend
+        self.objective = CrossEntropy()
+        self.losses = LossGraphs(self.objective, decoder)
         self.optimizer = torch.optim.AdamW(decoder.parameters(), 1e-3, fused=True)
 
     def __call__(self, grid: Tensor, tokens: Tensor) -> None:
         """One step."""
-        with torch.autocast(grid.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            loss = self.graphs(self.decoder, self.loss, grid, tokens)["loss"]
+        batch, bf16 = Batch(grid, tokens, []), self.precision == "bf16"
+        with use_backend(self.backend), torch.autocast(grid.device.type, torch.bfloat16, bf16):
+            if self.backend == "torch":  # as Captioner.losses does, without graphs
+                loss = self.objective(self.decoder, batch)["loss"]
+            else:
+                loss = self.losses(batch)["loss"]
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.decoder.parameters(), 2.0)
@@ -87,7 +96,7 @@ class Step:
 
 
 class TextbookStep:
-    """The same as tutorials make it."""
+    """A training step of the textbook, with Adam."""
 
     def __init__(self, model: Textbook) -> None:
         self.model = model
@@ -105,69 +114,77 @@ class TextbookStep:
 
 @cache
 def textbook_and_batch() -> tuple[TextbookStep, Tensor, Tensor]:
-    """The reference of a process, and the first of the batches that are measured."""
+    """The reference and a batch for it, made once in a process."""
     return TextbookStep(Textbook(decoder_of())), *batch_of(torch.Generator().manual_seed(0))
 
 
 def textbook_step() -> None:
-    """A step of the reference."""
+    """Make one training step of the reference."""
     step, grid, tokens = textbook_and_batch()
     step(grid, tokens)
 
 
-def errors(precision: str, **sizes: int) -> tuple[float, float]:
-    """Against the textbook in double precision, without dropout.
+def errors(precision: str, backend: Backend = "auto", **sizes: int) -> tuple[float, float]:
+    """The errors of the loss and its gradients, compared with the textbook in double precision.
+
+    There is no dropout.
 
     Returns:
-        The relative error of the loss, and the largest relative error (norm of the difference by
-        norm) of the gradients of all layers that both have alike.
+        The relative error of the loss, and the largest relative error of the gradient with respect
+        to a parameter: the norm of the difference divided by the norm of the exact gradient.
     """
     torch.manual_seed(0)
     grid, tokens = batch_of(torch.Generator().manual_seed(1), images=4, **sizes)
     decoder = decoder_of(words=sizes.get("words", WORDS), dropout=0.0).eval()
     oracle = Textbook(decoder).double().eval()
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    with use_backend(backend), torch.autocast("cpu", torch.bfloat16, precision == "bf16"):
         output = decoder(grid, tokens)
-    loss = nn.functional.cross_entropy(output.logits.float(), output.targets)
+    loss = nn.functional.cross_entropy(output.logits.float(), output.targets, ignore_index=PAD)
     loss.backward()
     logits, targets = oracle(*rows(grid.double(), tokens))
     expected = nn.functional.cross_entropy(logits, targets)
     expected.backward()
     apart = [
-        float((ours.double() - theirs).norm() / theirs.norm())
-        for ours, theirs in oracle.gradients(decoder)
+        float((ours.double() - exact).norm() / exact.norm())
+        for exact, ours in oracle.gradients(decoder)
     ]
     return abs(loss.item() - expected.item()) / expected.item(), max(apart)
 
 
 def run(rounds: int) -> list[Figure]:
-    """Measure the precision of this machine's training, and single precision."""
+    """Time training in this machine's precision and in single precision, with both backends."""
     keep_freed_memory()  # as train.py does
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     count = IMAGES * CAPTIONS
     sample = [batch_of(generator)[1] for _ in range(50)]
-    tokens = sum(int((tokens[..., 1:] != 0).sum()) for tokens in sample) / len(sample)
+    tokens = sum(int((tokens[..., 1:] != PAD).sum()) for tokens in sample) / len(sample)
     figures = []
-    for precision in dict.fromkeys((native_precision(), "fp32")):
-        step = Step(decoder_of(), precision)
-        # No batch twice: the same shapes again would be faster than training ever is.
-        batches = [batch_of(generator) for _ in range(WARM_UP + 1 + REPEAT * rounds)]
+    native = native_precision()
+    rows_of_table: dict[tuple[str, Backend], None] = dict.fromkeys(
+        ((native, "auto"), ("fp32", "auto"), (native, "torch"), ("fp32", "torch"))
+    )
+    for precision, backend in rows_of_table:
+        step = Step(decoder_of(), precision, backend)
+        # No batch is used twice: repeated shapes would be faster than training is.
+        repeat = REPEAT if backend == "auto" else 1
+        batches = [batch_of(generator) for _ in range(WARM_UP + 1 + repeat * rounds)]
         for _ in range(WARM_UP):
             step(*batches.pop())
-        with elsewhere() as call:  # there, freed memory is given back, as wherever textbooks run
+        # The reference runs with the allocator's default settings, without `keep_freed_memory`.
+        with fresh_process() as call:
             call(textbook_step)
-            ours, theirs, ratio = paired(
+            ours, theirs, ratio = time_in_turns(
                 lambda step=step, batches=batches: step(*batches.pop()),
                 lambda call=call: call(textbook_step),
                 rounds=rounds,
-                repeat=REPEAT,
+                repeat=repeat,
             )
         needed = 3 * 2 * multiply_adds(int(tokens), images=IMAGES)
         rate = matrix_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
-        of_loss, of_gradients = errors(precision)
-        note = f"off the fp64 oracle: loss {of_loss:.1g}, gradients {of_gradients:.1g}"
+        of_loss, of_gradients = errors(precision, backend)
+        note = f"relative errors against fp64: loss {of_loss:.1g}, gradients {of_gradients:.1g}"
         floor = count * rate / needed
-        name = f"training, {precision}"
+        name = f"training, {precision}" + ("" if backend == "auto" else f", backend={backend}")
         figures.append(Figure(name, count / ours, "captions/s", count / theirs, ratio, floor, note))
     return figures

@@ -1,145 +1,199 @@
-"""The LightningModule: an encoder and a decoder, their loss, optimiser and honest validation."""
+"""The LightningModule: an encoder and a decoder, their objective, optimiser and validation."""
 
 import hashlib
 import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pytorch_lightning.plugins import Precision
 from pytorch_lightning.utilities import GradClipAlgorithmType
 from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
 
-from captioning.data.datamodule import Batch
+from captioning.data.datamodule import Batch, CaptionDataModule
 from captioning.data.text import Vocabulary
 from captioning.decoding import Decoding, Hypothesis
-from captioning.kernels import native
+from captioning.kernels.backend import Backend, check_backend, use_backend
 from captioning.kernels.cuda_graphs import LossGraphs
-from captioning.kernels.words import cross_entropy
-from captioning.metrics.caption_scores import CaptionScores
-from captioning.models.decoders.base import Decoder, RecurrentDecoder, TeacherForced
+from captioning.kernels.ops import cross_entropy
+from captioning.metrics import METRICS
+from captioning.metrics.torchmetric import CaptionScores
+from captioning.models.decoders.base import Decoder
 from captioning.models.encoders.base import GridEncoder
-from captioning.support.build import build
+from captioning.objectives import Objective
+from captioning.support.build import build, expand
 from captioning.support.errors import CaptioningError
+from captioning.training.loss_monitor import LossMonitor
+from captioning.training.schedules import build_scheduler
 
 Spec = Mapping[str, Any]
 """A configuration of plain data: ``_target_`` (a dotted path) and its arguments."""
 
+NAMES: Final[Mapping[str, Mapping[str, str]]] = {
+    "encoder": {
+        "vgg16": "captioning.models.encoders.vgg16.VGG16",
+        "vgg19": "captioning.models.encoders.vgg19.VGG19",
+        "resnet50": "captioning.models.encoders.resnet50.ResNet50",
+        "torchvision": "captioning.models.encoders.torchvision.TorchvisionEncoder",
+    },
+    "model": {
+        "attn_lstm": "captioning.models.decoders.attn_lstm.AttentionLSTM",
+        "lstm": "captioning.models.decoders.lstm.LSTM",
+    },
+    "objective": {"cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy"},
+    "optimizer": {"adamw": "torch.optim.AdamW", "rmsprop": "torch.optim.RMSprop"},
+    "scheduler": {
+        "constant": "captioning.training.schedules.Constant",
+        "warmup_cosine": "captioning.training.schedules.WarmupCosine",
+    },
+    "validation": {
+        "beam": "captioning.decoding.Beam",
+        "greedy": "captioning.decoding.Greedy",
+        "sample": "captioning.decoding.Sample",
+    },
+}
+"""Short names for ``_target_`` paths, by group; they equal the names of the files in ``conf/``."""
 
-class CrossEntropy:
-    """The training loss: cross entropy, and the paper's doubly stochastic term.
+OPTIMIZER: Final[Spec] = {
+    "_target_": "torch.optim.AdamW",
+    "lr": 1e-3,
+    "weight_decay": 0.01,
+    "fused": True,
+}
+"""The optimiser of a captioner that is not given one, as in ``conf/optimizer/adamw.yaml``."""
 
-    Cross entropy is the mean over the real tokens of a batch (``<end>`` is one, padding is not).
-    The attention term is the mean over the captions and the locations of a batch of
-    (1 - c_i / target)^2, where c_i is the attention that location i got, summed over the T words
-    of its caption (Xu et al. 2015, eq. 14, has the sum over locations and target 1).
-
-    Args:
-        label_smoothing: share of the probability that is spread over all words.
-        attention_penalty: weight of the attention term (lambda); 0 leaves it out.
-        coverage_target: ``one``, the paper's target of 1 for each location, which T words can
-            reach on T locations only; or ``uniform``, T / P, the share of each of P locations.
-    """
-
-    def __init__(
-        self,
-        label_smoothing: float = 0.1,
-        attention_penalty: float = 0.0,
-        coverage_target: Literal["one", "uniform"] = "uniform",
-    ) -> None:
-        if not 0 <= label_smoothing < 1 or attention_penalty < 0:
-            raise CaptioningError(
-                f"objective.label_smoothing={label_smoothing} must be in [0, 1) and "
-                f"objective.attention_penalty={attention_penalty} at least 0."
-            )
-        self.label_smoothing = label_smoothing
-        self.attention_penalty = attention_penalty
-        self.coverage_target = coverage_target
-
-    def __call__(self, output: TeacherForced) -> dict[str, Tensor]:
-        """The ``loss`` and its parts."""
-        loss = cross_entropy(output.logits, output.targets, self.label_smoothing)
-        parts = {"cross_entropy": loss, "loss": loss}
-        if output.coverage is not None and self.attention_penalty:
-            parts["attention_term"] = self.attention_term(output.coverage, output.lengths)
-            parts["loss"] = loss + self.attention_penalty * parts["attention_term"]
-        return parts
-
-    def attention_term(
-        self,
-        coverage: Float[Tensor, "images captions locations"],
-        lengths: Int[Tensor, "images captions"],
-    ) -> Float[Tensor, ""]:
-        """The mean of (1 - c_i / target)^2 over locations and real captions."""
-        if self.coverage_target == "uniform":
-            coverage = coverage * (coverage.shape[-1] / lengths.clamp(min=1)[..., None])
-        real = lengths > 0  # summed up, not chosen: choosing would wait for a GPU to count them
-        return (((1 - coverage) ** 2).mean(-1) * real).sum() / real.sum()
+FORMAT: Final = 2
+"""Version of the checkpoint format. Format 1 has other names for the parameters."""
 
 
 class Captioner(pl.LightningModule):
-    """Captions images with attention, and learns to.
+    """The LightningModule that captions images and is trained to do so.
 
-    All arguments are plain data, so that a checkpoint holds them and loads with nothing else.
-    A frozen encoder is a constant: it is no submodule, so that weight averaging, gradient
-    clipping and several processes do not walk over it; checkpoints carry it all the same.
+    All arguments are plain data, so that a checkpoint contains them and can be loaded without any
+    other file. A frozen encoder is not registered as a submodule, so that weight averaging,
+    gradient clipping and DDP ignore it; checkpoints contain it nevertheless.
 
     Args:
         vocabulary: the words, without the special tokens.
-        encoder: a :class:`~captioning.models.encoders.base.GridEncoder`.
+        encoder: a :class:`~captioning.models.encoders.base.GridEncoder`, given by the name of a
+            file in ``conf/encoder`` or as a mapping of ``_target_`` and arguments. The following
+            parts are given in the same way.
         model: a :class:`~captioning.models.decoders.base.Decoder`; it is given
             ``vocabulary_size`` and ``channels``.
-        objective: arguments of :class:`CrossEntropy`.
-        optimizer: a :class:`torch.optim.Optimizer`. Biases get no weight decay.
-        schedule: ``warmup`` and ``final``: the learning rate rises over that share of the steps
-            and then falls along a cosine to ``final`` times its top.
-        encoder_lr: learning rate of an encoder that is trainable.
-        validation: the :class:`~captioning.decoding.Decoding` that the dev split is decoded with.
+        objective: an :class:`~captioning.objectives.Objective`.
+        optimizer: a :class:`torch.optim.Optimizer`. Biases and other vectors get no weight decay.
+        scheduler: a :class:`torch.optim.lr_scheduler.LRScheduler`, stepped at every batch; it is
+            given ``total_steps`` if it takes them.
+        encoder_lr: learning rate of a trainable encoder.
+        validation: the :class:`~captioning.decoding.Decoding` of the dev split during training.
+        backend: which kernels compute the model; see :mod:`captioning.kernels.backend`.
     """
 
     def __init__(
         self,
         vocabulary: Sequence[str],
-        encoder: Spec,
-        model: Spec,
-        objective: Spec | None = None,
-        optimizer: Spec | None = None,
-        schedule: Spec | None = None,
+        encoder: Spec | str = "vgg16",
+        model: Spec | str = "attn_lstm",
+        objective: Spec | str = "cross_entropy",
+        optimizer: Spec | str = OPTIMIZER,
+        scheduler: Spec | str = "warmup_cosine",
         encoder_lr: float = 1e-5,
-        validation: Spec | None = None,
+        validation: Spec | str = "greedy",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
+        specs = {
+            "encoder": encoder,
+            "model": model,
+            "objective": objective,
+            "optimizer": optimizer,
+            "scheduler": scheduler,
+            "validation": validation,
+        }
+        expanded = {name: expand(spec, NAMES[name], name) for name, spec in specs.items()}
+        plain = {"vocabulary": list(vocabulary), "encoder_lr": encoder_lr, "backend": backend}
+        self.save_hyperparameters(plain | expanded, logger=False)
         self.vocabulary = Vocabulary(vocabulary)
-        built = build(encoder, GridEncoder, "encoder")
+        built = build(expanded["encoder"], GridEncoder, "encoder")
         self.encoder_trains = any(p.requires_grad for p in built.parameters())
         self.trainable_encoder = built if self.encoder_trains else None
-        self._frozen_encoder = [] if self.encoder_trains else [built]  # a list hides it from nn
+        # In a list, so that nn.Module does not register it as a submodule.
+        self._frozen_encoder = [] if self.encoder_trains else [built]
         self.decoder = build(
-            model,
+            expanded["model"],
             Decoder,
             "model",
             vocabulary_size=len(self.vocabulary),
             channels=built.channels,
         )
-        objective = {"_target_": f"{__name__}.CrossEntropy"} | dict(objective or {})
-        self.objective = build(objective, CrossEntropy, "objective")
-        greedy = {"_target_": "captioning.decoding.Greedy"}
-        self.validation = build(validation or greedy, Decoding, "validation")
-        self.optimizer_spec = optimizer or {"_target_": "torch.optim.AdamW", "lr": 1e-3}
-        self.warmup, self.final = schedule_of(schedule or {})
+        self.objective = build(expanded["objective"], Objective, "objective")
+        self.validation = build(expanded["validation"], Decoding, "validation")
+        self.optimizer_spec: dict[str, Any] = expanded["optimizer"]
+        self.scheduler_spec: dict[str, Any] = expanded["scheduler"]
         self.encoder_lr = encoder_lr
+        self.backend: Backend = backend
+        with use_backend(backend):  # raises an error if there is no such backend
+            pass
         self.decoding = self.validation
-        self.scores: CaptionScores | None = None
-        self.attention: dict[str, Tensor] = {}  # of the last test: words x locations, by image
+        self.caption_scores: CaptionScores | None = None
+        self.dev_loss = MeanMetric()  # per token
+        self.attention_maps: dict[str, Tensor] = {}  # of the last test, by image: words x P
         self.run: dict[str, Any] = {"name": "captioner", "seed": 0}
-        self.graphs = LossGraphs()
-        # Steps and losses that are not looked at yet.
-        self.recent: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
+        self.noise_seed: int | None = None
+        self._references_from: str | None = None  # a split of the data module, or "user"
+        self.graphs = LossGraphs(self.objective, self.decoder)
+        self._losses = LossMonitor()
+
+    @classmethod
+    def for_data(
+        cls,
+        data: CaptionDataModule,
+        model: Spec | str = "attn_lstm",
+        *,
+        encoder: Spec | str = "vgg16",
+        objective: Spec | str = "cross_entropy",
+        optimizer: Spec | str = OPTIMIZER,
+        scheduler: Spec | str = "warmup_cosine",
+        encoder_lr: float = 1e-5,
+        validation: Spec | str = "greedy",
+        backend: Backend = "auto",
+        **settings: Any,
+    ) -> "Captioner":
+        """A new captioner with the vocabulary of a data set.
+
+        Args:
+            data: the data set; its captions are read unless they have been.
+            model: the decoder.
+            encoder: as in the constructor.
+            objective: as in the constructor.
+            optimizer: as in the constructor.
+            scheduler: as in the constructor.
+            encoder_lr: as in the constructor.
+            validation: as in the constructor.
+            backend: as in the constructor.
+            settings: arguments of the decoder, such as ``attention_dim=512, dropout=0.5``.
+
+        Raises:
+            CaptioningError: the data set cannot be read, or a setting is wrong.
+        """
+        data.prepare_data()
+        data.read_text()
+        return cls(
+            vocabulary=data.vocabulary.to_list(),
+            encoder=encoder,
+            model=expand(model, NAMES["model"], "model") | settings,
+            objective=objective,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            encoder_lr=encoder_lr,
+            validation=validation,
+            backend=backend,
+        )
 
     @property
     def encoder(self) -> GridEncoder:
@@ -148,139 +202,140 @@ class Captioner(pl.LightningModule):
             return self.trainable_encoder
         return self._frozen_encoder[0].to(self.device)
 
+    @property
+    def lr(self) -> float:
+        """The optimiser's learning rate; Lightning's ``Tuner.lr_find`` reads and sets it."""
+        return float(self.optimizer_spec["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.optimizer_spec = {**self.optimizer_spec, "lr": value}
+
     def grid(self, images: Tensor) -> Float[Tensor, "batch locations channels"]:
-        """The grid of preprocessed images (B x 3 x H x W); what is a grid already stays one."""
+        """The grid of preprocessed images (B x 3 x H x W); grids (B x P x C) are returned as is."""
         return self.encoder(images) if images.dim() == 4 else images
 
     def forward(self, images: Tensor, decoding: Decoding | None = None) -> list[list[Hypothesis]]:
-        """Hypotheses for grids or preprocessed images, best first, each with its attention."""
-        return (decoding or self.validation)(self.decoder, self.grid(images), attention=True)
+        """Caption images with :meth:`generate`, attention weights included."""
+        return self.generate(images, decoding)
+
+    def generate(
+        self, images: Tensor, decoding: Decoding | None = None, *, attention: bool = True
+    ) -> list[list[Hypothesis]]:
+        """Captions of images, without gradients and in evaluation mode.
+
+        Args:
+            images: preprocessed (B x 3 x H x W), or grids (B x P x C), on the module's device.
+            decoding: how captions are decoded; None uses ``validation``.
+            attention: whether each hypothesis gets its attention weights.
+
+        Returns:
+            The hypotheses of each image, best first.
+        """
+        with use_backend(self.backend), torch.no_grad():
+            grid = self.grid(images)
+            return (decoding or self.validation)(self.decoder, grid, attention=attention)
+
+    # Training
+
+    def setup(self, stage: str) -> None:
+        """Begin a run of the trainer; Lightning restores a checkpoint after this hook."""
+        if self._references_from != "user":
+            self._references_from = None  # the data module may be another one than before
+        if stage == "fit":
+            self.noise_seed = None
+            data = getattr(self.trainer, "datamodule", None)
+            if data is not None:
+                self.objective.setup(data)
+
+    def on_fit_start(self) -> None:
+        check_backend(self.backend, self.device.type)
+        if self.noise_seed is None:  # else the run is resumed
+            self.noise_seed = torch.initial_seed()  # the seed of `seed_everything`
+        self._losses = LossMonitor()  # an interrupted run may have left losses in the old one
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout depends on the seed and the epoch alone, so that a resumed run continues exactly.
-        # Here and not at the epoch's start, of which Lightning says nothing on a resume.
+        # Dropout depends on the seed, the epoch and the process alone, so that a resumed run
+        # continues exactly. The seed is set here and not in `on_train_epoch_start`, which Lightning
+        # does not call for the first epoch of a resumed run.
         if batch_idx == 0:
-            text = f"{self.run['seed']} {self.current_epoch} {self.global_rank}"
+            text = f"{self.noise_seed} {self.current_epoch} {self.global_rank}"
             torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of the true captions, each word given the true words before it."""
-        parts = self.losses(self.grid(batch.images), batch.tokens)
-        self.recent.append((self.global_step, *to_host(parts["loss"].detach())))
-        self.check_losses(but=2)
-        # At other steps nobody would see it, and Lightning takes a millisecond to note it.
-        each = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.trainer.is_last_batch or (each and (self.global_step + 1) % each == 0):
+        """The loss of the reference captions with teacher forcing."""
+        parts = self.losses(batch._replace(images=self.grid(batch.images)))
+        self._losses.add(self.global_step, parts["loss"])
+        if self.trainer.is_last_batch:
+            mean, several = self._losses.epoch_mean(), self.trainer.world_size > 1
+            self.log(
+                "train/loss_epoch",
+                mean,
+                on_step=False,
+                on_epoch=True,
+                sync_dist=several,
+                batch_size=1,  # the mean over steps, which all have the same weight
+            )
+        # Logging takes Lightning a millisecond, so that steps which no logger writes are skipped.
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:
             for name, value in parts.items():
                 self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=len(batch.ids))
         return parts["loss"]
 
-    def losses(self, grid: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        """The ``loss`` of a batch and its parts; on a GPU by a CUDA graph, where it can be."""
-        if (
-            native.wanted
-            and isinstance(self.decoder, RecurrentDecoder)
-            and not self.encoder_trains
-            # Half precision wants the loss scaled before its gradients are made.
-            and not getattr(self.trainer.precision_plugin, "scaler", None)
-        ):
-            return self.graphs(self.decoder, self.objective, grid, tokens)
-        return self.objective(self.decoder(grid, tokens))
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The ``loss`` of a batch of grids and its parts, by a CUDA graph where that is possible.
 
-    def check_losses(self, but: int = 0) -> None:
-        """Stop if a loss is none, of all steps but the last ``but``.
-
-        For those, Python would wait for a GPU, which then had to wait for Python.
+        It is not possible under ``16-mixed``, where the loss is scaled before the gradients are
+        computed.
         """
-        while len(self.recent) > but:
-            step, loss, event = self.recent.popleft()
-            if event is not None:
-                event.synchronize()
-            if not torch.isfinite(loss):
-                raise CaptioningError(
-                    f"The loss is {loss.item()} at step {step}: lower optimizer.lr or "
-                    "trainer.gradient_clip_val, or use trainer.precision=32-true."
-                )
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        with use_backend(self.backend):
+            if self.backend == "torch" or self.encoder_trains or scaled:
+                losses: dict[str, Tensor] = self.objective(self.decoder, batch)
+                return losses
+            if not self.graphs.are_of(self.objective, self.decoder):  # a user has replaced one
+                self.graphs = LossGraphs(self.objective, self.decoder)
+            return self.graphs(batch)
 
-    def on_train_epoch_end(self) -> None:
-        self.check_losses()
-
-    def on_validation_epoch_start(self) -> None:
-        self.check_losses()
-
-    def expect(
-        self,
-        references: Mapping[str, Sequence[str]],
-        metrics: Sequence[str] = ("BLEU", "CIDEr"),
-        decoding: Decoding | None = None,
-    ) -> None:
-        """Say what the next validation or test is scored against, and how it decodes."""
-        self.scores = CaptionScores(references, metrics)
-        self.decoding = decoding or self.validation
-        self.attention = {}
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Decode freely: nothing of the true captions is shown to the model."""
-        if self.scores is None:
-            raise RuntimeError("call expect(references) before validating or testing")
-        self.scores.update(batch.ids, self.describe(batch, attention=False))
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Decode freely, and keep where each word looked."""
-        assert self.scores is not None
-        self.scores.update(batch.ids, self.describe(batch, attention=True))
-
-    def describe(self, batch: Batch, *, attention: bool) -> list[str]:
-        """The best caption of each image in words; with ``attention``, its maps are kept."""
-        found = self.decoding(self.decoder, self.grid(batch.images), attention=attention)
-        for image, hypotheses in zip(batch.ids, found, strict=True):
-            if hypotheses[0].attention is not None:
-                self.attention[image] = hypotheses[0].attention.float().cpu()
-        return [self.vocabulary.decode(hypotheses[0].tokens) for hypotheses in found]
-
-    def on_validation_epoch_end(self) -> None:
-        assert self.scores is not None
-        if not self.trainer.sanity_checking:
-            for name, score in self.scores.compute().items():
-                self.log(f"dev/{name}", score.float(), prog_bar=name == "CIDEr")
-        self.scores.reset()
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """The backward pass; activation checkpointing recomputes with the same backend."""
+        with use_backend(self.backend):
+            super().backward(loss, *args, **kwargs)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser with its schedule, stepped at every batch."""
-        decayed, rest, encoder = [], [], []
-        for name, parameter in self.named_parameters():
-            if name.startswith("trainable_encoder."):
-                encoder += [parameter] if parameter.requires_grad else []
-            elif parameter.ndim > 1:
-                decayed.append(parameter)
-            else:
-                rest.append(parameter)
-        groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
-        if encoder:
-            groups.append({"params": encoder, "lr": self.encoder_lr})
-        optimizer = build(self.optimizer_spec, torch.optim.Optimizer, "optimizer", params=groups)
-        total = int(self.trainer.estimated_stepping_batches)
-        warmup = max(1, round(self.warmup * total))
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            done = min(1.0, (step - warmup) / max(1, total - warmup))
-            return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        """The optimiser and its schedule."""
+        own = [
+            p for name, p in self.named_parameters() if not name.startswith("trainable_encoder.")
+        ]
+        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = []
+        for parameters, rate in ((own, {}), (encoder, {"lr": self.encoder_lr})):
+            matrices = [p for p in parameters if p.ndim > 1]
+            vectors = [p for p in parameters if p.ndim <= 1]
+            groups += [{"params": matrices, **rate}] if matrices else []
+            groups += [{"params": vectors, "weight_decay": 0.0, **rate}] if vectors else []
+        optimizer = build(self.optimizer_spec, Optimizer, "optimizer", params=groups)
+        total_steps = self.trainer.estimated_stepping_batches
+        if math.isinf(total_steps):
+            raise CaptioningError(
+                "The learning rate schedule must know the number of steps: give "
+                "trainer.max_epochs or trainer.max_steps."
+            )
+        schedule = build_scheduler(self.scheduler_spec, optimizer, int(total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
         self,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip, also where the optimiser is a fused one.
+        """Clip gradients, also of a fused optimiser.
 
-        Lightning refuses that in every mixed precision. But a fused optimiser does nothing to the
-        gradients beforehand unless there is a scaler, as there is in ``16-mixed`` alone.
+        Lightning refuses to clip gradients for a fused optimiser in any mixed precision. That is
+        necessary only with a gradient scaler, which the fused optimiser applies itself and which
+        only ``16-mixed`` has.
         """
         precision = self.trainer.precision_plugin
         if getattr(precision, "scaler", None) is not None:
@@ -291,9 +346,103 @@ class Captioner(pl.LightningModule):
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
             Precision.clip_gradients(precision, optimizer, gradient_clip_val or 0.0, algorithm)
 
+    # Validation, test and prediction
+
+    def set_references(
+        self,
+        references: Mapping[str, Sequence[str]],
+        metrics: Sequence[str] = ("BLEU", "CIDEr"),
+        decoding: Decoding | None = None,
+    ) -> None:
+        """Set the references of the following validations and tests, and how they decode.
+
+        Without this call, they are scored against the references of the trainer's data module.
+
+        Args:
+            references: raw reference captions by image id.
+            metrics: any of :data:`captioning.metrics.METRICS`.
+            decoding: how captions are decoded; None uses ``validation``.
+        """
+        self.caption_scores = CaptionScores(references, metrics)
+        self.decoding = decoding or self.validation
+        self.attention_maps = {}
+        self._references_from = "user"
+
+    def on_validation_start(self) -> None:
+        self._find_references("dev", ("BLEU", "CIDEr"))
+        # A new metric, because tensors made under inference mode cannot be updated outside of it.
+        self.dev_loss = MeanMetric().to(self.device)
+
+    def on_test_start(self) -> None:
+        self._find_references("test", METRICS)
+
+    def _find_references(self, split: str, metrics: Sequence[str]) -> None:
+        """Take the data module's references, unless the user has called :meth:`set_references`."""
+        if self._references_from in ("user", split):
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise CaptioningError(
+                "There are no references to score captions against: give the trainer a "
+                "CaptionDataModule, or call captioner.set_references(...) first."
+            )
+        self.set_references(data.references(split), metrics)
+        self._references_from = split
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Caption the images without teacher forcing, and measure the loss with teacher forcing."""
+        assert self.caption_scores is not None
+        batch = batch._replace(images=self.grid(batch.images))
+        self.caption_scores.update(batch.ids, self.captions(batch, attention=False))
+        with use_backend(self.backend):
+            output = self.decoder(batch.grid, batch.tokens)
+            tokens = output.lengths.sum()
+            if tokens:
+                self.dev_loss.update(cross_entropy(output.logits, output.targets), tokens)
+
+    def on_validation_epoch_end(self) -> None:
+        assert self.caption_scores is not None
+        if not self.trainer.sanity_checking:
+            for name, score in self.caption_scores.compute().items():
+                self.log(f"dev/{name}", score.float(), prog_bar=name == "CIDEr")
+            loss = self.dev_loss.compute()
+            self.log("dev/loss", loss)
+            self.log("dev/perplexity", loss.exp())
+        self.caption_scores.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Caption the images without teacher forcing, and keep the attention map of each word."""
+        assert self.caption_scores is not None
+        self.caption_scores.update(batch.ids, self.captions(batch, attention=True))
+
+    def on_test_epoch_end(self) -> None:
+        assert self.caption_scores is not None
+        for name, score in self.caption_scores.compute().items():
+            self.log(f"test/{name}", score.float())
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, str]]:
+        """The best caption of each image, in COCO's result format."""
+        captions = self.captions(batch, attention=False)
+        return [
+            {"image_id": image, "caption": caption}
+            for image, caption in zip(batch.ids, captions, strict=True)
+        ]
+
+    def captions(self, batch: Batch, *, attention: bool) -> list[str]:
+        """The best caption of each image; with ``attention``, its maps go to ``attention_maps``."""
+        found = self.generate(batch.images, self.decoding, attention=attention)
+        for image, hypotheses in zip(batch.ids, found, strict=True):
+            if hypotheses[0].attention is not None:
+                self.attention_maps[image] = hypotheses[0].attention.float().cpu()
+        return [self.vocabulary.decode(hypotheses[0].tokens) for hypotheses in found]
+
+    # Checkpoints
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         encoder = self.encoder
+        checkpoint["format"] = FORMAT
         checkpoint["run"] = dict(self.run)
+        checkpoint["noise_seed"] = self.noise_seed
         checkpoint["encoder"] = {
             "fingerprint": encoder.fingerprint,
             "weights_source": encoder.weights_source,
@@ -301,7 +450,32 @@ class Captioner(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore a checkpoint that the trainer was given as ``ckpt_path``.
+
+        Raises:
+            CaptioningError: the checkpoint is of version 0.1, or has another vocabulary or encoder
+                than this captioner, for which the trainer's data module prepares the batches.
+        """
+        check_format(checkpoint, "ckpt_path")
+        saved = checkpoint["encoder"]
+        if checkpoint["hyper_parameters"]["vocabulary"] != self.vocabulary.to_list():
+            different = "another vocabulary than this captioner"
+        elif saved["state_dict"] and saved["fingerprint"] != self.encoder.fingerprint:
+            different = (
+                f"another encoder than {self.encoder.name} with weights from "
+                f"{self.encoder.weights_source}"
+            )
+        else:
+            return self._restore(checkpoint)
+        raise CaptioningError(
+            f"ckpt_path: that checkpoint has {different}: use the same one, or the captioner that "
+            "Captioner.load_from_checkpoint(ckpt_path) returns."
+        )
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what a checkpoint has in addition to the state dict that Lightning restores."""
         self.run = checkpoint["run"]
+        self.noise_seed = checkpoint["noise_seed"]
         saved = checkpoint["encoder"]
         if saved["state_dict"]:
             self.encoder.load_state_dict(saved["state_dict"])
@@ -309,62 +483,63 @@ class Captioner(pl.LightningModule):
         self.encoder.weights_source = saved["weights_source"]
 
     @classmethod
-    def load(cls, path: str | Path) -> "Captioner":
-        """Load a checkpoint, from nothing but its file.
+    def load_from_checkpoint(  # type: ignore[override]  # what it does not take, it does not need
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", backend: Backend = "auto"
+    ) -> "Captioner":
+        """Load a captioner from a checkpoint file alone; like a new one, it is in training mode.
+
+        Args:
+            checkpoint_path: the file, for instance a run's ``best.ckpt``.
+            map_location: the device to move the captioner to.
+            backend: which kernels compute it, independent of the training's.
 
         Raises:
             CaptioningError: there is no such file, or it is not a checkpoint of a Captioner.
         """
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(checkpoint_path)
         settings = dict(checkpoint["hyper_parameters"])
-        # The weights are in the checkpoint: none are looked for.
+        # The checkpoint has the encoder's weights, so that no other source of them is needed.
         settings["encoder"] = {**settings["encoder"], "weights": "random"}
+        settings["backend"] = backend
         captioner = cls(**settings)
-        captioner.on_load_checkpoint(checkpoint)
+        captioner._restore(checkpoint)
         captioner.load_state_dict(checkpoint["state_dict"])
-        return captioner.eval()
-
-
-def to_host(value: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """The value in the CPU's memory, and the event after which it is there; None for at once.
-
-    ``value.item()`` would wait until the GPU has nothing left to do.
-    """
-    if not value.is_cuda:
-        return value, None
-    host = value.to("cpu", non_blocking=True)
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record()
-    return host, event
+        return captioner.to(map_location)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The plain content of a checkpoint file.
+    """Read a checkpoint file, which holds plain data and tensors only.
 
     Raises:
         CaptioningError: there is no such file, or it is not a checkpoint of a Captioner.
     """
     path = Path(path)
     if not path.is_file():
-        raise CaptioningError(f"ckpt={path}: no such file; a run keeps its own in checkpoints/.")
+        raise CaptioningError(f"ckpt={path}: no such file; a run's are in its checkpoints/.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CaptioningError(f"ckpt={path} cannot be read ({error.strerror}).") from error
-    except Exception as error:  # torch raises many kinds, some with the advice to unpickle anything
+    except Exception as error:  # torch raises many kinds; some advise unsafe unpickling
         raise CaptioningError(f"ckpt={path}: not a checkpoint, or cut short.") from error
     if not isinstance(checkpoint, dict) or not {"hyper_parameters", "encoder"} <= set(checkpoint):
         raise CaptioningError(f"ckpt={path}: a checkpoint, but not one of this project's.")
+    check_format(checkpoint, f"ckpt={path}")
     return checkpoint
 
 
-def schedule_of(spec: Spec) -> tuple[float, float]:
-    """``warmup`` and ``final`` of a schedule, checked."""
-    unknown = set(spec) - {"warmup", "final"}
-    if unknown:
-        raise CaptioningError(f"schedule.{min(unknown)}: no such setting; it has warmup, final.")
-    warmup, final = spec.get("warmup", 0.05), spec.get("final", 0.01)
-    for name, value in (("warmup", warmup), ("final", final)):
-        if isinstance(value, str) or not 0 <= value <= 1:
-            raise CaptioningError(f"schedule.{name}={value}: choose a share between 0 and 1.")
-    return float(warmup), float(final)
+def check_format(checkpoint: Mapping[str, Any], name: str) -> None:
+    """Refuse a checkpoint of an earlier format, whose parameters have other names.
+
+    Args:
+        checkpoint: the content of the checkpoint.
+        name: the setting or file that the message names.
+
+    Raises:
+        CaptioningError: the checkpoint has another format.
+    """
+    if checkpoint.get("format") != FORMAT:
+        raise CaptioningError(
+            f"{name}: written by version 0.1 of captioning, whose parameters had other names: "
+            "train again, or use version 0.1."
+        )

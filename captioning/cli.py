@@ -1,4 +1,7 @@
-"""What stands between Hydra and the package: the one module that knows Hydra."""
+"""The interface between Hydra and the package; no other module of the package imports Hydra.
+
+The messages for wrong keys and choices are in :mod:`captioning.cli_errors`.
+"""
 
 import hashlib
 import json
@@ -24,47 +27,57 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from captioning.cli_errors import one_sentence
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text
 
 Task = Literal["train", "evaluate", "caption"]
 
-# Hydra copies all configurations that plugins have registered each time it looks at a group, which
-# is half of what --help takes. They are only read.
+# Hydra deep-copies all registered configurations whenever it lists a group, which takes half of the
+# time of --help. They are only read, so the copy is not needed.
 setattr(ConfigStore.instance(), "__deepcopy__", lambda memo: ConfigStore.instance())  # noqa: B010
 
 
 def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
-    """Run a task with its configuration; returns ``{split: {metric: score}}`` of what it scored.
+    """Run a task with its configuration.
 
-    Training and evaluation write into the folder that Hydra made for them.
+    Training and evaluation write into the output folder that Hydra made for them.
 
-    A user's mistake ends a single run with one sentence and status 1, and an evaluation in a
-    multirun with a ``failed.json``. Under HYDRA_FULL_ERROR=1 it is raised.
+    A :class:`CaptioningError` ends a single run with one sentence and status 1. In a multirun, it
+    ends an evaluation with a ``failed.json``. With HYDRA_FULL_ERROR=1 it is raised.
+
+    Returns:
+        The scores as ``{split: {metric: score}}``; empty for captioning.
     """
     hydra = HydraConfig.get()
-    # On a new machine matplotlib would speak first, of its fonts, as soon as it is imported.
+    # On a new machine, matplotlib logs that it builds its font cache when it is imported.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
         settings = resolved(config)
         # Imported here, so that --help and wrong keys need not wait for torch.
         if task == "caption":
             from captioning.apps.caption import caption
+            from captioning.support.build import only_groups
 
+            only_groups(settings, ("decoding",))
             caption(settings)
             return {}
         folder = Path(hydra.runtime.output_dir)
         command = command_of(hydra)
         if task == "evaluate":
-            # Without torch where no model is needed.
+            # Scoring a file of captions needs no model and does not import torch.
             from captioning.evaluation.captions_file import EvalSettings, score_file
+            from captioning.support.build import only_groups
 
+            only_groups(settings, ("data", "decoding", "trainer"))
             if EvalSettings.of(settings).captions:
                 return score_file(settings, folder, command)
-        from captioning.training import run
+            from captioning.evaluation.evaluate import evaluate
 
-        job = run.train if task == "train" else run.evaluate
-        return job(settings, folder, command)
+            return evaluate(settings, folder, command)
+        from captioning.training import fit
+
+        return fit.train(settings, folder, command)
     except CaptioningError as error:
         in_multirun = hydra.mode is RunMode.MULTIRUN
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or (in_multirun and task == "caption"):
@@ -72,20 +85,20 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
         if in_multirun:
             from captioning.sweeps import jobs
 
-            jobs.fail(Path(hydra.runtime.output_dir), str(error), varied(hydra))
+            jobs.record_failure(Path(hydra.runtime.output_dir), str(error), swept_overrides(hydra))
             return {}
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
         if task != "caption":
             raise
-        # A reader such as `head` has seen enough. Python flushes stdout once more at its end.
+        # The reader, for example `head`, has closed the pipe. Python flushes stdout again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         last = Path(hydra.runtime.output_dir) / "checkpoints" / "last.ckpt"
         resumable = task == "train" and last.exists()
-        hint = f"; resume={last} goes on after its last whole epoch" if resumable else ""
+        hint = f"; resume={last} continues after its last complete epoch" if resumable else ""
         print(f"interrupted{hint}", file=sys.stderr)
         sys.exit(130)
 
@@ -96,17 +109,17 @@ def in_sweep() -> bool:
 
 
 def train_in_sweep(config: DictConfig) -> float | None:
-    """Run a job of a multirun of ``train.py`` in a process of its own.
+    """Run a job of a multirun of ``train.py`` in its own process.
 
     Returns:
-        The score that is searched for; None if the job failed, which then costs nothing but itself.
+        The score that a search maximises. None if the job failed; the other jobs still run.
     """
-    from captioning.sweeps import jobs  # not for --help
+    from captioning.sweeps import jobs  # imported late, to keep --help fast
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    overrides = varied(hydra)
-    alone = hydra.runtime.choices["hydra/launcher"] == "basic"
+    overrides = swept_overrides(hydra)
+    runs_sequentially = hydra.runtime.choices["hydra/launcher"] == "basic"
     logs = OmegaConf.to_container(hydra.job_logging, resolve=True)
     assert isinstance(logs, dict)
     try:
@@ -117,25 +130,25 @@ def train_in_sweep(config: DictConfig) -> float | None:
             command=command_of(hydra),
             logging={str(key): value for key, value in logs.items()},
             cwd=Path(hydra.runtime.cwd),
-            output=None if alone else folder / "output.log",
+            output=None if runs_sequentially else folder / "output.log",
         )
     except (CaptioningError, OSError) as error:
-        jobs.fail(folder, str(error), overrides)
+        jobs.record_failure(folder, str(error), overrides)
         return None
 
 
-def varied(hydra: HydraConf | DictConfig) -> list[str]:
-    """What distinguishes a job in its sweep: ``key=value``, without quotes."""
-    return _varied(hydra.overrides.task, hydra.job.config.override_dirname.exclude_keys)
+def swept_overrides(hydra: HydraConf | DictConfig) -> list[str]:
+    """The overrides that distinguish a job from others of its sweep, as unquoted ``key=value``."""
+    return _swept_overrides(hydra.overrides.task, hydra.job.config.override_dirname.exclude_keys)
 
 
-def _varied(overrides: Sequence[str], common: Sequence[str]) -> list[str]:
+def _swept_overrides(overrides: Sequence[str], common: Sequence[str]) -> list[str]:
     given = OverridesParser.create().parse_overrides(list(overrides))
     return [f"{key_of(each)}={_value_of(each)}" for each in given if key_of(each) not in common]
 
 
 def key_of(override: Override) -> str:
-    """The key that an override sets, with its package, as in ``decoding@validation``."""
+    """The key that an override sets, with its package, for example ``decoding@validation``."""
     return override.get_key_element().lstrip("+~")
 
 
@@ -145,27 +158,27 @@ def _value_of(override: Override) -> str:
 
 
 def job_folder(overrides: Sequence[str], common: Sequence[str]) -> str:
-    """What the folder of a job is called: by what varies, as far as a file system takes it."""
-    return file_name(",".join(sorted(_varied(overrides, common))) or "job")
+    """The name of a job's folder: its swept overrides, turned into a valid file name."""
+    return file_name(",".join(sorted(_swept_overrides(overrides, common))) or "job")
 
 
 def file_name(text: str) -> str:
-    """A text as the name of one file; where it had to be changed, with a digest of the text."""
+    """Turn a text into a valid file name. If that changes it, a digest of the text is appended."""
     name = re.sub(r"[^\w ,.=+@:()\[\]{}-]", "_", text).encode()[:150].decode(errors="ignore")
     if name == text:
         return name
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
-# For the configurations: ${job_folder:OVERRIDES,THOSE IN COMMON}
+# In a configuration: ${job_folder:OVERRIDES,KEYS_THAT_ALL_JOBS_SHARE}
 OmegaConf.register_new_resolver("job_folder", job_folder)
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain data.
+    """The configuration as plain data, with all interpolations resolved.
 
     Raises:
-        CaptioningError: a value is missing, or one that others are made of.
+        CaptioningError: a value is missing, or a value that another one refers to.
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -176,24 +189,34 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def command_of(hydra: HydraConf | DictConfig) -> str:  # the latter, posing as the former
-    """The command line that repeats a job alone."""
+def command_of(hydra: HydraConf | DictConfig) -> str:  # Hydra returns a DictConfig
+    """The command line that runs this job alone."""
     overrides = [each for each in hydra.overrides.task if not each.startswith("sweep=")]
     return shlex.join(["python", f"{hydra.job.name}.py", *overrides])
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a multirun in one line and with status 130."""
+def command_line(config_name: str, *literal: str) -> Iterator[None]:
+    """Handle command-line mistakes and Ctrl-C around the main function of a script.
+
+    A mistake on the command line exits with one sentence and status 1. Ctrl-C in a multirun exits
+    with one line and status 130.
+
+    Args:
+        config_name: the name of the script's configuration, for example ``train``.
+        literal: the keys whose values are taken literally; see :func:`take_literally`.
+    """
+    take_literally(*literal)
     try:
-        yield
+        with one_sentence(config_name):
+            yield
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 
 def fixed_and_swept(hydra: DictConfig) -> tuple[list[str], list[str]]:
-    """The keys that a multirun sets for all its jobs, and those that vary."""
+    """The keys that a multirun sets to the same value in all jobs, and the keys that vary."""
     given = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
     fixed = [key_of(each) for each in given if not each.is_sweep_override()]
     swept = [key_of(each) for each in given if each.is_sweep_override()]
@@ -201,8 +224,8 @@ def fixed_and_swept(hydra: DictConfig) -> tuple[list[str], list[str]]:
     return fixed, swept
 
 
-def for_all_jobs(config: DictConfig, fixed: Sequence[str], **settings: str) -> None:
-    """Have the jobs of a multirun composed with settings of Hydra's, and named by what varies."""
+def set_for_all_jobs(config: DictConfig, fixed: Sequence[str], **settings: str) -> None:
+    """Add Hydra settings to all jobs of a multirun, and leave fixed keys out of folder names."""
     hidden = f"[{','.join(map(quoted, fixed))}]"
     settings = {"job.config.override_dirname.exclude_keys": hidden, **settings}
     with read_write(config), open_dict(config):
@@ -210,10 +233,10 @@ def for_all_jobs(config: DictConfig, fixed: Sequence[str], **settings: str) -> N
 
 
 class Evaluations(Callback):
-    """What surrounds a multirun of ``eval.py``: folders named by what varies, and a leaderboard."""
+    """Hydra callback for multiruns of ``eval.py``: names the folders and writes a leaderboard."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        for_all_jobs(config, fixed_and_swept(config.hydra)[0])
+        set_for_all_jobs(config, fixed_and_swept(config.hydra)[0])
         self.failures = failures(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -226,11 +249,12 @@ class Evaluations(Callback):
 
 
 class Sweep(Callback):
-    """What surrounds a multirun of ``train.py``, as a callback of Hydra's.
+    """Hydra callback for multiruns of ``train.py``: chooses folders and writes the summary.
 
-    Before it, jobs get folders that are named by what varies, in a folder of the sweep's own, whose
-    name holds a digest of what its jobs have in common: the same command finds its folders again,
-    and no two sweeps share one. After it come the summary, and exit status 1 where a job failed.
+    Each sweep gets its own folder, and each job a subfolder that is named by its swept overrides.
+    The sweep's folder name ends in a digest of the settings that all jobs share, so that the same
+    command finds its folder again and different sweeps never share one. After the last job the
+    callback writes the summary and exits with status 1 if a job failed.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -239,9 +263,9 @@ class Sweep(Callback):
         if config.get("resume") or "resume" in swept:
             sys.exit(
                 "error: resume is for a single run, as all jobs would write into that run's "
-                "folder: leave it out. The jobs of a sweep go on by themselves."
+                "folder: leave it out. The jobs of a sweep resume by themselves."
             )
-        folder = Path(hydra.sweep.dir).absolute()  # Ray's workers are elsewhere
+        folder = Path(hydra.sweep.dir).absolute()  # Ray workers have another working directory
         if not any(each.startswith("hydra.sweep.dir=") for each in hydra.overrides.hydra):
             folder /= sweep_name(config, swept)
         try:
@@ -251,7 +275,7 @@ class Sweep(Callback):
         self.failures = failures(folder)
         # The configuration of each job is in its job.json.
         settings = {"sweep.dir": quoted(str(folder)), "output_subdir": "null"}
-        for_all_jobs(config, fixed, **settings)
+        set_for_all_jobs(config, fixed, **settings)
         with read_write(config):
             hydra.sweep.dir = str(folder)
 
@@ -261,9 +285,9 @@ class Sweep(Callback):
         folder = Path(config.hydra.sweep.dir)
         try:
             summarise(folder)
-        except CaptioningError as error:  # of which Hydra would make a warning, and status 0
+        except CaptioningError as error:  # Hydra would only warn and exit with status 0
             sys.exit(f"error: {error}")
-        except Exception:  # likewise; it is a fault of this code, and not of the user's
+        except Exception:  # likewise, but this is a bug, so the traceback is shown
             traceback.print_exc()
             sys.exit(1)
         if failures(folder) - self.failures:
@@ -271,46 +295,48 @@ class Sweep(Callback):
 
 
 def failures(folder: Path) -> set[tuple[Path, int]]:
-    """The failures of the jobs below a folder, each with the time at which it was written."""
+    """The ``failed.json`` files below a folder, each with its modification time in nanoseconds."""
     return {(path, path.stat().st_mtime_ns) for path in folder.rglob("failed.json")}
 
 
 def sweep_name(config: DictConfig, swept: Sequence[str]) -> str:
-    """What the folder of a sweep is called: by what is swept, and a digest of all the rest."""
-    from captioning.sweeps.jobs import essence
+    """The name of a sweep's folder: the swept keys, and a digest of all other settings."""
+    from captioning.sweeps.jobs import relevant_settings
 
     plain = OmegaConf.to_container(config)
     assert isinstance(plain, dict)
-    common = essence({str(key): value for key, value in plain.items() if key != "hydra"})
+    common = relevant_settings({str(key): value for key, value in plain.items() if key != "hydra"})
     digest = hashlib.sha256(json.dumps([common, sorted(swept)]).encode()).hexdigest()[:6]
     name = config.hydra.runtime.choices.get("sweep") or ",".join(swept).replace("/", ".")
     return f"{name[:100]}-{digest}" if name else digest
 
 
 def take_literally(*keys: str) -> None:
-    """Let Hydra read the values of these keys on the command line as the strings that they are.
+    """Quote the values of these keys in ``sys.argv``, so that Hydra reads them as plain strings.
 
-    Its grammar takes no name with a comma, a bracket, ``=`` or an umlaut, and makes a number of a
-    folder called 2024. ``~`` is the user's home, as shells do not always see to. A value in quotes,
-    as that grammar has them, is left alone, and so is null. In a multirun the grammar holds, where
-    a comma stands between values to sweep over. To be called before Hydra reads ``sys.argv``.
+    Hydra's grammar rejects file names with a comma, a bracket, ``=`` or an umlaut, and reads a
+    folder called 2024 as a number. ``~`` is expanded to the user's home, since shells do not expand
+    it after ``key=``. ``null`` and values that are already quoted stay unchanged. A multirun is not
+    changed at all, because there a comma separates values to sweep over. Call this function before
+    Hydra reads ``sys.argv``.
     """
     if {"-m", "--multirun"} & set(sys.argv):
         return
-    understood = re.compile(r"[\w.-]*/[\w./-]*", re.ASCII)  # a path can be nothing else to Hydra
+    # Hydra reads such a path as a string in any case.
+    understood = re.compile(r"[\w.-]*/[\w./-]*", re.ASCII)
     in_quotes = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1""", re.DOTALL)
     for position, argument in enumerate(sys.argv):
         key, _, value = argument.partition("=")
         if key not in keys or value == "null":
             continue
         if not (in_quotes.fullmatch(value) or understood.fullmatch(value)):
-            value = os.path.expanduser(value)  # noqa: PTH111  pathlib's fails at an unknown user
+            value = os.path.expanduser(value)  # noqa: PTH111  Path.expanduser raises for an unknown user
             sys.argv[position] = f"{key}={quoted(value)}"
 
 
 def quoted(value: str) -> str:
-    """A string as Hydra's grammar takes it literally."""
-    # Backslashes count before a quote alone; `${` would stand for the value of a key.
+    """Quote a string so that Hydra's grammar reads it literally."""
+    # Backslashes are special only before a quote. An unescaped `${` would start an interpolation.
     doubled = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value)
     escaped = doubled.replace("'", r"\'").replace("${", r"\${")
     return f"'{escaped}'"

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from PIL import Image
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
+
+    from captioning.kernels.backend import Backend
 
 if not torch.cuda.is_available():  # before Triton's first import, which is when it decides
     os.environ["TRITON_INTERPRET"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -36,6 +43,31 @@ def flickr8k_mini() -> Path:
     root = REPOSITORY.parent / "shared" / "flickr8k" / "mini"
     if not root.is_dir():
         pytest.skip("the 200 real images are not beside this checkout: ../shared/flickr8k/mini")
+    return root
+
+
+@pytest.fixture(scope="session")
+def drawn_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 15 drawn pictures, every third one of them of the dev split."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "images").mkdir()
+    entries = []
+    for number in range(15):
+        colour = COLOURS[number % len(COLOURS)]
+        picture = Image.new("RGB", (60, 40), colour)
+        picture.paste("grey", (number, number, number + 20, number + 15))
+        picture.save(root / "images" / f"{number:02}.png")
+        captions = [f"a {colour} picture", f"a grey box on {colour}", f"{colour} and a box"]
+        entries.append(
+            {
+                "filename": f"{number:02}.png",
+                "split": "val" if number % 3 == 1 else "train",
+                "sentences": [{"raw": caption} for caption in captions],
+            }
+        )
+    entries[0]["split"] = "test"
+    content = {"dataset": "flickr8k", "images": entries}
+    (root / "dataset_flickr8k.json").write_text(json.dumps(content))
     return root
 
 
@@ -116,22 +148,31 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 
 @pytest.fixture
-def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Choose a way for one test: ``C``, ``torch``, or ``Triton``, in its interpreter on the CPU."""
-    from captioning.kernels import native
+def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Choose what computes the ops in one test: ``torch``, ``C``, or ``Triton``.
 
-    def choose(way: str) -> None:
-        if way == "C" and native.kernels("cpu") is None:
-            pytest.skip("there is no C compiler")
-        monkeypatch.setattr(native, "wanted", way != "torch")
-        if way == "Triton":
-            if torch.cuda.is_available():
-                pytest.skip("Triton compiles for the GPU here, and then does not interpret")
-            gpu = pytest.importorskip("captioning.kernels.triton_backend.launch")
-            monkeypatch.setattr(gpu, "functions", untyped(gpu.functions))
-            monkeypatch.setattr(native, "kernels", lambda device: gpu.TritonKernels())
+    Triton runs in its interpreter on the CPU, in place of the C kernels.
+    """
+    from captioning.kernels import backend
 
-    return choose
+    with ExitStack() as stack:
+
+        def choose(implementation: str) -> None:
+            load_kernels = backend.load_kernels
+            if implementation == "C" and load_kernels("cpu") is None:
+                pytest.skip("there is no C compiler")
+            if implementation == "Triton":
+                if torch.cuda.is_available():
+                    pytest.skip("Triton compiles for the GPU here, and then does not interpret")
+                launch = pytest.importorskip("captioning.kernels.triton.launch")
+                monkeypatch.setattr(launch, "functions", untyped(launch.functions))
+                load_kernels = functools.cache(lambda device: launch.TritonKernels())
+                monkeypatch.setattr(backend, "load_kernels", load_kernels)
+            # `native` rather than `auto`: no op may fall back for want of a compiler.
+            choice: Backend = "torch" if implementation == "torch" else "native"
+            stack.enter_context(backend.use_backend(choice))
+
+        yield choose
 
 
 def untyped(module: ModuleType) -> ModuleType:

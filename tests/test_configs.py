@@ -16,15 +16,16 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 
 from captioning.apps.caption import CaptionSettings
-from captioning.captioner import CrossEntropy, schedule_of
 from captioning.data.datamodule import CaptionDataModule
+from captioning.data.text import Cleaner
 from captioning.decoding import Decoding
 from captioning.evaluation.captions_file import EvalSettings
 from captioning.models.decoders.base import Decoder
 from captioning.models.encoders.base import GridEncoder
-from captioning.support.build import locate, validated
+from captioning.objectives.base import Objective
+from captioning.support.build import locate, only_groups, own, parameters_of, validated
 from captioning.support.errors import CaptioningError
-from captioning.training.run import TrainSettings, own
+from captioning.training.fit import GROUPS, TrainSettings
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -36,20 +37,25 @@ SETTINGS: dict[str, tuple[type, list[str]]] = {
 """For each script, what its own settings are, and what the user has to give."""
 
 PARTS: dict[str, tuple[type, set[str]]] = {
-    "data": (CaptionDataModule, {"seed", "vocabulary"}),
+    "data": (CaptionDataModule, {"seed", "vocabulary", "predict_split"}),
     "encoder": (GridEncoder, set()),
     "model": (Decoder, {"vocabulary_size", "channels"}),
-    "objective": (CrossEntropy, set()),
+    "objective": (Objective, set()),
     "optimizer": (torch.optim.Optimizer, {"params"}),
+    "scheduler": (torch.optim.lr_scheduler.LRScheduler, {"optimizer", "total_steps"}),
+    "callbacks": (pl.Callback, set()),
     "decoding": (Decoding, set()),
     "validation": (Decoding, set()),
-    "trainer": (pl.Trainer, set()),
+    "trainer": (pl.Trainer, {"callbacks", "logger", "default_root_dir", "inference_mode"}),
     "logger": (Logger, {"save_dir"}),
 }
 """For each part of a configuration, what it describes, and the arguments that the program gives."""
 
 REPLACED = {("trainer", "precision"): "auto", ("logger", "offline"): None}
-"""Values that :mod:`captioning.training.run` replaces before it builds the part."""
+"""Values that :mod:`captioning.training` replaces before it builds the part."""
+
+IDENTITIES = {("data", "name"), ("data", "root"), ("name", "")}
+"""Settings that say which data set or run it is, and so have a value of their own in each file."""
 
 
 def groups(script: str) -> list[str]:
@@ -80,28 +86,52 @@ def composed(script: str, *overrides: str) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
+def parts(config: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Each thing that a configuration has built: its group, its key, and its settings."""
+    for group, spec in config.items():
+        if group == "callbacks":
+            yield from (
+                (group, f"{group}.{name}", entry)
+                for name, entry in spec.items()
+                if entry is not None
+            )
+        elif isinstance(spec, dict) and spec:
+            yield group, group, spec
+
+
 def check(script: str, config: dict[str, Any]) -> None:
     """Bind every key of a configuration to the signature of what it is for."""
-    validated(SETTINGS[script][0], own(config), script, set())
-    for part, spec in config.items():
-        if not isinstance(spec, dict):
-            continue
-        if part == "schedule":
-            schedule_of(spec)
-        elif spec:
-            target, arguments = target_of(part, spec)
-            validated(target, arguments, part, PARTS[part][1])
+    validated(SETTINGS[script][0], own(config), "", set())
+    only_groups(config, GROUPS)
+    for group, key, spec in parts(config):
+        target, arguments = target_of(group, spec)
+        validated(target, arguments, key, PARTS[group][1])
 
 
-def target_of(part: str, spec: dict[str, Any]) -> tuple[type, dict[str, Any]]:
-    base, _ = PARTS[part]
-    target = base if part == "objective" else locate(spec["_target_"], base, part)
+def target_of(group: str, spec: dict[str, Any]) -> tuple[type, dict[str, Any]]:
+    target = locate(spec["_target_"], PARTS[group][0], group)
     arguments = {
         name: value
         for name, value in spec.items()
-        if name != "_target_" and REPLACED.get((part, name), ...) != value
+        if name != "_target_" and REPLACED.get((group, name), ...) != value
     }
     return target, arguments
+
+
+def parameters(target: type, group: str) -> dict[str, inspect.Parameter]:
+    """The parameters of a class of ours that are the user's to set, without a library's own."""
+    found = parameters_of(target)[0]
+    for base in target.__mro__:
+        if not base.__module__.startswith("captioning.") and "__init__" in vars(base):
+            theirs = inspect.signature(base).parameters.keys()
+            mine = [
+                each
+                for ours in target.__mro__
+                if ours.__module__.startswith("captioning.") and "__init__" in vars(ours)
+                for each in inspect.signature(ours).parameters
+            ]
+            found = {k: v for k, v in found.items() if k in mine or k not in theirs}
+    return {name: each for name, each in found.items() if name not in PARTS[group][1]}
 
 
 def test_every_file_belongs_to_a_script() -> None:
@@ -120,31 +150,115 @@ def test_every_key_is_a_setting_of_its_part(script: str, override: str) -> None:
 def test_every_setting_of_ours_has_its_key(script: str, override: str) -> None:
     """So that it is found by reading the file, and overridden without Hydra's ``+``."""
     config = composed(script, override)
-    for part, spec in config.items():
-        if not isinstance(spec, dict) or part == "schedule" or not spec:
-            continue
-        target, _ = target_of(part, spec)
+    for group, _, spec in parts(config):
+        target, _ = target_of(group, spec)
         if target.__module__.startswith("captioning."):
-            parameters = inspect.signature(target).parameters.keys() - PARTS[part][1]
-            assert parameters == spec.keys() - {"_target_"}
+            assert parameters(target, group).keys() == spec.keys() - {"_target_"}
     assert inspect.signature(SETTINGS[script][0]).parameters.keys() == own(config).keys()
+
+
+@pytest.mark.parametrize(
+    ("script", "override"),
+    [each for each in every_choice() if each[1].partition("=")[0] not in ("experiment", "sweep")],
+)
+def test_a_file_and_its_class_have_the_same_defaults(script: str, override: str) -> None:
+    """So that a notebook trains what ``train.py`` does. Experiments alone say otherwise."""
+    config = composed(script, override)
+    for group, key, spec in parts(config):
+        target, _ = target_of(group, spec)
+        if not target.__module__.startswith("captioning."):
+            continue
+        for name, parameter in parameters(target, group).items():
+            if parameter.default is not parameter.empty and (group, name) not in IDENTITIES:
+                expected = parameter.default
+                if name == "cleaner":
+                    expected = vars(Cleaner())
+                assert spec[name] == expected, f"{key}.{name}"
+                assert isinstance(spec[name], bool) == isinstance(expected, bool)
+    given = {each.partition("=")[0] for each in SETTINGS[script][1]}
+    for name, parameter in inspect.signature(SETTINGS[script][0]).parameters.items():
+        if parameter.default is not parameter.empty and name not in given:
+            default = config[name] if repr(parameter.default) == "<factory>" else parameter.default
+            assert config[name] == default, name
+
+
+def test_the_published_recipe() -> None:
+    """The settings behind the figures in ``docs/results``: a change of one needs new figures."""
+    config = composed("train")
+    expected = {
+        "data": {"batch_size": 16, "max_words": 25, "min_count": 5, "max_size": None},
+        "encoder": {"image_size": 224, "resize": "squash", "trainable": False},
+        "model": {
+            "attention": "additive", "attention_dim": 512, "hidden_dim": 512, "embed_dim": 512,
+            "dropout": 0.5, "recurrent_dropout": 0.2, "word_dropout": 0.0, "grid_dropout": 0.0,
+            "gate": "channel", "word_query": False, "deep_output": True, "tie_embeddings": False,
+            "normalize_grid": True,
+        },
+        "objective": {
+            "label_smoothing": 0.1, "attention_penalty": 0.0, "coverage_target": "uniform",
+        },
+        "optimizer": {"_target_": "torch.optim.AdamW", "lr": 1e-3, "weight_decay": 0.01},
+        "scheduler": {
+            "_target_": "captioning.training.schedules.WarmupCosine", "warmup": 0.04, "final": 0.01,
+        },
+        "decoding": {
+            "_target_": "captioning.decoding.Beam", "beam_size": 5, "length_penalty": 0.8,
+            "no_repeat_ngram": 2, "allow_repeats": False, "allow_unknown": False, "max_length": 20,
+        },
+        "validation": {"_target_": "captioning.decoding.Greedy", "no_repeat_ngram": 2},
+        "trainer": {"max_epochs": 9, "gradient_clip_val": 2.0, "precision": "auto"},
+    }  # fmt: skip
+    for group, settings in expected.items():
+        assert {name: config[group][name] for name in settings} == settings
+    callbacks = config["callbacks"]
+    assert callbacks["ema"]["decay"] == 0.998
+    assert callbacks["best_checkpoint"]["monitor"] == "dev/CIDEr"
+    assert callbacks["best_checkpoint"]["mode"] == "max"
+    assert callbacks["early_stopping"]["monitor"] == "dev/CIDEr"
+    assert callbacks["early_stopping"]["mode"] == "max"
+    assert callbacks["early_stopping"]["patience"] == 4
+    assert (config["seed"], config["encoder_lr"], config["backend"]) == (0, 1e-5, "auto")
+
+
+def test_the_recipe_of_the_paper() -> None:
+    config = composed("train", "experiment=show_attend_and_tell")
+    assert config["model"]["_target_"].endswith("AttentionLSTM")
+    assert config["model"]["gate"] == "scalar"
+    assert config["model"]["deep_output"] is True
+    assert config["model"]["dropout"] == 0.5
+    assert config["model"]["recurrent_dropout"] == 0.0
+    assert config["objective"] == {
+        "_target_": "captioning.objectives.cross_entropy.CrossEntropy",
+        "label_smoothing": 0.0,
+        "attention_penalty": 1.0,
+        "coverage_target": "one",
+    }
+    assert config["optimizer"]["_target_"] == "torch.optim.RMSprop"
+    assert config["callbacks"]["ema"] is None
+    assert config["data"]["batch_size"] * 5 == 65
+    assert config["decoding"]["_target_"] == "captioning.decoding.Beam"
+    assert config["decoding"]["length_penalty"] == 0.0
+    assert config["decoding"]["no_repeat_ngram"] == 0
 
 
 @pytest.mark.parametrize(
     ("override", "key"),
     [
-        ("+patiance=3", "train.patiance"),
+        ("+patiance=3", "patiance"),
         ("+model.attention_dimm=3", "model.attention_dimm"),
         ("+data.bach_size=3", "data.bach_size"),
         ("+data.cleaner.lowercas=true", "data.cleaner.lowercas"),
         ("+trainer.max_epoch=3", "trainer.max_epoch"),
         ("+optimizer.learning_rate=1", "optimizer.learning_rate"),
-        ("+schedule.warm=1", "schedule.warm"),
+        ("+scheduler.warm=1", "scheduler.warm"),
+        ("+callbacks.ema.decoy=1", "callbacks.ema.decoy"),
+        ("+callbacks.early_stopping.min_delte=1", "did you mean min_delta"),
+        ("+nothing.at_all=1", "nothing: no such setting"),
         ("+objective.smoothing=1", "objective.smoothing"),
         ("+validation.beam_size=3", "validation.beam_size"),
         ("data.batch_size=many", "data.batch_size=many"),
         ("model.gate=open", "model.gate=open"),
-        ("compile=often", "train.compile=often"),
+        ("backend=often", "backend=often"),
     ],
 )
 def test_a_wrong_key_or_value_would_be_seen(override: str, key: str) -> None:

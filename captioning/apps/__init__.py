@@ -1,1 +1,1 @@
-"""The commands: caption photographs, the demo page, preparing a data set, the leaderboard."""
+"""The applications: captioning photographs, the demo, preparing a data set, the leaderboard."""

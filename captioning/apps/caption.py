@@ -1,4 +1,4 @@
-"""What ``caption.py`` does: captions of any photographs, as they come."""
+"""The task of ``caption.py``: write captions of arbitrary photographs."""
 
 import csv
 import logging
@@ -46,7 +46,7 @@ Row = dict[str, str | float]
 
 @dataclass(frozen=True)
 class CaptionSettings:
-    """The settings of ``conf/caption.yaml`` itself."""
+    """The top-level settings of ``conf/caption.yaml``."""
 
     ckpt: str
     images: str
@@ -67,13 +67,13 @@ class CaptionSettings:
 
 
 class Captioned(NamedTuple):
-    """A photograph and what the model says of it.
+    """A photograph with its caption.
 
     Attributes:
-        path: its file.
+        path: the photograph's file.
         caption: the best caption.
         log_prob: natural logarithm of the caption's probability.
-        attention: where each word looked; None for a model without attention.
+        attention: the attention map of each word; None for a model without attention.
     """
 
     path: Path
@@ -91,21 +91,21 @@ def caption_files(
     device: str = "auto",
     precision: str = "auto",
 ) -> Generator[tuple[list[Captioned], dict[Path, CaptioningError]], None, None]:
-    """Caption image files in their order, a few at a time, reading ahead while it computes.
+    """Caption image files in order, batch by batch; reads the next files while it computes.
 
     Args:
-        captioner: the model; it stays on the device.
-        files: the photographs, each once, of any format and size.
-        decoding: how the captions are written.
-        batch_size: photographs at once.
-        device: ``auto`` (a GPU where there is one), or any name that torch knows.
-        precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the device computes in it by itself.
+        captioner: the model. It is moved to the device and stays there.
+        files: the photographs, without duplicates, of any format and size.
+        decoding: the decoding method.
+        batch_size: number of photographs in a batch.
+        device: ``auto`` (a GPU if there is one), or any device name of torch.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 if the device supports it natively.
 
     Yields:
         The captions of a batch, and the errors of those photographs that cannot be read.
 
     Raises:
-        CaptioningError: the device or the precision cannot be had.
+        CaptioningError: the device or the precision is not available.
     """
     chosen = choose_device(device)
     arithmetic = choose_precision(precision, chosen)
@@ -122,28 +122,28 @@ def caption_files(
         for images, errors in batches:
             found = []
             if images:
-                hypotheses = hypothesize(captioner, list(images.values()), decoding, arithmetic)
+                hypotheses = decode_images(captioner, list(images.values()), decoding, arithmetic)
                 for path, (best, *_) in zip(images, hypotheses, strict=True):
                     caption = captioner.vocabulary.decode(best.tokens)
-                    attention = maps_of(best, encoder.grid_size)
+                    attention = attention_maps(best, encoder.grid_size)
                     found.append(Captioned(path, caption, best.log_prob, attention))
             yield found, errors
 
 
-def hypothesize(
+def decode_images(
     captioner: Captioner,
     images: Sequence[Float[Tensor, "3 height width"]],
     decoding: Decoding,
     precision: str,
 ) -> list[list[Hypothesis]]:
-    """Caption preprocessed photographs with the arithmetic of an evaluation.
+    """Caption preprocessed photographs in the same precision as an evaluation.
 
     Grids are rounded to half precision, as in the feature store.
 
     Args:
-        captioner: the model, on the device that computes.
-        images: at least one.
-        decoding: how the captions are written.
+        captioner: the model, on its device.
+        images: at least one image.
+        decoding: the decoding method.
         precision: ``fp32`` or ``bf16``.
 
     Returns:
@@ -155,10 +155,10 @@ def hypothesize(
     return hypotheses
 
 
-def maps_of(
+def attention_maps(
     hypothesis: Hypothesis, grid_size: tuple[int, int]
 ) -> Float[np.ndarray, "words rows columns"] | None:
-    """Where each word of a caption looked; None for a model without attention.
+    """The attention map of each word of a caption; None for a model without attention.
 
     Args:
         hypothesis: the caption.
@@ -170,24 +170,24 @@ def maps_of(
 
 
 def caption(config: Mapping[str, Any]) -> None:
-    """Caption photographs: prints each file and its caption, with a tab between them.
+    """Caption photographs: prints each file and its caption, separated by a tab.
 
     Args:
-        config: as composed from ``conf/caption.yaml``.
+        config: the configuration, composed from ``conf/caption.yaml``.
 
     Raises:
-        CaptioningError: a setting is wrong; or, at the end, some photographs could not be read.
-            They have been named on stderr, and the others have their captions.
+        CaptioningError: a setting is wrong. Also raised at the end if some photographs could not be
+            read; these were named on stderr, and all others were captioned.
     """
     keep_freed_memory()
-    # Such a photograph is refused by name, like others that cannot be read.
+    # An image that triggers this warning is reported by name, as other unreadable images are.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     settings = CaptionSettings(**validated(CaptionSettings, own(config), "caption.yaml", set()))
     decoding = build(config["decoding"], Decoding, "decoding")
-    if isinstance(sys.stdout, TextIOWrapper):  # whose encoding may lack a letter of a file's name
+    if isinstance(sys.stdout, TextIOWrapper):  # its encoding may lack characters of file names
         sys.stdout.reconfigure(errors="backslashreplace")
     root, files = find_images(settings.images)
-    captioner = Captioner.load(settings.ckpt)
+    captioner = Captioner.load_from_checkpoint(settings.ckpt)
     out = Path(settings.out) if settings.out else None
     figures = Path(settings.figures) if settings.figures else None
     if out:
@@ -216,20 +216,20 @@ def caption(config: Mapping[str, Any]) -> None:
                 print(f"error: {error}", file=sys.stderr)
             failed += len(errors)
             if figures:
-                with writing("figures", figures):
+                with explain_write_errors("figures", figures):
                     write_figures(figures, root, captioned, resize)
             if out:
                 rows += map(row_of, captioned)
             advance(len(captioned) + len(errors))
     if out and rows:
-        with writing("out", out):
+        with explain_write_errors("out", out):
             write_rows(out, rows)
     if failed:
         raise CaptioningError(f"{failed} of {len(files)} photographs could not be read.")
 
 
 def check_attention(captioner: Captioner) -> None:
-    """Make sure, before the work, that a model looks somewhere for each word."""
+    """Check that the model has attention, before any photograph is captioned."""
     encoder = captioner.encoder
     ((hypothesis,),) = captioner(
         torch.zeros(1, encoder.locations, encoder.channels), Greedy(max_length=1)
@@ -237,13 +237,13 @@ def check_attention(captioner: Captioner) -> None:
     if hypothesis.attention is None:
         raise CaptioningError(
             f"figures= needs a model with attention, and {type(captioner.decoder).__name__} has "
-            "none: leave it out."
+            "none: leave figures= out."
         )
 
 
 @contextmanager
-def writing(key: str, path: Path) -> Iterator[None]:
-    """Tell in one sentence what cannot be written."""
+def explain_write_errors(key: str, path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` in the block into a :class:`CaptioningError` that names the key."""
     try:
         yield
     except OSError as error:
@@ -251,15 +251,15 @@ def writing(key: str, path: Path) -> Iterator[None]:
 
 
 def check_writable(key: str, path: Path, folder: Path) -> None:
-    """Make a folder, and make sure, before the work, that files can be written there."""
-    with writing(key, path):
+    """Create a folder and check that files can be written there, before any work is done."""
+    with explain_write_errors(key, path):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
 
 
 def one_line(path: Path) -> str:
-    """A file's name, with the escapes of whatever would end a line, a field, or the encoding."""
+    """A file's name with control characters, line ends and lone surrogates as escape sequences."""
     return "".join(
         char.encode("unicode_escape").decode()
         if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
@@ -269,12 +269,12 @@ def one_line(path: Path) -> str:
 
 
 def row_of(found: Captioned) -> Row:
-    """What is written of a photograph into a file."""
+    """The record of a photograph in the output file."""
     return {"image": str(found.path), "caption": found.caption, "log_prob": found.log_prob}
 
 
 def write_rows(out: Path, rows: Sequence[Row]) -> None:
-    """Write captions as JSON, a list of objects, or as CSV with a header, one line each."""
+    """Write captions as a JSON list of objects, or as CSV with a header and one line each."""
     if out.suffix == ".json":
         atomic_write_json(out, rows)
         return
@@ -286,14 +286,14 @@ def write_rows(out: Path, rows: Sequence[Row]) -> None:
 
 
 def write_figures(folder: Path, root: Path, captioned: Sequence[Captioned], resize: str) -> None:
-    """Draw where each word of some captions looked.
+    """Draw the attention maps of some captions, one PNG for each photograph.
 
     Args:
-        folder: where the PNGs are written, with the subfolders and the full names that the
-            photographs have below ``root``.
-        root: a folder that all photographs are in.
-        captioned: the photographs, by a model with attention.
-        resize: how the encoder saw them.
+        folder: the output folder. A photograph's path relative to ``root``, with ``.png`` appended,
+            is the path of its figure in this folder.
+        root: a folder that contains all photographs.
+        captioned: the photographs, captioned by a model with attention.
+        resize: how the encoder resized them: ``squash`` or ``crop``.
     """
 
     def draw(found: Captioned) -> None:
@@ -302,7 +302,7 @@ def write_figures(folder: Path, root: Path, captioned: Sequence[Captioned], resi
         region = region_of(resize, picture.size)
         figure = attention_figure(picture, found.caption.split(), found.attention, region=region)
         data = BytesIO()
-        # Thrice as fast as the usual 6, and hardly larger.
+        # Three times as fast as the default level 6, and hardly larger.
         figure.savefig(data, format="png", pil_kwargs={"compress_level": 4})
         atomic_write_bytes(folder / f"{found.path.relative_to(root)}.png", data.getvalue())
 

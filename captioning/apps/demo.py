@@ -1,7 +1,8 @@
-"""A page on this computer that captions the photographs which are dropped on it.
+"""A web page, served on this computer only, that captions photographs dropped on it.
 
-``python -m captioning demo ckpt=PATH`` serves it. :func:`create_app` makes the same page of a model
-at hand, for notebooks. Photographs stay in memory, and no other site can ask.
+``python -m captioning demo ckpt=PATH`` serves it. In a notebook, :func:`create_app` makes the same
+page for a model in memory. Uploads are never written to disk, and requests that come from other web
+sites are refused.
 """
 
 import argparse
@@ -38,25 +39,25 @@ if TYPE_CHECKING:
     import captioning.decoding
 
 HOST: Final = "127.0.0.1"
-MOST_BYTES: Final = 20_000_000
-"""Of an upload."""
-MOST_PIXELS: Final = 64_000_000
-"""Of a photograph; what is transparent takes 20 bytes a pixel until it is RGB."""
-SHOWN: Final = 1024
-"""Pixels of the longer side of the photograph that the page shows, at most."""
+MAX_UPLOAD_BYTES: Final = 20_000_000
+"""The largest upload that is accepted, in bytes."""
+MAX_PIXELS: Final = 64_000_000
+"""The largest photograph that is accepted; converting transparency takes 20 bytes per pixel."""
+MAX_SHOWN_SIDE: Final = 1024
+"""The longer side of the photograph on the page, in pixels; larger photographs are scaled down."""
 
 HELP = f"""\
 settings:
-  ckpt=PATH     a run's checkpoints/best.ckpt; needed
-  port=8000     the page is http://{HOST}:PORT; 0: any port that is free
-  beam_size=5   how many captions the search keeps, and the page shows
-  device=auto   cpu, cuda, mps; auto: a GPU where there is one
+  ckpt=PATH     a run's checkpoints/best.ckpt; required
+  port=8000     the page is http://{HOST}:PORT; 0: any free port
+  beam_size=5   number of captions that the beam search keeps and the page shows
+  device=auto   cpu, cuda, mps; auto: a GPU if there is one
 """
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the command line may say."""
+    """The settings of the command line."""
 
     ckpt: str
     port: int = 8000
@@ -65,31 +66,31 @@ class DemoSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
-            raise CaptioningError(f"port={self.port}: choose one from 0 to {2**16 - 1}.")
+            raise CaptioningError(f"port={self.port}: choose a number from 0 to {2**16 - 1}.")
 
 
 def create_app(
     captioner: "captioning.captioner.Captioner", decoding: "captioning.decoding.Decoding"
 ) -> Flask:
-    """Make the page: ``GET /`` is the page itself, ``POST /caption`` what it asks.
+    """Create the web application: ``GET /`` serves the page, ``POST /caption`` captions an upload.
 
-    The upload is a form whose file ``photo`` is a photograph. The answer is JSON, with the
-    photograph as the page shows it and its captions, best first::
+    The upload is a form with the file field ``photo``. The response is JSON with the photograph, as
+    the page shows it, and its captions, best first::
 
         {"photo": {"url": "data:image/jpeg;base64,...", "width": 1024, "height": 683},
          "captions": [{"text": "a dog runs", "words": ["a", "dog", "runs"], "log_prob": -4.2,
                        "attention": {"maps": "...", "rows": 14, "columns": 14,
                                      "region": [0, 0, 1, 1]}}]}
 
-    ``attention`` is a :class:`~captioning.reporting.gallery.AttentionData`, null for a model
-    without attention. Failures are ``{"error": "one sentence"}`` with a status of 400 and more.
+    ``attention`` is a :class:`~captioning.reporting.gallery.AttentionData`; it is null for a model
+    without attention. Errors are ``{"error": "one sentence"}`` with status 400 or higher.
 
     Args:
-        captioner: the model, on the device that computes.
-        decoding: how the captions are written.
+        captioner: the model, on its device.
+        decoding: the decoding method.
     """
     # Imported here, so that --help and wrong settings need not wait for torch.
-    from captioning.apps.caption import hypothesize, maps_of
+    from captioning.apps.caption import attention_maps, decode_images
     from captioning.data.features.extraction import choose_precision
 
     precision = choose_precision("auto", captioner.device)
@@ -100,18 +101,18 @@ def create_app(
         ("attention.js", "demo.js"),
         model=captioner.run["name"],
         encoder=encoder.name,
-        most_bytes=MOST_BYTES,
+        max_bytes=MAX_UPLOAD_BYTES,
     )
-    one_at_a_time = Lock()
+    model_lock = Lock()
 
     app = Flask(__name__, static_folder=None)
-    app.request_class = _InMemory
-    # A name that another site makes point here is not this computer's.
+    app.request_class = _InMemoryRequest
+    # Refuse other host names, which a DNS rebinding attack would use.
     app.config["TRUSTED_HOSTS"] = [HOST, "localhost"]
-    app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_FORM_MEMORY_SIZE"] = MOST_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_FORM_MEMORY_SIZE"] = MAX_UPLOAD_BYTES
     app.before_request(_refuse_other_sites)
-    app.after_request(_harden)
-    app.register_error_handler(HTTPException, _tell)
+    app.after_request(_add_security_headers)
+    app.register_error_handler(HTTPException, _error_response)
 
     @app.get("/")
     def show() -> str:
@@ -120,21 +121,22 @@ def create_app(
     @app.post("/caption")
     def caption() -> dict[str, Any]:
         name, data = _uploaded()
-        with one_at_a_time:  # decoding too, since it takes memory
-            picture = _read(name, data)
+        with model_lock:  # one photograph at a time; decoding an image file takes memory, too
+            picture = _decode_upload(name, data)
             pixels = encoder.preprocessing(picture)
-            (hypotheses,) = hypothesize(captioner, [pixels], decoding, precision)
+            (hypotheses,) = decode_images(captioner, [pixels], decoding, precision)
             region = region_of(encoder.preprocessing.resize, picture.size)
             photo = _photo(picture)
         captions = []
         for hypothesis in hypotheses:
             text = captioner.vocabulary.decode(hypothesis.tokens)
+            maps = attention_maps(hypothesis, encoder.grid_size)
             captions.append(
                 {
                     "text": text,
                     "words": text.split(),
                     "log_prob": hypothesis.log_prob,
-                    "attention": attention_data(maps_of(hypothesis, encoder.grid_size), region),
+                    "attention": attention_data(maps, region),
                 }
             )
         return {"photo": photo, "captions": captions}
@@ -142,15 +144,15 @@ def create_app(
     return app
 
 
-class _InMemory(Request):
-    """A request whose files are kept in memory: nothing that was uploaded touches the disk."""
+class _InMemoryRequest(Request):
+    """A request that keeps uploaded files in memory and never writes them to disk."""
 
     def _get_file_stream(self, *arguments: object, **named: object) -> BytesIO:
         return BytesIO()
 
 
 def _refuse_other_sites() -> None:
-    """A browser says which site a request comes from; a script of the user's own says nothing."""
+    """Abort if the headers name another site. Scripts other than web pages send no such headers."""
     here = request.host_url.rstrip("/")
     site = request.headers.get("Sec-Fetch-Site", "same-origin")
     if request.method == "POST" and (
@@ -159,10 +161,10 @@ def _refuse_other_sites() -> None:
         abort(403, "Photographs of other sites are not captioned: open this page and drop them.")
 
 
-def _harden(response: Response) -> Response:
+def _add_security_headers(response: Response) -> Response:
     response.headers |= {
         "Cache-Control": "no-store",
-        # The rest of its policy stands in the page, with the digests of its scripts.
+        # The rest of the policy is in the page itself, with the digests of its scripts.
         "Content-Security-Policy": "frame-ancestors 'none'",
         "Cross-Origin-Resource-Policy": "same-origin",
         "Referrer-Policy": "no-referrer",
@@ -171,10 +173,10 @@ def _harden(response: Response) -> Response:
     return response
 
 
-def _tell(error: HTTPException) -> Any:
-    """The answer to what went wrong, also to Werkzeug's own errors: JSON with one sentence."""
+def _error_response(error: HTTPException) -> Any:
+    """Turn an HTTP error, including those of Werkzeug, into JSON with one sentence."""
     sentence = error.description or error.name
-    if sentence == type(error).description:  # Werkzeug's own have several
+    if sentence == type(error).description:  # Werkzeug's descriptions have several sentences
         sentence = sentence.partition(". ")[0].rstrip(".") + "."
     response: Any = error.get_response()  # with the headers that belong to its status
     response.data = json.dumps({"error": sentence})
@@ -183,21 +185,22 @@ def _tell(error: HTTPException) -> Any:
 
 
 def _uploaded() -> tuple[str, bytes]:
-    """The name and the content of the file that was sent."""
+    """The name and the content of the uploaded file."""
     try:
         file = request.files.get("photo")
     except RequestEntityTooLarge:
-        abort(413, f"More than {MOST_BYTES // 10**6} MB were sent: choose a smaller photograph.")
+        megabytes = MAX_UPLOAD_BYTES // 10**6
+        abort(413, f"More than {megabytes} MB were sent: choose a smaller photograph.")
     if file is None or not file.filename:
-        abort(400, "No photograph was sent: it is the file `photo` of a form.")
+        abort(400, "No photograph was sent: send it as the file `photo` of a form.")
     return file.filename, file.read()
 
 
-def _read(name: str, data: bytes) -> Image.Image:
-    """Decode a photograph, within the bounds of what is taken from a browser."""
-    pixels = MOST_PIXELS + 1
+def _decode_upload(name: str, data: bytes) -> Image.Image:
+    """Decode an uploaded photograph; aborts if it is invalid or too large."""
+    pixels = MAX_PIXELS + 1
     try:
-        with warnings.catch_warnings():  # of the whole process: one photograph at a time
+        with warnings.catch_warnings():  # affects the whole process, hence the lock
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(BytesIO(data), formats=sorted(FORMATS)) as image:
                 pixels = image.width * image.height
@@ -205,9 +208,9 @@ def _read(name: str, data: bytes) -> Image.Image:
         pass
     except UnidentifiedImageError:
         abort(415, f"{name} is of no known format: choose one of {', '.join(sorted(FORMATS))}.")
-    if pixels > MOST_PIXELS:
-        most = MOST_PIXELS // 10**6
-        abort(413, f"{name} has more than {most} million pixels: choose a smaller photograph.")
+    if pixels > MAX_PIXELS:
+        millions = MAX_PIXELS // 10**6
+        abort(413, f"{name} has more than {millions} million pixels: choose a smaller photograph.")
     try:
         return decode_rgb(data, Path(name))
     except CaptioningError as error:
@@ -215,8 +218,8 @@ def _read(name: str, data: bytes) -> Image.Image:
 
 
 def _photo(picture: Image.Image) -> dict[str, Any]:
-    """A photograph as the page shows it; the picture itself becomes as small."""
-    picture.thumbnail((SHOWN, SHOWN))
+    """The photograph for the page as a data URL. Scales ``picture`` down in place."""
+    picture.thumbnail((MAX_SHOWN_SIDE, MAX_SHOWN_SIDE))
     file = BytesIO()
     picture.save(file, "JPEG", quality=85)
     url = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -228,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m captioning demo",
         description="Serve a page to drop photographs on: it shows their captions, and where the "
-        "model looked for each word. It can be reached from this computer alone.",
+        "model looked for each word. The page can be opened on this computer only.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -249,7 +252,7 @@ def _settings(arguments: Sequence[str]) -> DemoSettings:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals:
-            raise CaptioningError(f"{argument}: give settings as key=value, such as port=8000.")
+            raise CaptioningError(f"{argument}: give settings as key=value, for example port=8000.")
         if key not in names:
             raise CaptioningError(f"{argument}: no such setting; there are {', '.join(names)}.")
         given[key] = value
@@ -259,10 +262,10 @@ def _settings(arguments: Sequence[str]) -> DemoSettings:
 
 
 def _serve(settings: DemoSettings) -> None:
-    # What can be told at once is told before torch and Lightning are imported.
+    # Report mistakes before torch and Lightning are imported.
     ckpt = Path(settings.ckpt).expanduser()
     if not ckpt.is_file():
-        raise CaptioningError(f"ckpt={ckpt}: no such file; a run keeps its own in checkpoints/.")
+        raise CaptioningError(f"ckpt={ckpt}: no such file; see the folder checkpoints/ of a run.")
     with _listener(settings.port) as listener:
         port = listener.getsockname()[1]
         print(f"Loading {ckpt}", file=sys.stderr)
@@ -273,24 +276,24 @@ def _serve(settings: DemoSettings) -> None:
         device = choose_device(settings.device)
         from captioning.captioner import Captioner
 
-        app = create_app(Captioner.load(ckpt).to(device), decoding)
-        logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line for each request
+        app = create_app(Captioner.load_from_checkpoint(ckpt).to(device), decoding)
+        logging.getLogger("werkzeug").setLevel(logging.WARNING)  # do not log each request
         server = make_server(HOST, port, app, threaded=True, fd=listener.fileno())
         print(f"Open http://{HOST}:{port}", flush=True)
-        # Ctrl-C from now on ends the process at once, as there is nothing to clean up; Python's own
-        # end would abort where a thread is computing.
+        # From now on, Ctrl-C ends the process at once. There is nothing to clean up, and Python's
+        # own shutdown would abort while a thread is computing.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         server.serve_forever()
 
 
 def _listener(port: int) -> socket.socket:
-    """A socket of our own: Werkzeug ends the program where a port cannot be had."""
+    """Open the server's socket. Werkzeug would exit the program if the port is not available."""
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise CaptioningError(
-            f"port={port} cannot be used ({reason}): choose another, or 0 for any that is free."
+            f"port={port} cannot be used ({reason}): choose another, or 0 for any free port."
         ) from error
 
 

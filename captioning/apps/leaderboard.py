@@ -1,7 +1,7 @@
-"""The command ``python -m captioning leaderboard``: rank all runs, print and write the table.
+"""The command ``python -m captioning leaderboard``: rank all runs, print and write the tables.
 
-Runs that differ only in seed are one row, their mean and spread; ``--seeds`` lists each. The others
-are compared with the best, which is chosen on dev, or with the one that ``--against`` names.
+Runs that differ only in the seed share one row with mean and standard deviation; ``--seeds`` lists
+each run. Rows are compared with the run of ``--against``, by default the best run on dev.
 """
 
 import argparse
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from captioning.metrics.registry import BUILT_IN
 from captioning.reporting.filters import Filter, choose
 from captioning.reporting.leaderboard import (
     csv_records,
-    endings,
-    notes,
     terminal_tables,
     to_csv,
     to_markdown,
 )
+from captioning.reporting.notes import endings, notes
 from captioning.reporting.published import read_published
 from captioning.reporting.ranking import (
     RANKED_BY,
@@ -30,16 +30,16 @@ from captioning.reporting.ranking import (
     rank,
 )
 from captioning.reporting.report import write_leaderboard_page
-from captioning.reporting.results import HIGHEST
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the leaderboard, write ``leaderboard.md``, ``.csv`` and ``.html``, give exit status.
+    """Print the leaderboard and write ``leaderboard.md``, ``.csv`` and ``.html``.
 
-    The status is 1 where a folder is missing or a ``results.json`` cannot be read; the readable
-    ones are ranked all the same.
+    Returns:
+        The exit status, which is 1 if a folder is missing or a ``results.json`` cannot be read. All
+        readable results are ranked nevertheless.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -56,56 +56,54 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "folders", nargs="*", type=Path, default=[Path("runs")], metavar="FOLDER",
-        help="where runs were written, each with its results.json (default: runs)",
+        help="folders that contain runs with a results.json, at any depth (default: runs)",
     )  # fmt: skip
     parser.add_argument(
-        "--split", choices=("test", "dev"), default="test", help="rank on it (default: test)"
+        "--split", choices=("test", "dev"), default="test", help="split to rank on (default: test)"
     )
     parser.add_argument(
-        "--sort", choices=tuple(HIGHEST), default=RANKED_BY, metavar="METRIC",
-        help=f"rank by it: one of %(choices)s (default: {RANKED_BY})",
+        "--sort", default=RANKED_BY, metavar="METRIC",
+        help=f"the metric to rank by: one of {', '.join(BUILT_IN)}, or a metric of your own "
+        f"(default: {RANKED_BY})",
     )  # fmt: skip
     parser.add_argument(
         "--filter", action="append", default=[], metavar="KEY=VALUE",
-        help="only runs of which that holds, such as model=lstm, decoding=beam* or "
-        "model.dropout=0.5; several must all hold",
+        help="only runs with that setting, for example model=lstm, decoding=beam* or "
+        "model.dropout=0.5; if given several times, all must hold",
     )  # fmt: skip
-    parser.add_argument("--seeds", action="store_true", help="list each seed's run by itself")
+    parser.add_argument("--seeds", action="store_true", help="list the run of each seed separately")
     parser.add_argument(
         "--language", action="store_true",
-        help="show, too, how varied, long and new the captions are",
-    )  # fmt: skip
-    parser.add_argument(
-        "--best-by", choices=("dev", "test"), default="dev",
-        help="choose the best run, which the others are compared with, on that split "
-        "(default: dev)",
+        help="also show the diversity, length and novelty of the captions",
     )  # fmt: skip
     parser.add_argument(
         "--choose-on-test", action="store_true",
-        help="allow --best-by test, whose choice makes the test scores of the best too high",
+        help="choose the best run, with which the others are compared, by its test scores instead "
+        "of its dev scores; its test scores are then biased upwards",
     )  # fmt: skip
+    parser.add_argument("--best-by", help=argparse.SUPPRESS)  # its former name
     parser.add_argument(
-        "--against", metavar="NAME|FOLDER", help="compare with that run, not with the best"
+        "--against", metavar="NAME|FOLDER", help="compare with that run instead of the best one"
     )
     parser.add_argument(
         "--published", type=Path, metavar="FILE",
-        help="show these published results, too, such as docs/results/published.yaml",
+        help="also show published results from a file, for example docs/results/published.yaml",
     )  # fmt: skip
     parser.add_argument(
         "--wandb", action="store_true",
-        help="log the table to wandb's project captioning, offline without an account",
+        help="log the table to the wandb project captioning; offline if there is no account",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write the files there (default: the first FOLDER)"
+        "--out", type=Path, metavar="DIR", help="the output folder (default: the first FOLDER)"
     )
     return parser
 
 
 def _report(options: argparse.Namespace) -> int:
-    if options.best_by == "test" and not options.choose_on_test:
+    if options.best_by is not None:
         raise CaptioningError(
-            "--best-by test: a run chosen by its test scores has test scores that are too high; "
-            "choose by dev, or add --choose-on-test and say so wherever you show them"
+            f"--best-by {options.best_by}: leave it out to choose the best run on dev, or give "
+            "--choose-on-test to choose it on test"
         )
     folders: Sequence[Path] = options.folders
     out: Path = options.out or folders[0]
@@ -121,16 +119,16 @@ def _report(options: argparse.Namespace) -> int:
     if not entries and not failures:
         where = ", ".join(str(folder) for folder in folders)
         if chosen:
-            print(f"No run below {where} meets all of the filters.")
+            print(f"No run below {where} meets all filters.")
         else:
-            print(f"No run below {where} has a readable results.json; `python train.py` makes one.")
+            print(f"No run below {where} has a readable results.json; run `python train.py` first.")
         return status
 
     board = rank(
         entries,
         options.split,
         metric=options.sort,
-        best_by=options.best_by,
+        best_by="test" if options.choose_on_test else "dev",
         against=options.against,
         each_seed=options.seeds,
         published=published,
@@ -139,7 +137,7 @@ def _report(options: argparse.Namespace) -> int:
     )
     console = Console(highlight=False)
     if not console.is_terminal:
-        # A file or a pipe has no edge at which a table would have to be squeezed.
+        # In a file or a pipe, tables need not fit a terminal's width.
         console.width = 1000
     for table in terminal_tables(board, console.width):
         console.print(table)
@@ -160,7 +158,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _log_to_wandb(board: Leaderboard, out: Path) -> None:
-    """One table of all rows: wandb sorts and filters them itself."""
+    """Log one table of all rows, which wandb can sort and filter."""
     import wandb
 
     records = csv_records(board)
@@ -168,7 +166,7 @@ def _log_to_wandb(board: Leaderboard, out: Path) -> None:
     rows = [[record.get(str(column)) for column in columns] for record in records]
     offline = False
     if "WANDB_MODE" not in os.environ:
-        from captioning.training.run import wandb_account  # which takes seconds to import
+        from captioning.training.loggers import wandb_account  # imported late: takes seconds
 
         offline = not wandb_account()
     with wandb.init(

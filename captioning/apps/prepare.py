@@ -1,6 +1,6 @@
 """Clean a data set's captions and build its vocabulary: ``python -m captioning prepare --help``.
 
-Training does the same on its own; the files that this command writes are for people and notebooks.
+Training does the same by itself. The files of this command are for inspection and notebooks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from captioning.data.corpus import LAYOUTS, SPLITS, read_corpus
+from captioning.data.corpus import read_corpus
+from captioning.data.readers.registry import LAYOUTS
+from captioning.data.splits import SPLITS
 from captioning.data.text import Cleaner, build_vocabulary, clean_descriptions, save_descriptions
 from captioning.support.errors import CaptioningError
 
@@ -24,19 +26,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--root", type=Path, required=True, help="the data set's folder")
     parser.add_argument(
-        "--out", type=Path, default=Path("prepared"), help="where to write (default: %(default)s)"
+        "--out", type=Path, default=Path("prepared"), help="output folder (default: %(default)s)"
     )
     parser.add_argument(
         "--name", default="flickr8k", help="flickr8k, flickr30k, coco (default: %(default)s)"
     )
     parser.add_argument(
-        "--layout", choices=("auto", *LAYOUTS), default="auto", help="(default: %(default)s)"
+        "--layout",
+        default="auto",
+        help=f"auto, {', '.join(LAYOUTS)}, or the dotted path of a reader (default: %(default)s)",
     )
     parser.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out images of a split without a file or a caption, and empty captions, instead "
-        "of stopping",
+        help="skip images without a file or a caption, and empty captions, instead of stopping",
     )
     words = parser.add_argument_group("vocabulary")
     words.add_argument(
@@ -44,16 +47,16 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=5,
         metavar="N",
-        help="times the training captions must have a word (default: %(default)s)",
+        help="how often a word must occur in the training captions (default: %(default)s)",
     )
-    words.add_argument("--max-size", type=int, metavar="N", help="most words to keep")
+    words.add_argument("--max-size", type=int, metavar="N", help="largest number of words to keep")
     cleaning = parser.add_argument_group("cleaning")
-    cleaning.add_argument("--keep-case", action="store_true", help="do not put into lower case")
-    cleaning.add_argument("--keep-punctuation", action="store_true", help="only split at spaces")
+    cleaning.add_argument("--keep-case", action="store_true", help="do not convert to lower case")
+    cleaning.add_argument("--keep-punctuation", action="store_true", help="split at spaces only")
     cleaning.add_argument(
         "--drop-one-letter-words",
         action="store_true",
-        help='drop words of one letter; without "a" a model scores badly',
+        help='drop words of one letter, which lowers scores because references contain "a"',
     )
     cleaning.add_argument("--drop-numbers", action="store_true", help="drop words with a digit")
     return parser
@@ -81,7 +84,7 @@ def _prepare(options: argparse.Namespace) -> None:
         print(f"note: {note}")
     empty = sum(not text for texts in cleaned.values() for text in texts)
     if empty:
-        print(f"note: nothing is left of {empty:,} captions after cleaning.")
+        print(f"note: {empty:,} captions are empty after cleaning.")
     words = [word for text in train for word in text.split()]
     known = sum(word in vocabulary for word in words)
     print(
@@ -95,7 +98,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
     try:
         _prepare(options)

@@ -1,1 +1,1 @@
-"""Images, captions and splits as they lie on disk, and everything between them and a batch."""
+"""From a data set on disk to batches: readers, text, features, and the data module."""

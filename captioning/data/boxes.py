@@ -1,14 +1,15 @@
-"""The boxes of a data set's objects, where they are known: ``boxes.json`` beside its captions.
+"""Reading ``boxes.json``, which has the bounding boxes of the objects in a data set's images.
 
-The file maps an image's id to its size in pixels and its objects; each has the words that name it,
-the words for its colour, and its box (left, top, right, bottom, in pixels)::
+The file is optional, and lies beside the captions. It maps the id of an image to its size in pixels
+and its objects. Each object has the words that name it, the words for its colour, and its box
+(left, top, right, bottom, in pixels)::
 
     {"1.png": {"size": [224, 224],
                "objects": [{"names": ["circle", "disc"], "colours": ["red"],
                             "box": [20, 31, 84, 95]}]}}
 
-Drawn scenes come with one; a file of the same form gives a data set of photographs the same
-measures.
+Drawn scenes come with such a file. If a data set of photographs has one, the grounding metrics are
+computed for it too.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class NamedObject(BaseModel):
     """One object of an image.
 
     Attributes:
-        names: the words that name it.
-        colours: the words that say its colour; none where nobody noted it.
-        box: left, top, right and bottom, in pixels.
+        names: The words that name it.
+        colours: The words for its colour; empty if the colour is not known.
+        box: Left, top, right and bottom, in pixels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,10 +50,11 @@ class ImageBoxes(BaseModel):
 
 
 def read_boxes(root: Path) -> dict[str, ImageBoxes]:
-    """The boxes of a data set by image id; none where it has no ``boxes.json``.
+    """The boxes of a data set by image id; empty if there is no ``boxes.json`` in ``root``.
 
     Raises:
-        CaptioningError: the file cannot be read, is malformed, or has a box outside its image.
+        CaptioningError: the file cannot be read, is malformed, or has an empty box or one that is
+            not inside its image.
     """
     path = root / "boxes.json"
     if not path.exists():
@@ -67,9 +69,9 @@ def read_boxes(root: Path) -> dict[str, ImageBoxes]:
         raise CaptioningError(
             f"{path}: {where or 'the file'}: {problem['msg']}; remove the file to go without boxes."
         ) from error
-    for image, found in boxes.items():
-        width, height = found.size
-        for each in found.objects:
+    for image, content in boxes.items():
+        width, height = content.size
+        for each in content.objects:
             left, top, right, bottom = each.box
             if not (0 <= left < right <= width and 0 <= top < bottom <= height):
                 raise CaptioningError(

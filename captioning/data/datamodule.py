@@ -1,21 +1,24 @@
 """The LightningDataModule: a batch is some images, each with all its captions."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from pytorch_lightning.utilities import rank_zero_info
+from torch.utils.data import DataLoader, Sampler
 
+from captioning.data.batch import Batch
 from captioning.data.boxes import ImageBoxes, read_boxes
-from captioning.data.corpus import SPLITS, CaptionedImage, Corpus, read_corpus
-from captioning.data.features.store import FeatureStore, build_store
-from captioning.data.images import load_rgb
-from captioning.data.locations import cache_folder, data_folder
+from captioning.data.corpus import CaptionedImage, Corpus, read_corpus
+from captioning.data.dataset import CaptionDataset, identity_collate
+from captioning.data.features.store import FeatureStore, build_store, store_folder
+from captioning.data.locations import cache_folder, ensure_data_folder
+from captioning.data.readers.registry import find_reader
+from captioning.data.sampler import LengthGroupedSampler
+from captioning.data.splits import SPLITS, Split
 from captioning.data.text import (
     Cleaner,
     Vocabulary,
@@ -26,158 +29,80 @@ from captioning.data.text import (
 from captioning.models.encoders.base import GridEncoder
 from captioning.support.errors import CaptioningError
 
+__all__ = ["Batch", "CaptionDataModule"]
+
 log = logging.getLogger(__name__)
 
 
-class Batch(NamedTuple):
-    """Some images with their captions.
+class CaptionDataModule(pl.LightningDataModule):
+    """Reads a data set, prepares its text and its grids, and makes the batches.
+
+    Lightning calls :meth:`prepare_data`, :meth:`setup` and the ``*_dataloader`` methods::
+
+        data = CaptionDataModule(root="flickr8k/")
+        trainer.fit(model, datamodule=data)
+
+    where ``model`` is any LightningModule with an attribute ``encoder``. Without a trainer, the
+    steps of :meth:`setup` can be taken one by one: :meth:`read_text` needs neither images nor an
+    encoder, and gives the vocabulary that a model is built for; :meth:`open_features` then opens
+    the grids of that model's encoder, after computing those that are not in the feature store yet.
+
+    Args:
+        root: The folder of the data set. None: a folder in the cache, to which ``flickr8k`` is
+            downloaded, or in which ``scenes`` are drawn, on first use.
+        name: The name of the data set.
+        layout: ``official``, ``karpathy``, ``kaggle``, ``auto`` for whichever of them is found, or
+            the dotted path of a reader of one's own; see :mod:`captioning.data.readers.base`.
+        skip_bad: Leave out, and name in the log, images that are missing, broken or without
+            captions.
+        batch_size: Images in a training batch; each comes with all its captions.
+        eval_batch_size: Images in a batch for decoding.
+        workers: Processes that read image files, used if the encoder is trained.
+        max_words: Words of a training caption that are kept.
+        min_count: How often a word must occur in the training split to get a token.
+        max_size: The most words of the vocabulary.
+        cleaner: How training captions are cleaned; see :class:`captioning.data.text.Cleaner`.
+        resident: Keep all grids in the memory of the device that trains. ``auto``: if it is a GPU,
+            and they take no more than half of its free memory.
+        cache: The folder of the feature stores and downloads. None: ``CAPTIONING_CACHE``, or
+            ~/.cache/captioning.
+        seed: The seed of the order of the training images; the same seed and epoch give the same
+            order. None: torch's seed when fitting starts, which ``seed_everything`` sets.
+        vocabulary: The vocabulary of a trained model. None: it is built from the training split.
+        predict_split: The split of :meth:`predict_dataloader`.
 
     Attributes:
-        images: what the model sees: grids (B x P x C, half precision) from the store, or
-            preprocessed pixels (B x 3 x height x width) where the encoder learns.
-        tokens: B x K x T, the captions of each image, longest first, ``<start>`` ... ``<end>``,
-            padded with 0; an image with fewer than K captions has rows of padding.
-        ids: the images' ids.
-    """
-
-    images: Tensor
-    tokens: Tensor
-    ids: list[str]
-
-
-class CaptionData(Dataset[Batch]):
-    """The images of one split, fetched a batch at a time.
-
-    Args:
-        images: ids and files.
-        tokens: for each image, its captions as token ids.
-        store: where the grids are; None reads and preprocesses the image files for ``encoder``.
-    """
-
-    def __init__(
-        self,
-        images: Sequence[CaptionedImage],
-        tokens: Sequence[Sequence[Sequence[int]]],
-        store: FeatureStore | None,
-        encoder: GridEncoder,
-    ) -> None:
-        self.images = images
-        self.tokens = [sorted(captions, key=len, reverse=True) for captions in tokens]
-        self.store = store
-        self.preprocessing = encoder.preprocessing
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Batch:
-        """A batch of one image."""
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """The batch of these images (the DataLoader asks for all of them at once)."""
-        images = [self.images[index] for index in indices]
-        captions = [self.tokens[index] for index in indices]
-        most = max(map(len, captions))
-        longest = max(len(caption) for of_image in captions for caption in of_image)
-        tokens = np.zeros((len(images), most, longest), np.int64)  # filled faster than a tensor
-        for of_image, rows in zip(captions, tokens, strict=True):
-            for caption, row in zip(of_image, rows, strict=False):
-                row[: len(caption)] = caption
-        ids = [image.id for image in images]
-        if self.store is not None:
-            pictures = self.store.gather(ids)
-        else:
-            pictures = torch.stack([self.preprocessing(load_rgb(image.path)) for image in images])
-        return Batch(pictures, torch.from_numpy(tokens), ids)
-
-
-class LengthGrouped(DistributedSampler[int]):
-    """A random order in which images with captions of like length share a batch.
-
-    A batch costs as many steps as its longest caption has words. Shuffled images are sorted within
-    pools of some batches, which saves a quarter of the steps on Flickr8k, and the batches of a
-    pool are shuffled again. ``set_epoch`` (called by Lightning) chooses the epoch's order.
-
-    Args:
-        dataset: the training images.
-        batch_size: images a batch.
-        processes: number of processes that share an epoch.
-        process: the rank of this one.
-        seed: of all the shuffling.
-    """
-
-    POOL = 20  # batches; larger pools save little more and mix less
-
-    def __init__(
-        self, dataset: CaptionData, batch_size: int, *, processes: int, process: int, seed: int
-    ) -> None:
-        super().__init__(dataset, num_replicas=processes, rank=process, seed=seed)
-        self.batch_size = batch_size
-        self.lengths = [[len(caption) for caption in captions] for captions in dataset.tokens]
-
-    def __iter__(self) -> Iterator[int]:
-        """The indices of this process, batch after batch."""
-        order = list(super().__iter__())
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        pool = self.POOL * self.batch_size
-        for start in range(0, len(order), pool):
-            like = sorted(order[start : start + pool], key=lambda index: self.lengths[index])
-            batches = [like[i : i + self.batch_size] for i in range(0, len(like), self.batch_size)]
-            # A batch that is not full can only be the epoch's last.
-            full = sum(len(batch) == self.batch_size for batch in batches)
-            shuffled = torch.randperm(full, generator=generator).tolist()
-            for number in [*shuffled, *range(full, len(batches))]:
-                yield from batches[number]
-
-
-class CaptionDataModule(pl.LightningDataModule):
-    """Reads a data set, prepares its text and its grids, and serves batches.
-
-    :meth:`read` needs no image and no encoder, and gives the vocabulary that a model is made for;
-    :meth:`open_images` then finds or computes the grids of that model's encoder.
-
-    Args:
-        root: the folder of the data set. None: Flickr8k is looked for in the cache directory,
-            and downloaded there; ``scenes`` are looked for there, and drawn.
-        name: of the data set.
-        layout: ``official``, ``karpathy``, ``kaggle``, or ``auto``.
-        skip_bad: leave out, by name, images that are missing, broken or without captions.
-        batch_size: images a step in training; each comes with all its captions.
-        eval_batch_size: images decoded at once.
-        workers: processes that read image files, where the encoder learns.
-        max_words: words of a training caption that are kept.
-        min_count: times that a word must be seen in the training split to have a token.
-        max_size: most words of the vocabulary.
-        cleaner: how training captions are cleaned; see :class:`captioning.data.text.Cleaner`.
-        resident: hold all grids in the memory of the device that trains; ``auto``: on a GPU, where
-            they take no more than half of what is free.
-        cache: where stores and downloads are; None: ``CAPTIONING_CACHE`` or ~/.cache/captioning.
-        seed: of the order of the training images; the same seed and epoch give the same order.
-        vocabulary: the words of a checkpoint; None builds them from the training split.
+        corpus: The data set; set by :meth:`read_text`, as are the next three.
+        descriptions: The cleaned captions of every image, by its id.
+        vocabulary: The words and their ids.
+        boxes: The objects of every image, by its id; empty if the data set has no ``boxes.json``.
+        encoder: The encoder whose grids are opened; None before :meth:`open_features`.
+        store: The grids of the opened splits; None if the encoder is trained, and sees pixels.
     """
 
     corpus: Corpus
+    descriptions: dict[str, list[str]]
     vocabulary: Vocabulary
-    boxes: dict[str, ImageBoxes]  # of the objects, by image id, where the data set has them
+    boxes: dict[str, ImageBoxes]
 
     def __init__(
         self,
         root: str | None = None,
         name: str = "flickr8k",
-        layout: Literal["auto", "official", "karpathy", "kaggle"] = "auto",
+        layout: str = "auto",
         skip_bad: bool = False,
         batch_size: int = 16,
         eval_batch_size: int = 50,
         workers: int = 2,
-        max_words: int = 28,
+        max_words: int = 25,
         min_count: int = 5,
         max_size: int | None = None,
         cleaner: Cleaner | None = None,
         resident: Literal["auto"] | bool = "auto",
         cache: str | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         vocabulary: Vocabulary | None = None,
+        predict_split: Split = "test",
     ) -> None:
         super().__init__()
         for key, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -187,6 +112,8 @@ class CaptionDataModule(pl.LightningDataModule):
             raise CaptioningError(
                 f"data.max_words={max_words} must be at least 1 and data.workers={workers} 0."
             )
+        if layout != "auto":
+            find_reader(layout)
         self.root = root
         self.data_name = name
         self.layout = layout
@@ -202,16 +129,102 @@ class CaptionDataModule(pl.LightningDataModule):
         self.cache = cache_folder(cache)
         self.seed = seed
         self.given_vocabulary = vocabulary
+        self.predict_split = predict_split
         self.encoder: GridEncoder | None = None
         self.store: FeatureStore | None = None
+        self._text_is_read = False
+        self._store_folder: Path | None = None
+        self._opened: set[str] = set()  # the splits whose grids are in `store`
+        self._fit_seed: int | None = None
 
-    def read(self) -> None:
-        """Read and clean the captions and make the vocabulary: seconds, and no image is opened.
+    # Lightning's hooks
+
+    def prepare_data(self) -> None:
+        """Download or draw the data set, if it is not there; Lightning calls it once a machine."""
+        ensure_data_folder(self.root, self.data_name, str(self.cache))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the text, and open the grids that a stage needs, for the encoder of the model.
+
+        It may be called any number of times: what an earlier call has read, computed or opened is
+        not read, computed or opened again. Without a trainer it only reads the text.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``; None opens all splits.
 
         Raises:
-            CaptioningError: the data set is not there, or not as its layout has it.
+            CaptioningError: the data set is absent or malformed, or the LightningModule has no
+                encoder.
         """
-        root = data_folder(self.root, self.data_name, str(self.cache))
+        self.read_text()
+        if self.trainer is None:
+            return
+        module = self.trainer.lightning_module
+        encoder = getattr(module, "encoder", None)
+        if not isinstance(encoder, GridEncoder):
+            raise CaptioningError(
+                f"{type(module).__name__} has no attribute `encoder` that is a GridEncoder: the "
+                "data module opens the grids of that encoder."
+            )
+        self.open_features(encoder, self._splits_of(stage))
+        if stage == "fit":
+            self._fit_seed = self._torch_seed()
+            self.load_resident(self.trainer.strategy.root_device)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The training split, in an order that depends on the seed and the epoch alone."""
+        dataset = self.dataset("train")
+        trainer = self.trainer
+        if self._fit_seed is None:
+            self._fit_seed = self._torch_seed()
+        sampler = LengthGroupedSampler(
+            dataset,
+            self.batch_size,
+            num_replicas=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+            seed=self._fit_seed if self.seed is None else self.seed,
+        )
+        return self._dataloader(dataset, self.batch_size, sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The dev split, in its own order."""
+        return self.evaluation_dataloader("dev")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test split, in its own order."""
+        return self.evaluation_dataloader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The split that ``predict_split`` names, in its own order."""
+        return self.evaluation_dataloader(self.predict_split)
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move the images only: decoders expect the captions in the CPU's memory."""
+        return batch._replace(images=batch.images.to(device, non_blocking=True))
+
+    def state_dict(self) -> dict[str, int]:
+        """The seed of the order, for the checkpoint of a run, unless it is a setting."""
+        return {"seed": self._fit_seed} if self.seed is None and self._fit_seed is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on in the order of the run that a checkpoint is of, whatever torch's seed is now."""
+        self._fit_seed = state_dict["seed"]
+
+    # The steps of `setup`
+
+    def read_text(self) -> None:
+        """Read and clean the captions and build the vocabulary, unless this has been done already.
+
+        It takes seconds, and opens no image.
+
+        Raises:
+            CaptioningError: the data set is absent, malformed, or cannot be downloaded.
+        """
+        if self._text_is_read:
+            return
+        root = ensure_data_folder(self.root, self.data_name, str(self.cache))
         self.corpus = read_corpus(
             root, name=self.data_name, layout=self.layout, skip_bad=self.skip_bad
         )
@@ -225,56 +238,89 @@ class CaptionDataModule(pl.LightningDataModule):
             min_count=self.min_count,
             max_size=self.max_size,
         )
+        self._text_is_read = True
 
-    def open_images(self, encoder: GridEncoder, splits: Sequence[str] = SPLITS) -> None:
-        """Open the grids of the images of some splits, computing those that are in no store yet.
+    def open_features(self, encoder: GridEncoder, splits: Sequence[str] = SPLITS) -> None:
+        """Open the grids of some splits, after computing those that are not in the store yet.
 
-        An encoder that learns is given pixels instead.
+        Splits that are open already stay open, unless the encoder is a different one (other
+        weights or other preprocessing). If the encoder is trained, nothing is opened: batches then
+        have pixels.
+
+        Raises:
+            CaptioningError: an image is missing or broken and ``skip_bad`` is off, or the store is
+                damaged or cannot be written.
         """
-        self.encoder = encoder
-        if any(parameter.requires_grad for parameter in encoder.parameters()):
+        self.read_text()
+        trained = any(parameter.requires_grad for parameter in encoder.parameters())
+        directory = self.cache / "features"
+        folder = None if trained else store_folder(directory, encoder)
+        if folder != self._store_folder:
             self.store = None
+            self._opened.clear()
+        self.encoder = encoder
+        self._store_folder = folder
+        new = [split for split in dict.fromkeys(splits) if split not in self._opened]
+        if trained or not new:
             return
-        self.store = build_store(
-            self.cache / "features",
+        # Lightning's logger speaks in a notebook, where nobody has configured logging.
+        rank_zero_info(
+            f"Opening the grids of {encoder.name}: images that are not in the feature store yet "
+            "are encoded first, once, which takes minutes for thousands of them."
+        )
+        opened = build_store(
+            directory,
             encoder,
-            [(image.id, image.path) for split in splits for image in self.corpus.split(split)],
+            [(image.id, image.path) for split in new for image in self.corpus.split(split)],
             skip_bad=self.skip_bad,
         )
+        if self.store is None:
+            self.store = opened
+        else:
+            self.store.extend(opened)
+        self._opened.update(new)
 
-    def hold_grids(self, device: torch.device) -> None:
-        """Read the grids into a device's memory, where ``resident`` says so.
+    def load_resident(self, device: torch.device) -> None:
+        """Read the opened grids into a device's memory, if ``resident`` says so.
 
         Raises:
             CaptioningError: ``resident`` is True, and they do not fit.
         """
-        if self.store is None or self.resident is False:
+        if self.store is None or self.resident is False or self.store.is_resident(device):
             return
         if self.resident == "auto" and not (
             device.type == "cuda" and 2 * self.store.nbytes < torch.cuda.mem_get_info(device)[0]
         ):
             return
         log.info("Reading %.1f GB of grids into the memory of %s", self.store.nbytes / 1e9, device)
-        self.store.hold(device)
+        self.store.load_resident(device)
+
+    # What users ask for
 
     def write_text(self, folder: Path) -> None:
-        """Write the cleaned captions and the vocabulary, for people."""
+        """Write the cleaned captions and the vocabulary, for people to read."""
         save_descriptions(folder / "descriptions.txt", self.descriptions)
         self.vocabulary.save(folder / "vocabulary.json")
 
     def images(self, split: str) -> list[CaptionedImage]:
-        """The images of a split that can be shown to the model."""
-        store = self.store
-        return [i for i in self.corpus.split(split) if store is None or i.id in store]
+        """The images of a split; once the split is open, without those that could not be read."""
+        images = self.corpus.split(split)
+        store = self.store if split in self._opened else None
+        return [image for image in images if store is None or image.id in store]
 
     def references(self, split: str) -> dict[str, list[str]]:
-        """The raw captions of a split's images, as the metrics take them."""
+        """The raw captions of a split's images by id, as the metrics take them."""
         return {image.id: list(image.captions) for image in self.images(split)}
 
-    def dataset(self, split: str) -> CaptionData:
-        """The images and token ids of a split."""
+    def dataset(self, split: str) -> CaptionDataset:
+        """The images and token ids of a split.
+
+        Raises:
+            RuntimeError: no encoder is known yet.
+        """
         if self.encoder is None:
-            raise RuntimeError("call read() and open_images(encoder) before asking for batches")
+            raise RuntimeError("call open_features(encoder) before asking for batches")
+        self.open_features(self.encoder, [split])
         images = self.images(split)
         tokens = [
             [
@@ -283,53 +329,41 @@ class CaptionDataModule(pl.LightningDataModule):
             ]
             for image in images
         ]
-        return CaptionData(images, tokens, self.store, self.encoder)
+        return CaptionDataset(images, tokens, self.store, self.encoder)
 
-    def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Move the images alone; decoders want the captions in the CPU's memory."""
-        return batch._replace(images=batch.images.to(device, non_blocking=True))
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """The training split, in an order that depends on the seed and the epoch alone."""
-        dataset = self.dataset("train")
-        trainer = self.trainer
-        sampler = LengthGrouped(
-            dataset,
-            self.batch_size,
-            processes=trainer.world_size if trainer else 1,
-            process=trainer.global_rank if trainer else 0,
-            seed=self.seed,
-        )
-        return self._loader(dataset, self.batch_size, sampler)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """The dev split."""
-        return self.evaluation_loader("dev")
-
-    def evaluation_loader(self, split: str) -> DataLoader[Batch]:
+    def evaluation_dataloader(self, split: str) -> DataLoader[Batch]:
         """A split in its own order, in batches for decoding."""
-        return self._loader(self.dataset(split), self.eval_batch_size)
+        return self._dataloader(self.dataset(split), self.eval_batch_size)
 
-    def _loader(
-        self,
-        dataset: CaptionData,
-        batch_size: int,
-        sampler: LengthGrouped | None = None,
+    def _dataloader(
+        self, dataset: CaptionDataset, batch_size: int, sampler: Sampler[int] | None = None
     ) -> DataLoader[Batch]:
-        # Grids are read from the store faster than another process could hand them over.
-        workers = 0 if self.store is not None else self.workers
+        # Reading grids from the store is faster than receiving them from another process.
+        workers = 0 if dataset.store is not None else self.workers
         return DataLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
-            collate_fn=keep,
+            collate_fn=identity_collate,
             persistent_workers=workers > 0,
         )
 
+    def _splits_of(self, stage: str | None) -> tuple[Split, ...]:
+        """The splits whose images a stage of the trainer needs."""
+        stages: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "dev"),
+            "validate": ("dev",),
+            "test": ("test",),
+            "predict": (self.predict_split,),
+        }
+        return SPLITS if stage is None else stages[stage]
 
-def keep(batch: Any) -> Any:
-    """The dataset makes whole batches; there is nothing to collate."""
-    return batch
+    def _torch_seed(self) -> int:
+        """Torch's seed in the process of rank 0.
+
+        Each process may have seeded torch differently, but all have to shuffle alike: otherwise
+        they would not see different images.
+        """
+        seed = torch.initial_seed()
+        return seed if self.trainer is None else self.trainer.strategy.broadcast(seed)

@@ -1,9 +1,9 @@
-"""Fetching Flickr8k where the network allows it.
+"""Downloading Flickr8k from a mirror.
 
 The two archives are the original ones. Their MD5 sums are those that two independent public
-projects pin for them (torchvision's port to R and a C++ project's CMake file); the SHA-256 sums of
-the text files were taken from copies of the archive. MD5 finds a damaged or a wrong file here; that
-no file of an archive can land outside its folder does not depend on it.
+projects check (torchvision's port to R and a C++ project's CMake file); the SHA-256 sums of the
+text files were computed from copies of the archive. MD5 only serves to detect a damaged or wrong
+file: that no file of an archive is written outside its folder is checked separately.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rich.progress import (
     track,
 )
 
-from captioning.data.corpus import LAYOUTS_UNDERSTOOD
+from captioning.data.readers.registry import LAYOUTS_UNDERSTOOD
 from captioning.support.errors import CaptioningError
 from captioning.support.locks import file_lock
 
@@ -44,8 +44,9 @@ MIRRORS = (
     "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k",
     "http://nlp.cs.illinois.edu/HockenmaierGroup/Framing_Image_Description",
 )
-_TIMEOUT_S = 10.0  # to connect, and between two pieces: a closed network should be known soon
-_PIECE = 1 << 20
+# To connect, and between two chunks. It is short, so that a missing network is noticed soon.
+_TIMEOUT_S = 10.0
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Archive:
     """One zip file of the data set.
 
     Attributes:
-        name: Its name, under each mirror.
+        name: Its file name on each mirror.
         md5: MD5 of the zip file (hex).
-        folder: The folder that it becomes, whatever folders it has inside.
-        suffix: The suffix of the files that are wanted from it.
-        sha256: SHA-256 (hex) of files that must be among them, by name.
-        count: How many files with the suffix it has, or None for any number.
+        folder: The folder into which its files are unpacked, without folders inside.
+        suffix: The suffix of the files that are unpacked.
+        sha256: SHA-256 (hex) by name of files that it must contain.
+        count: The number of files with the suffix, or None for any number.
     """
 
     name: str
@@ -105,41 +106,41 @@ def download_flickr8k(
     mirrors: Sequence[str] = MIRRORS,
     archives: Sequence[Archive] = FLICKR8K,
 ) -> Path:
-    """Bring Flickr8k into ``target`` in its official layout; what is there already is kept.
+    """Download Flickr8k into ``target`` in its official layout; folders that exist are kept.
 
-    An interrupted download goes on where it stopped. An archive that someone put into ``target``
-    is used instead of a download. Several processes may call this at once: one works, the others
-    wait. A folder appears only when it is complete.
+    An interrupted download is resumed. An archive that a user has put into ``target`` is used
+    instead of a download. Several processes may call this function at once: one of them downloads,
+    the others wait. A folder gets its final name only when it is complete.
 
     Args:
-        target: The data set's folder to be; it is made if need be.
-        mirrors: Addresses of folders that have the archives, tried in turn.
+        target: The folder of the data set; it is made if need be.
+        mirrors: URLs of folders that have the archives, tried in turn.
         archives: The archives.
 
     Returns:
         ``target``.
 
     Raises:
-        CaptioningError: no mirror delivers, or an archive in ``target`` is not the original. The
-            message says what to download by hand and where to put it.
+        CaptioningError: no mirror sends the archive, or an archive in ``target`` is not the
+            original one. The message says what to download by hand and where to put it.
     """
     target = Path(target).expanduser()
     try:
         with file_lock(target / ".download.lock", f"the download of Flickr8k to {target}"):
             for archive in archives:
                 if not (target / archive.folder).is_dir():
-                    _bring(archive, target, mirrors)
+                    _provide(archive, target, mirrors)
     except OSError as error:
         raise CaptioningError(f"{target}: cannot be written ({error.strerror}).") from error
     return target
 
 
 class _MirrorError(Exception):
-    """A mirror did not deliver the archive; the next one may."""
+    """A mirror did not send the archive; the next one is tried."""
 
 
-def _bring(archive: Archive, target: Path, mirrors: Sequence[str]) -> None:
-    """Get an archive from the folder itself or from the first mirror that has it; unpack it."""
+def _provide(archive: Archive, target: Path, mirrors: Sequence[str]) -> None:
+    """Unpack an archive, from ``target`` itself or from the first mirror that sends it."""
     given = target / archive.name
     if given.is_file():
         if _md5(given) != archive.md5:
@@ -184,14 +185,14 @@ def _md5(path: Path) -> str:
 
 
 def _fetch(url: str, part: Path, md5: str) -> None:
-    """Download ``url`` to ``part``, from where an earlier attempt stopped, and check it."""
+    """Download ``url`` to ``part``, resuming an earlier attempt, and check the result."""
     resumed = part.is_file()
     if resumed and _md5(part) == md5:
         return
     log.info("Downloading %s", url)
     _download(url, part)
     if _md5(part) != md5 and resumed:
-        log.info("The earlier piece was of another file; downloading %s again", url)
+        log.info("The earlier part was of another file; downloading %s again", url)
         part.unlink()
         _download(url, part)
     if _md5(part) != md5:
@@ -224,23 +225,23 @@ def _size(path: Path) -> int:
 
 
 def _receive(url: str, part: Path, progress: Progress, task: TaskID) -> None:
-    """Append the rest of ``url`` to ``part``, or all of it to a new one."""
+    """Append the rest of ``url`` to ``part``, or write all of it to a new file."""
     offset = _size(part)
     with _request(url, offset) as response:
         if response.status != 206:
-            offset = 0  # the server sends everything, whatever was asked
+            offset = 0  # the server ignores the requested range and sends the whole file
         length = response.headers.get("Content-Length")
         total = offset + int(length) if length and length.isdigit() else None
         progress.update(task, completed=offset, total=total)
         with part.open("ab" if offset else "wb") as file:
-            while piece := _read(response):
-                progress.update(task, advance=file.write(piece))
+            while chunk := _read(response):
+                progress.update(task, advance=file.write(chunk))
     if total is not None and _size(part) != total:
         raise _MirrorError(f"the connection ended at byte {_size(part):,} of {total:,}")
 
 
 def _request(url: str, offset: int) -> HTTPResponse:
-    """Ask for ``url`` from a byte on; the answer may nevertheless be all of it."""
+    """Request ``url`` from a byte on; the server may still send the whole file."""
     request = urllib.request.Request(url, headers={"User-Agent": "captioning"})
     if offset:
         request.add_header("Range", f"bytes={offset}-")
@@ -248,7 +249,7 @@ def _request(url: str, offset: int) -> HTTPResponse:
         response: HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         with error:
-            if error.code == 416 and offset:  # the file has nothing after what is here
+            if error.code == 416 and offset:  # the server's file is not longer than ours
                 return _request(url, 0)
             raise _MirrorError(f"HTTP {error.code} {error.reason}") from error
     except (OSError, HTTPException, ValueError) as error:
@@ -263,13 +264,13 @@ def _request(url: str, offset: int) -> HTTPResponse:
 
 def _read(response: HTTPResponse) -> bytes:
     try:
-        return response.read(_PIECE)
+        return response.read(_CHUNK_BYTES)
     except (OSError, HTTPException) as error:
         raise _MirrorError(str(error)) from error
 
 
 def _unpack(path: Path, archive: Archive, target: Path) -> None:
-    """Unpack the wanted files, check them, and only then give the folder its name."""
+    """Unpack and check the files, and only then give the folder its final name."""
     building = target / f".{archive.folder}.unpacking"
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
@@ -283,7 +284,7 @@ def _unpack(path: Path, archive: Archive, target: Path) -> None:
             for entry in track(wanted, f"Unpacking {archive.folder}", console=Console(stderr=True)):
                 copy_to = building / PurePosixPath(entry.filename).name
                 with zipped.open(entry) as source, copy_to.open("xb") as copy:
-                    shutil.copyfileobj(source, copy)  # checks the entry's CRC at its end
+                    shutil.copyfileobj(source, copy)  # it also checks the CRC of the entry
         _check(building, archive)
         building.rename(target / archive.folder)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -301,12 +302,12 @@ def _refuse_outside(entry: zipfile.ZipInfo) -> None:
 
 def _is_wanted(entry: zipfile.ZipInfo, suffix: str) -> bool:
     name = PurePosixPath(entry.filename)
-    hidden = name.name.startswith(".") or "__MACOSX" in name.parts  # macOS's shadow files
+    hidden = name.name.startswith(".") or "__MACOSX" in name.parts  # macOS's metadata files
     return not entry.is_dir() and not hidden and name.suffix.lower() == suffix
 
 
 def _check(folder: Path, archive: Archive) -> None:
-    """Whether the unpacked files are those of the data set."""
+    """Raise an error unless the unpacked files are those of the data set."""
     names = {path.name for path in folder.iterdir()}
     if archive.count is not None and len(names) != archive.count:
         raise _MirrorError(f"the archive has {len(names):,} images, not {archive.count:,}")

@@ -1,4 +1,4 @@
-"""Which image files a name means: a file, a folder or a pattern."""
+"""Finding the image files that a user names by a file, a folder or a pattern."""
 
 import logging
 import os
@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 FORMATS: Final = frozenset(
     {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
 )
-"""What photographs are saved as, by Pillow's names; it opens much else, such as MPEG and PDF."""
+"""The formats of photographs, by Pillow's names. Pillow opens others too, such as MPEG and PDF."""
 
 
 class FoundImages(NamedTuple):
-    """The image files that a name means.
+    """The image files that were found.
 
     Attributes:
-        root: A folder that all of them are in: the one that was named, that of a file that was
-            named, or what a pattern has before its first wildcard.
-        files: Sorted, each once; below ``root``.
+        root: A folder that contains all of them: the folder that was named, the folder of the file
+            that was named, or the part of a pattern before its first wildcard.
+        files: The files, sorted, each once.
     """
 
     root: Path
@@ -34,19 +34,19 @@ class FoundImages(NamedTuple):
 
 
 def find_images(name: str) -> FoundImages:
-    """Find the image files that a name means.
+    """Find the image files that a user names.
 
-    What exists under that name counts, whatever its suffix: a file is itself, a folder all images
-    in it and in its subfolders. Any other name is a pattern (``*``, ``?``, ``[abc]``, and ``**``
-    for folders in folders). In folders and of a pattern's matches, the files with a photograph's
-    suffix (in any case) are images; others are counted in the log. Hidden files are passed over,
-    unless a pattern names them.
+    The name of an existing file means that file, whatever its suffix. The name of a folder means
+    all images in it and in its subfolders. Any other name is a pattern (``*``, ``?``, ``[abc]``,
+    and ``**`` for any number of nested folders). In a folder, and among the matches of a pattern,
+    a file counts as an image by its suffix, in upper or lower case; the log says how many files do
+    not. Hidden files are ignored, unless a pattern names them.
 
     Args:
         name: A path or a pattern.
 
     Raises:
-        CaptioningError: it means no image, or a folder cannot be read.
+        CaptioningError: there is no such image, or a folder cannot be read.
     """
     path = Path(name)
     if not name:
@@ -57,10 +57,10 @@ def find_images(name: str) -> FoundImages:
         return FoundImages(path.parent, [path])
     else:
         fixed = takewhile(lambda part: not set("*?[") & set(part), path.parts)
-        # Not pathlib's: it lists hidden files, and no files of a name that ends in **.
+        # Path.glob would match hidden files, and would find no files for a pattern ending in **.
         matches = map(os.path.normpath, glob(name, recursive=True))  # noqa: PTH207
         files = [Path(match) for match in set(matches) if Path(match).is_file()]
-        # A pattern such as */../.. leaves the folder that it starts in.
+        # The common path, since a pattern such as */../.. matches files outside its first folder.
         root = Path(os.path.commonpath([Path(*fixed), *files]))
     suffixes = {
         suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS
@@ -78,7 +78,7 @@ def find_images(name: str) -> FoundImages:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder that are not hidden; a folder linked into itself is read once."""
+    """The files below a folder that are not hidden; a cycle of links is followed only once."""
 
     def refuse(error: OSError) -> NoReturn:
         raise CaptioningError(f"{error.filename} cannot be read ({error.strerror}).") from error

@@ -1,4 +1,4 @@
-"""Reading a photograph as eight-bit RGB, whatever it was saved as."""
+"""Reading an image file as eight-bit RGB, whatever its format."""
 
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +13,7 @@ def load_rgb(path: Path) -> Image.Image:
     """Read an image file as RGB; see :func:`decode_rgb`.
 
     Raises:
-        CaptioningError: the file cannot be read, or is not a whole image.
+        CaptioningError: the file cannot be read, or is not a complete image.
     """
     return decode_rgb(read_file(path), path)
 
@@ -31,18 +31,18 @@ def read_file(path: Path) -> bytes:
 
 
 def decode_rgb(data: bytes, path: Path) -> Image.Image:
-    """Decode an image file's content: turned upright as its EXIF says, eight bits, RGB.
+    """Decode the content of an image file to eight-bit RGB, rotated as its EXIF data says.
 
-    Transparent pixels are laid on white, 16-bit greys are scaled down, CMYK and palettes are
-    converted; of an animation the first frame is taken.
+    Transparent pixels are composited onto white, 16-bit greys are scaled to eight bits, CMYK and
+    palettes are converted, and of an animation the first frame is used.
 
     Args:
-        data: The content.
-        path: The file's name, for the error.
+        data: The content of the file.
+        path: The name of the file, for the error message.
 
     Raises:
-        CaptioningError: it is no image, a part of it is missing, or it has so many pixels
-            (``PIL.Image.MAX_IMAGE_PIXELS``) that decoding it might take all the memory.
+        CaptioningError: the content is not an image, a part of it is missing, or it has so many
+            pixels (``PIL.Image.MAX_IMAGE_PIXELS``) that decoding it might exhaust the memory.
     """
     try:
         with Image.open(BytesIO(data)) as image:
@@ -51,7 +51,7 @@ def decode_rgb(data: bytes, path: Path) -> Image.Image:
                 raise ValueError(f"{image.width} x {image.height} pixels are too many")
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
+    except Exception as error:  # Pillow's decoders raise many exceptions for damaged files
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no known format" if unknown else str(error) or type(error).__name__
         raise CaptioningError(

@@ -1,4 +1,4 @@
-"""Where a data set is: in the folder that was given, or made or fetched on first use."""
+"""The folder of a data set: the one that was given, or one that is filled on first use."""
 
 from pathlib import Path
 
@@ -13,17 +13,18 @@ def cache_folder(cache: str | None) -> Path:
     return Path(cache).expanduser() if cache else cache_dir()
 
 
-def data_folder(root: str | None, name: str, cache: str | None) -> Path:
-    """The folder of a data set.
+def ensure_data_folder(root: str | None, name: str, cache: str | None) -> Path:
+    """Return the folder of a data set, after downloading or drawing the data set if need be.
 
     Args:
-        root: as the user gave it; None looks in the cache, where Flickr8k is downloaded to and
-            scenes are drawn.
-        name: of the data set.
+        root: the folder as the user gave it. None means a folder in the cache, to which Flickr8k is
+            downloaded, or in which the ``scenes`` are drawn, unless they are there already.
+        name: the data set's name.
         cache: as in :func:`cache_folder`.
 
     Raises:
-        CaptioningError: no folder was given for a data set that cannot be made or fetched.
+        CaptioningError: no folder was given, and this data set can be neither downloaded nor drawn;
+            or the download failed.
     """
     if root:
         return Path(root).expanduser()

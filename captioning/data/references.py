@@ -1,15 +1,16 @@
-"""What people wrote of images, from whichever file has it: to score captions of any system.
+"""Reading reference captions from files of several formats, to score the captions of any system.
 
-A file is understood by its content:
+The format of a file is recognised by its content:
 
 - COCO's annotations, ``{"images": [{"id": ...}], "annotations": [{"image_id": ..., "caption":
   ...}]}`` (X. Chen et al., "Microsoft COCO Captions", 2015);
-- Karpathy's ``dataset*.json``, of which one split is taken;
-- a token file as Flickr8k's, ``image.jpg#0<TAB>caption``: of Flickr8k one split is taken, of other
-  data sets what the split lists beside the file name, or all of it where there are none;
+- Karpathy's ``dataset*.json``, from which one split is used;
+- a token file like Flickr8k's, ``image.jpg#0<TAB>caption``. One split of it is used: for Flickr8k
+  the official one, for other data sets that of the split lists beside the file. Without such lists
+  all of the file is used;
 - JSON of the form ``{image: [caption, ...]}``.
 
-A folder is read as a data set (:mod:`captioning.data.corpus`), of which one split is taken.
+A folder is read as a data set (:mod:`captioning.data.corpus`), from which one split is used.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captioning.data.corpus import SPLITS, fingerprint, parse_karpathy, read_corpus, split_lists
+from captioning.data.corpus import fingerprint, read_corpus
+from captioning.data.readers.karpathy import parse_karpathy
+from captioning.data.splits import SPLITS, read_split_lists
 from captioning.data.text import load_descriptions, load_document
 from captioning.support.errors import CaptioningError
 
@@ -38,15 +41,16 @@ class References:
     """The raw captions of some images.
 
     Attributes:
-        source: The file or folder they are from.
-        name: Of the data set, as far as the source tells it.
-        fingerprint: SHA-256 (hex). Where the source is a whole data set, that of its
-            `captioning.data.corpus.Corpus`, so that a run on it and other systems' captions can be
-            ranked together; else one over these captions.
+        source: The file or folder that they were read from.
+        name: The name of the data set, as far as the source tells it.
+        fingerprint: SHA-256 (hex). If the source is a whole data set, the fingerprint of its
+            `captioning.data.corpus.Corpus`, so that trained models and the captions of other
+            systems can be ranked together; otherwise one over these captions.
         captions: One or more for each image id, in the order of the source.
-        aliases: Other names of the images, such as COCO's numbers of what Karpathy names by file.
-        files: Image files by id: paths, or names that are to be looked for.
-        train: The captions of the train split, where the source has one.
+        aliases: Other ids of the images; for instance, Karpathy's file has file names as ids, and
+            COCO's numbers as aliases.
+        files: Image files by id: paths, or names of files that are yet to be found.
+        train: The captions of the train split, if the source has one.
     """
 
     source: Path
@@ -64,11 +68,11 @@ def read_references(path: str | Path, split: str, name: str = "flickr8k") -> Ref
     Args:
         path: A file in any of the formats above, or the folder of a data set.
         split: ``train``, ``dev`` or ``test``. COCO's annotations and plain JSON have no splits: all
-            of them is taken.
-        name: Of the data set, where ``path`` is a folder.
+            images in them are used.
+        name: The name of the data set, if ``path`` is a folder.
 
     Raises:
-        CaptioningError: There is no such file, it is of no known format, or an entry is wrong.
+        CaptioningError: there is no such file, its format is not known, or an entry is malformed.
     """
     path = Path(path).expanduser()
     if split not in SPLITS:
@@ -141,7 +145,7 @@ def _from_coco(path: Path, content: Mapping[str, Any], split: str) -> References
         if not isinstance(caption, str):
             raise CaptioningError(f"{where}: 'caption' should be there and be a string.")
         captions.setdefault(key, []).append(caption)
-    # COCO's own files have the same image ids and other images for other years.
+    # An image without captions cannot be scored.
     captions = {image: texts for image, texts in captions.items() if texts}
     if not captions:
         raise CaptioningError(f"{path}: there is no caption in it to score against.")
@@ -181,15 +185,15 @@ def _from_karpathy(path: Path, content: Mapping[str, Any], split: str) -> Refere
 
 def _from_token_file(path: Path, split: str) -> References:
     captions = load_descriptions(path)
-    splits, _, ours = split_lists([path.parent], "flickr8k")
+    splits, _, bundled = read_split_lists([path.parent], "flickr8k")
     of_split: list[tuple[str, str, list[str]]] = [
         (image, split_, captions[image])
         for split_, images in splits.items()
         for image in images
         if image in captions
     ]
-    is_flickr8k = bool(of_split) and (ours or path.name.startswith("Flickr8k"))
-    if not of_split and ours:  # of another data set, without lists of its own
+    is_flickr8k = bool(of_split) and (bundled or path.name.startswith("Flickr8k"))
+    if not of_split and bundled:  # another data set, which has no lists of its own
         of_split = [(image, split, texts) for image, texts in captions.items()]
     chosen = {image: texts for image, split_, texts in of_split if split_ == split}
     if not chosen:

@@ -1,4 +1,4 @@
-"""Text: caption files, cleaning, and the vocabulary.
+"""Text: caption files, the cleaning of captions, and the vocabulary.
 
 Captions are cleaned for *training* only. The metrics read the raw references and tokenise them
 themselves, so a cleaning step cannot make a score look better than it is.
@@ -18,9 +18,7 @@ from typing import NamedTuple
 
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json, atomic_write_text
-
-PAD, START, END, UNK = "<pad>", "<start>", "<end>", "<unk>"
-SPECIALS = (PAD, START, END, UNK)
+from captioning.support.special_tokens import END, SPECIAL_WORDS, START, UNK
 
 
 def load_document(path: str | Path) -> str:
@@ -43,7 +41,7 @@ def load_document(path: str | Path) -> str:
 
 
 def numbered_lines(path: str | Path) -> list[tuple[int, str]]:
-    r"""The lines of a file that hold something, with their numbers (from 1).
+    r"""The lines of a file that are not blank, with their numbers (from 1).
 
     Lines end at ``\n`` alone. ``str.splitlines`` also ends them at U+2028, U+0085, a form feed
     and others, which captions written by people contain.
@@ -67,7 +65,7 @@ _TOKEN_LINE = re.compile(r"([^\t]+)#([0-9]+)\t(.*)", re.DOTALL)
 def read_token_file(path: str | Path) -> list[TokenLine]:
     """Read a token file (``Flickr8k.token.txt``); trailing white space of captions is stripped.
 
-    A caption may come out empty, for the caller to judge.
+    An empty caption is returned as it is: the caller decides what to do about it.
 
     Raises:
         CaptioningError: a malformed line, or a caption number that an image has twice.
@@ -108,20 +106,21 @@ def load_descriptions(path: str | Path) -> dict[str, list[str]]:
 
 
 class _PunctuationToSpace(dict[int, str | int]):
-    """A `str.translate` table, filled as characters are met.
+    """A `str.translate` table that is filled when a character is first looked up.
 
-    Letters, their marks and digits of any script stay; so do the characters that can be inside a
-    word, whose place decides (see `Cleaner`). Anything else becomes a space.
+    Letters, combining marks and digits of any script are kept, and so are the characters that can
+    be part of a word or a number; whether they are is decided later, by their neighbours (see
+    `Cleaner`). Every other character becomes a space.
     """
 
     def __missing__(self, code: int) -> str | int:
-        keep = chr(code) in "'-.,:/" or unicodedata.category(chr(code))[0] in "LMN"
-        self[code] = code if keep else " "
+        kept = chr(code) in "'-.,:/" or unicodedata.category(chr(code))[0] in "LMN"
+        self[code] = code if kept else " "
         return self[code]
 
 
 _PUNCTUATION_TO_SPACE = _PunctuationToSpace()
-_PUNCTUATION_TO_SPACE.update(str.maketrans("‘’ʼ`´‐‑", "'''''--"))  # typographic twins
+_PUNCTUATION_TO_SPACE.update(str.maketrans("‘’ʼ`´‐‑", "'''''--"))  # typographic variants
 _NOT_INSIDE_A_NUMBER = re.compile(r"(?<!\d)[.,:/]|[.,:/](?!\d)|--+")
 _CLITIC = re.compile(r"(.*?)(n't|'(?:s|m|d|re|ve|ll))", re.IGNORECASE)
 
@@ -141,11 +140,11 @@ def _words(text: str) -> Iterable[str]:
 class Cleaner:
     """Turns a raw caption into words with one space between them; call it on a caption.
 
-    The defaults give what the metrics' own tokeniser (Stanford's PTB, lower case, punctuation
-    removed) makes of the references: of Flickr8k's 40,460 captions all but 44 come out token for
-    token the same. Of the rest most have a "#" or "&", which the metrics count as words and a
-    model need not learn. Deleting every punctuation mark instead makes "tshirt" of "t-shirt" and
-    "s" of "'s", differs on 1,402 captions, and teaches words that no reference has.
+    The defaults give the same words as the metrics' own tokeniser (Stanford's PTB, lower case,
+    punctuation removed): of Flickr8k's 40,460 captions, all but 44 give the same tokens. Most of
+    these 44 have a "#" or "&", which the metrics count as words and a model need not learn.
+    Deleting every punctuation mark instead turns "t-shirt" into "tshirt" and "'s" into "s", differs
+    on 1,402 captions, and teaches words that no reference has.
 
     A word keeps its inner hyphens and apostrophes ("black-and-white", "o'clock") and a number its
     inner points ("3.5", "10,000", "1/2"); the clitics 's, n't, 'm, 'd, 're, 've and 'll become
@@ -155,8 +154,8 @@ class Cleaner:
         lowercase: Put everything into lower case.
         strip_punctuation: Remove punctuation and symbols of any script, as above. Without it the
             caption is only split at white space.
-        drop_one_letter_words: Drop words of a single letter. Tutorials do so; with "a" gone from
-            every caption the brevity penalty and all n-grams of BLEU suffer, so it is off.
+        drop_one_letter_words: Drop words of a single letter. Tutorials do so. It is off by default,
+            since without "a" BLEU's brevity penalty and all its n-gram precisions get worse.
         drop_numbers: Drop words with a digit in them ("2", "4-wheeler").
     """
 
@@ -186,7 +185,7 @@ class Cleaner:
 def clean_descriptions(
     descriptions: Mapping[str, Iterable[str]], cleaner: Cleaner
 ) -> dict[str, list[str]]:
-    """Clean every caption; one of which nothing is left stays, as the empty string."""
+    """Clean every caption; a caption without any word left is kept as the empty string."""
     return {image: [cleaner(text) for text in texts] for image, texts in descriptions.items()}
 
 
@@ -231,32 +230,32 @@ def load_saved_descriptions(path: str | Path) -> dict[str, list[str]]:
 
 
 class Vocabulary:
-    """Words and their ids: ``<pad>`` 0, ``<start>`` 1, ``<end>`` 2, ``<unk>`` 3, then the words.
+    """Words and their ids: first the four special tokens, then the words.
 
-    Text never reaches the special ids: a caption that spells ``<end>`` means an unknown word.
+    The special tokens are those of :mod:`captioning.support.special_tokens`. Text is never encoded
+    as one of them: a caption that has ``<end>`` in it has an unknown word there.
 
     Args:
-        words: The words in the order of their ids, without the specials.
+        words: The words in the order of their ids, without the special tokens.
 
     Raises:
-        CaptioningError: a word is empty, repeated, spelt like a special, or has white space in it.
+        CaptioningError: a word is empty, repeated, spelt like a special token, or has white space
+            in it.
     """
-
-    pad_id, start_id, end_id, unk_id = range(len(SPECIALS))
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = tuple(words)
-        self._ids = {word: len(SPECIALS) + index for index, word in enumerate(self.words)}
+        self._ids = {word: len(SPECIAL_WORDS) + index for index, word in enumerate(self.words)}
         if len(self._ids) != len(self.words):
             twice = next(word for word, count in Counter(self.words).items() if count > 1)
             raise CaptioningError(f"The vocabulary has the word {twice!r} twice.")
         for word in self.words:
-            if word.split() != [word] or word in SPECIALS:
+            if word.split() != [word] or word in SPECIAL_WORDS:
                 raise CaptioningError(f"{word!r} cannot be a word of a vocabulary.")
 
     def __len__(self) -> int:
-        """The number of ids, specials included."""
-        return len(SPECIALS) + len(self.words)
+        """The number of ids, special tokens included."""
+        return len(SPECIAL_WORDS) + len(self.words)
 
     def __contains__(self, word: object) -> bool:
         """Whether ``word`` has an id of its own."""
@@ -277,14 +276,16 @@ class Vocabulary:
 
         Args:
             caption: Words, or a string that is split at white space.
-            max_length: Words to keep at most; the result has up to two more ids.
+            max_length: The most words to keep; the result has two more ids, start and end.
         """
         words = caption.split() if isinstance(caption, str) else caption
-        ids = (self._ids.get(word, self.unk_id) for word in words[:max_length])
-        return [self.start_id, *ids, self.end_id]
+        ids = (self._ids.get(word, UNK) for word in words[:max_length])
+        return [START, *ids, END]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Words up to the first end, without padding and start; an unknown word is ``<unk>``.
+        """The words up to the first end token, without padding and start tokens.
+
+        An unknown word is written ``<unk>``.
 
         Args:
             ids: Integers, or a one-dimensional tensor of them.
@@ -294,14 +295,14 @@ class Vocabulary:
         """
         words: list[str] = []
         for index in map(int, ids):
-            if index == self.end_id:
+            if index == END:
                 break
             if not 0 <= index < len(self):
                 raise IndexError(f"id {index} is not among the vocabulary's {len(self)}")
-            if index == self.unk_id:
-                words.append(UNK)
-            elif index >= len(SPECIALS):
-                words.append(self.words[index - len(SPECIALS)])
+            if index == UNK:
+                words.append(SPECIAL_WORDS[UNK])
+            elif index >= len(SPECIAL_WORDS):
+                words.append(self.words[index - len(SPECIAL_WORDS)])
         return " ".join(words)
 
     def to_list(self) -> list[str]:
@@ -311,11 +312,11 @@ class Vocabulary:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all tokens in the order of their ids."""
-        return hashlib.sha256(json.dumps([*SPECIALS, *self.words]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([*SPECIAL_WORDS, *self.words]).encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write ``vocabulary.json``: the specials, for the reader, and the words."""
-        atomic_write_json(path, {"specials": list(SPECIALS), "words": self.to_list()})
+        """Write ``vocabulary.json``: the special tokens, for people to see, and the words."""
+        atomic_write_json(path, {"specials": list(SPECIAL_WORDS), "words": self.to_list()})
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
@@ -331,8 +332,8 @@ class Vocabulary:
         words = content.get("words") if isinstance(content, dict) else None
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise CaptioningError(f"{path}: not a vocabulary: 'words' should be a list of strings.")
-        if content.get("specials") != list(SPECIALS):
-            raise CaptioningError(f"{path}: 'specials' should be {list(SPECIALS)}.")
+        if content.get("specials") != list(SPECIAL_WORDS):
+            raise CaptioningError(f"{path}: 'specials' should be {list(SPECIAL_WORDS)}.")
         try:
             return cls(words)
         except CaptioningError as error:
@@ -344,13 +345,13 @@ def build_vocabulary(
 ) -> Vocabulary:
     """Make the vocabulary of cleaned captions, which should be those of the training split alone.
 
-    Words are ordered by descending count, equal counts alphabetically, so the same captions in any
-    order give the same vocabulary. A word spelt like a special stays unknown.
+    Words are ordered by descending count, words of equal count alphabetically, so that the same
+    captions in any order give the same vocabulary. A word spelt like a special token gets no id.
 
     Args:
         captions: Cleaned captions, as strings or as lists of words.
-        min_count: Times a word must be seen.
-        max_size: Most words to keep, specials not counted.
+        min_count: How often a word must occur to get an id.
+        max_size: The most words to keep, special tokens not counted.
 
     Raises:
         CaptioningError: a limit below 1, or no word is left.
@@ -362,7 +363,7 @@ def build_vocabulary(
     for caption in captions:
         counts.update(caption.split() if isinstance(caption, str) else caption)
     frequent = [
-        word for word, count in counts.items() if count >= min_count and word not in SPECIALS
+        word for word, count in counts.items() if count >= min_count and word not in SPECIAL_WORDS
     ]
     if not frequent:
         raise CaptioningError(

@@ -1,19 +1,19 @@
-"""What every way of decoding has in common: its options, its result, its view of the tokens."""
+"""The base class of all ways of decoding: common options, the result, and evaluation mode."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from captioning.kernels.words import forbid
-from captioning.models.decoders.base import Decoder, Memory, State
+from captioning.kernels.ops import mask_tokens
+from captioning.models.decoders.base import Decoder
 from captioning.support.errors import CaptioningError
-
-PAD, START, END, UNKNOWN = 0, 1, 2, 3
-"""The special tokens, as in :class:`captioning.data.text.Vocabulary`."""
+from captioning.support.special_tokens import END, PAD, START, UNK
 
 
 class Hypothesis(NamedTuple):
@@ -21,9 +21,11 @@ class Hypothesis(NamedTuple):
 
     Attributes:
         tokens: the words, without ``<start>`` and ``<end>``.
-        log_prob: natural logarithm of its probability, ``<end>`` included where it ended.
-        score: what the search ranked it by.
-        attention: words x locations, where each word looked; None without attention or unasked.
+        log_prob: natural logarithm of its probability, including that of ``<end>`` unless it was
+            cut off at ``max_length``.
+        score: the value by which hypotheses are ranked.
+        attention: words x locations, the attention weights at each word; None if the decoder has no
+            attention or the weights were not requested.
     """
 
     tokens: list[int]
@@ -37,12 +39,12 @@ class Decoding(ABC):
     """Writes captions with any :class:`~captioning.models.decoders.base.Decoder`.
 
     Attributes:
-        max_length: words of the longest caption; one that has not ended by then stands as it is.
-        min_length: words that a caption has at least.
+        max_length: number of words after which a caption is cut off.
+        min_length: smallest number of words of a caption.
         allow_unknown: whether ``<unk>`` may be written.
         allow_repeats: whether a word may follow itself.
-        no_repeat_ngram: no sequence of so many words appears twice in a caption; 0 allows all.
-            It ends loops such as "in a blue shirt and a blue shirt and a blue shirt".
+        no_repeat_ngram: no n-gram of this length may appear twice in a caption; 0 allows all. This
+            prevents loops such as "in a blue shirt and a blue shirt and a blue shirt".
     """
 
     max_length: int = 20
@@ -62,7 +64,6 @@ class Decoding(ABC):
                 f"decoding.no_repeat_ngram={self.no_repeat_ngram}: choose 0 (off) or more"
             )
 
-    @abstractmethod
     def __call__(
         self,
         decoder: Decoder,
@@ -70,7 +71,27 @@ class Decoding(ABC):
         *,
         attention: bool = False,
     ) -> list[list[Hypothesis]]:
-        """The hypotheses for each image, best first; with ``attention``, each with its maps."""
+        """The hypotheses for each image, best first.
+
+        The decoder is put into evaluation mode, and its modules' modes are restored afterwards.
+
+        Args:
+            decoder: any decoder.
+            grid: the grids of the images, on the decoder's device.
+            attention: whether each hypothesis gets its attention weights.
+        """
+        with generating(decoder):
+            return self.generate(decoder, grid, attention=attention)
+
+    @abstractmethod
+    def generate(
+        self,
+        decoder: Decoder,
+        grid: Float[Tensor, "images locations channels"],
+        *,
+        attention: bool,
+    ) -> list[list[Hypothesis]]:
+        """Compute what calling the object returns; called without gradients, in evaluation mode."""
 
     def log_probs(
         self,
@@ -79,20 +100,20 @@ class Decoding(ABC):
     ) -> Float[Tensor, "images captions words"]:
         """The model's log-probabilities of the next word, -inf where the options forbid it.
 
-        What is forbidden takes nothing away from the rest: the others keep the model's own
-        probabilities, so that scores of different captions stay comparable. Where the options
-        leave no word at all, ``<end>`` is allowed, whatever ``min_length`` says.
+        The words that remain keep the model's own probabilities, so that the scores of different
+        captions stay comparable. Where the options leave no word at all, ``<end>`` is allowed,
+        whatever ``min_length`` says.
         """
-        return self.forbid(logits.float().log_softmax(-1), history)
+        return self.mask(logits.float().log_softmax(-1), history)
 
-    def forbid(
+    def mask(
         self,
         scores: Float[Tensor, "images captions words"],
         history: Int[Tensor, "images captions length"],
     ) -> Float[Tensor, "images captions words"]:
-        """Set in place to -inf what the options forbid."""
+        """Set the scores of words that the options forbid to -inf, in place."""
         length = history.shape[-1]
-        always = [PAD, START] if self.allow_unknown else [PAD, START, UNKNOWN]
+        always = [PAD, START] if self.allow_unknown else [PAD, START, UNK]
         banned = torch.tensor(always, device=history.device).expand(*history.shape[:-1], -1)
         if length and not self.allow_repeats:
             banned = torch.cat([banned, history[..., -1:]], -1)
@@ -101,9 +122,9 @@ class Decoding(ABC):
             grams = history.unfold(-1, n, 1)  # images x captions x (length - n + 1) x n
             recent = history[..., length - n + 1 :]
             seen = (grams[..., :-1] == recent[..., None, :]).all(-1)
-            # Where nothing matches, forbid <pad>, which is forbidden anyway.
+            # Where nothing matches, <pad> is banned, which it is anyway.
             banned = torch.cat([banned, grams[..., -1].where(seen, PAD)], -1)
-        scores = forbid(scores, banned)
+        scores = mask_tokens(scores, banned)
         if length < self.min_length:
             end = scores[..., END].clone()
             scores[..., END] = -torch.inf
@@ -112,17 +133,33 @@ class Decoding(ABC):
         return scores
 
 
-ROUND = 10
-"""What the images that are being captioned are a multiple of, so that shapes recur: see
-:data:`captioning.models.decoders.base.ROUND`."""
+IMAGE_MULTIPLE = 10
+"""The number of images in the batch is rounded up to a multiple of this, so that the shapes of
+matrix products recur; see :data:`captioning.models.decoders.packing.ROW_MULTIPLE`."""
 
 
-def staying(live: Bool[Tensor, " images"]) -> Bool[Tensor, " images"]:
-    """Those images that stay in the batch: all live ones, and some more to make up the number."""
-    finished = (~live).nonzero().flatten()[: -int(live.sum()) % ROUND]
+@contextmanager
+def generating(decoder: Decoder) -> Iterator[None]:
+    """Evaluation mode without gradients; the modules' modes are restored afterwards.
+
+    Not inference mode, under which autocast would cast the weights again at every word.
+    """
+    in_training = [module for module in decoder.modules() if module.training]
+    decoder.eval()
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        for module in in_training:
+            module.training = True
+
+
+def images_to_keep(live: Bool[Tensor, " images"]) -> Bool[Tensor, " images"]:
+    """The images that stay in the batch: all live ones, and finished ones up to the multiple."""
+    finished = (~live).nonzero().flatten()[: -int(live.sum()) % IMAGE_MULTIPLE]
     return live.index_fill(0, finished, True)
 
 
-def select(tensors: Memory | State, index: Tensor) -> dict[str, Tensor]:
+def select(memory_or_state: dict[str, Any], images: Tensor) -> dict[str, Any]:
     """The given images of a memory or of a state."""
-    return {name: tensor[index] for name, tensor in tensors.items()}
+    return {name: value[images] for name, value in memory_or_state.items()}

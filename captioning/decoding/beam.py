@@ -6,25 +6,27 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from captioning.decoding.base import END, PAD, START, Decoding, Hypothesis, select, staying
-from captioning.kernels.words import highest, log_sum_exp
+from captioning.decoding.base import Decoding, Hypothesis, images_to_keep, select
+from captioning.kernels.ops import log_sum_exp, topk
 from captioning.models.decoders.base import Decoder
 from captioning.support.errors import CaptioningError
+from captioning.support.special_tokens import END, PAD, START
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beam(Decoding):
-    """Keeps the best ``beam_size`` beginnings of a caption, word after word.
+    """Keeps the ``beam_size`` most probable partial captions of each image at every word.
 
-    A beginning that ends leaves the beam and counts as one of the ``beam_size`` (as in the paper's
-    code); an image leaves the batch when all of its have ended. What has not ended at
-    ``max_length`` is ranked as it stands, so there is always a caption. The final rank is by
-    log-probability / length ** length_penalty, with ``<end>`` counted in the length.
+    A caption that has ended leaves the beam and reduces its size by one, as in the code of Xu et
+    al. An image leaves the batch when all of its captions have ended. Captions that have not ended
+    at ``max_length`` words are cut off there and ranked with the others, so that every image gets a
+    caption. Captions are ranked by log-probability / length ** length_penalty, where the length
+    includes ``<end>``.
 
     Attributes:
-        beam_size: how many beginnings are kept for each image; 1 equals greedy decoding.
-        length_penalty: 0 ranks by probability, which favours short captions; 1 by the mean
-            log-probability of a word.
+        beam_size: how many partial captions are kept for each image; 1 is greedy decoding.
+        length_penalty: exponent of the length; 0 ranks by probability, which favours short
+            captions, and 1 by the mean log-probability of a word.
     """
 
     beam_size: int = 5
@@ -35,20 +37,19 @@ class Beam(Decoding):
         if self.beam_size < 1:
             raise CaptioningError(f"decoding.beam_size={self.beam_size}: choose 1 or more")
 
-    @torch.no_grad()  # in inference mode, autocast would cast the weights at every word
-    def __call__(
+    def generate(
         self,
         decoder: Decoder,
         grid: Float[Tensor, "images locations channels"],
         *,
-        attention: bool = False,
+        attention: bool,
     ) -> list[list[Hypothesis]]:
         width, device = self.beam_size, grid.device
         memory = decoder.prepare(grid)
         state = decoder.start(memory, 1)
         images = torch.arange(len(grid), device=device)  # those with a beam still open
         finished: list[list[Hypothesis]] = [[] for _ in range(len(grid))]
-        # Before the first word there is one beginning, which all beams continue.
+        # Before the first word there is one partial caption, which all beams continue.
         total = torch.zeros((len(grid), 1), device=device)
         history = torch.empty((len(grid), 1, 0), dtype=torch.long, device=device)
         maps: Tensor | None = None
@@ -56,9 +57,9 @@ class Beam(Decoding):
 
         for length in range(1, self.max_length + 1):
             step = decoder.step(last, state, memory)
-            # No more than the best few words of a beam can be among the best of all beams.
+            # Only the best `width` words of each beam can be among the best of all beams.
             normalizer = log_sum_exp(step.logits)
-            best, words = highest(self.forbid(step.logits, history), width)
+            best, words = topk(self.mask(step.logits, history), width)
             candidates = (total[..., None] + (best - normalizer[..., None])).flatten(1)
             total, chosen = candidates.topk(min(width, candidates.shape[1]))
             room = torch.tensor([width - len(finished[i]) for i in images.tolist()], device=device)
@@ -88,9 +89,9 @@ class Beam(Decoding):
             live = (possible & ~ended).any(1)
             if not live.any():
                 break
-            # Leaving the batch is a copy of what stays; waiting a while for others costs less.
+            # Removing images copies the rest of the batch, so that several are removed at a time.
             if live.sum() <= 0.8 * len(live):
-                stay = staying(live)
+                stay = images_to_keep(live)
                 images, total, last, history = images[stay], total[stay], last[stay], history[stay]
                 state, memory = select(state, stay), select(memory, stay)
                 maps = maps[stay] if maps is not None else None
@@ -100,7 +101,7 @@ class Beam(Decoding):
 def reorder(
     beams: Shaped[Tensor, "images beams *rest"], parent: Int[Tensor, "images chosen"]
 ) -> Shaped[Tensor, "images chosen *rest"]:
-    """For each image, the beams that its candidates continue."""
+    """Select, for each image, the beams that the chosen candidates continue."""
     images, width = beams.shape[:2]
     first = width * torch.arange(images, device=beams.device)[:, None]
     chosen = beams.flatten(0, 1).index_select(0, (parent + first).flatten())

@@ -7,33 +7,33 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from captioning.decoding.base import END, PAD, START, Decoding, Hypothesis, select, staying
+from captioning.decoding.base import Decoding, Hypothesis, images_to_keep, select
 from captioning.models.decoders.base import Decoder
 from captioning.support.errors import CaptioningError
+from captioning.support.special_tokens import END, PAD, START
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneByOne(Decoding):
-    """Writes word after word and never reconsiders. Images whose captions ended leave the batch."""
+class Autoregressive(Decoding):
+    """Chooses one word at a time; images whose captions have all ended leave the batch."""
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """How many captions are written for each image."""
+        """The number of captions for each image."""
 
     @abstractmethod
     def choose(
         self, log_probs: Float[Tensor, "images captions words"], word: int
     ) -> Int[Tensor, "images captions"]:
-        """The next word of each caption (``word`` counts them from 0)."""
+        """Choose the next word of each caption; ``word`` is its position, from 0."""
 
-    @torch.no_grad()  # in inference mode, autocast would cast the weights at every word
-    def __call__(
+    def generate(
         self,
         decoder: Decoder,
         grid: Float[Tensor, "images locations channels"],
         *,
-        attention: bool = False,
+        attention: bool,
     ) -> list[list[Hypothesis]]:
         memory = decoder.prepare(grid)
         state = decoder.start(memory, self.width)
@@ -61,7 +61,7 @@ class OneByOne(Decoding):
             live = ~ended.all(1)
             if not live.any():
                 break
-            stay = staying(live)
+            stay = images_to_keep(live)
             if not stay.all():
                 images, last, ended = images[stay], last[stay], ended[stay]
                 state, memory = select(state, stay), select(memory, stay)
@@ -83,12 +83,12 @@ class OneByOne(Decoding):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Greedy(OneByOne):
-    """Takes the most probable word at every step."""
+class Greedy(Autoregressive):
+    """Chooses the most probable word at every step."""
 
     @property
     def width(self) -> int:
-        """One caption: another would be the same."""
+        """The number of captions is 1, because further ones would be equal."""
         return 1
 
     def choose(
@@ -98,16 +98,16 @@ class Greedy(OneByOne):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(OneByOne):
+class Sample(Autoregressive):
     """Draws each word from the model's distribution.
 
     Attributes:
-        captions: how many are drawn for each image.
-        temperature: below 1 sharpens the distribution, above 1 flattens it.
-        top_k: draw among the so many most probable words; 0 among all.
-        top_p: draw among the fewest words that have this share of the probability together
-            (nucleus sampling, Holtzman et al. 2020); 1 among all.
-        seed: of the draws. A batch of the same images gives the same captions again.
+        captions: number of captions drawn for each image.
+        temperature: values below 1 sharpen the distribution, values above 1 flatten it.
+        top_k: draw from the ``top_k`` most probable words only; 0 draws from all words.
+        top_p: draw from the smallest set of most probable words whose total probability reaches
+            this value (nucleus sampling, Holtzman et al. 2020); 1 draws from all words.
+        seed: seed of the random numbers. The same batch of images gets the same captions again.
     """
 
     captions: int = 1
@@ -126,7 +126,7 @@ class Sample(OneByOne):
 
     @property
     def width(self) -> int:
-        """As many captions as are asked for."""
+        """The number of captions for each image, ``captions``."""
         return self.captions
 
     def choose(
@@ -138,7 +138,7 @@ class Sample(OneByOne):
             scaled = scaled.where(scaled >= least, -torch.inf)
         if self.top_p < 1:
             ordered, order = scaled.softmax(-1).sort(-1, descending=True)
-            before = ordered.cumsum(-1) - ordered  # what the more probable words have already
+            before = ordered.cumsum(-1) - ordered  # probability of the more probable words
             beyond = torch.zeros_like(scaled, dtype=torch.bool)
             beyond.scatter_(-1, order, before >= self.top_p)
             scaled = scaled.masked_fill(beyond, -torch.inf)

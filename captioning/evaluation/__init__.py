@@ -1,1 +1,1 @@
-"""Decoding a split, scoring captions and writing down what was found."""
+"""Decoding a split, scoring captions and recording the results."""

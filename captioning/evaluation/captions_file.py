@@ -1,4 +1,4 @@
-"""What ``eval.py captions=FILE`` does: score the captions of any system, without a model."""
+"""``eval.py captions=FILE``: score the captions of any system, without a model."""
 
 import logging
 import os
@@ -24,13 +24,13 @@ from captioning.support.progress import Clock
 
 log = logging.getLogger(__name__)
 
-# What is left of "<unk>", "[UNK]" and "UNK" in a caption that was cleaned.
+# The cleaner turns "<unk>", "[UNK]" and "UNK" into this word.
 _UNKNOWN = "unk"
 
 
 @dataclass(frozen=True)
 class EvalSettings(ExtraMetrics):
-    """The settings of ``conf/eval.yaml`` itself: of a checkpoint, or of any system's captions."""
+    """The settings of ``conf/eval.yaml`` outside of its groups."""
 
     ckpt: str | None = None
     captions: str | None = None
@@ -39,32 +39,34 @@ class EvalSettings(ExtraMetrics):
     subset: bool = False
     split: Literal["train", "dev", "test"] = "test"
     name: str | None = None
+    backend: Literal["auto", "torch", "native"] = "auto"
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "EvalSettings":
-        """Those of a whole configuration, checked."""
-        return cls(**validated(cls, own(config), "eval.yaml", set()))
+        """Check and return the settings of a whole configuration."""
+        return cls(**validated(cls, own(config), "", set()))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ckpt and self.captions:
             raise CaptioningError(
-                f"ckpt={self.ckpt} and captions={self.captions} are both given: choose what is to "
-                "be scored."
+                f"ckpt={self.ckpt} and captions={self.captions} are both given: give only one of "
+                "them."
             )
         if not self.ckpt and not self.captions:
             raise CaptioningError(
-                "ckpt= is missing: give a run's checkpoints/best.ckpt; or score captions that you "
-                "have, by captions=FILE.json references=FILE."
+                "ckpt= is missing: give a run's checkpoints/best.ckpt; or score the captions of a "
+                "file with captions=FILE.json references=FILE."
             )
         if self.captions and not self.references:
             raise CaptioningError(
-                f"references= is missing: give what people wrote of the images of {self.captions}."
+                "references= is missing: give the file with the reference captions of the images "
+                f"of {self.captions}."
             )
         if self.ckpt and (self.references or self.images or self.subset):
             raise CaptioningError(
-                "references=, images= and subset= go with captions=; a checkpoint is scored on the "
-                "data set of data.root."
+                "references=, images= and subset= are valid only with captions=; a checkpoint is "
+                "scored on the data set of data.root."
             )
 
 
@@ -74,11 +76,11 @@ def score_file(
     """Score captions in COCO's result format against references.
 
     Writes ``results.json``, ``captions_<split>.json`` with each image's scores,
-    ``statistics_<split>.json``, and ``report.html`` where the photographs are at hand.
+    ``statistics_<split>.json``, and ``report.html`` if the photographs are available.
 
     Args:
-        config: as composed from ``conf/eval.yaml``.
-        folder: where everything is written.
+        config: the configuration, composed from ``conf/eval.yaml``.
+        folder: the folder for all files that are written.
         command: the command line, for ``results.json``.
 
     Returns:
@@ -94,12 +96,12 @@ def score_file(
     with clock("data"):
         references = read_references(settings.references, split, config["data"]["name"])
         captions = match_captions(Path(settings.captions), references, subset=settings.subset)
-        # In the order of the references, as COCOEvalCap has it.
+        # In the order of the references, like COCOEvalCap.
         chosen = {image: t for image, t in references.captions.items() if image in captions}
         photographs = find_photographs(references, list(chosen), settings.images)
     if settings.need_photographs and not photographs:
         raise CaptioningError(
-            "images= is missing: CLIPScore looks at the photographs; give their folder."
+            "images= is missing: one of extra_metrics needs the photographs; give their folder."
         )
     settings.prepare()
     with clock(f"score {split}"):
@@ -155,23 +157,23 @@ def score_file(
 
 
 def match_captions(path: Path, references: References, *, subset: bool = False) -> dict[str, str]:
-    """Read captions in COCO's result format, by the image ids of the references.
+    """Read captions in COCO's result format; returns them by the image ids of the references.
 
-    The images may go by another name that the references know, Karpathy's by their ``cocoid``; or
-    by that of their file without its ending, as in Flickr30k's results.
+    Images may be named by an alias from the references, such as the ``cocoid`` of Karpathy's files,
+    or by their file name without its extension, as in Flickr30k's results.
 
     Args:
         path: The file.
-        references: What people wrote of the images.
-        subset: Whether images of the references may have no caption; these are left out.
+        references: The references of the images.
+        subset: Whether images without a caption are left out, instead of being an error.
 
     Raises:
-        CaptioningError: the file cannot be read, is of another format, has an image twice, one
-            without references, or, unless ``subset``, lacks one.
+        CaptioningError: the file cannot be read, has another format, has two captions of an image
+            or an image without references, or, unless ``subset``, lacks an image.
     """
     captions = results.read_captions(path)
     if not captions:
-        raise CaptioningError(f"{path}: there is no caption in it to score.")
+        raise CaptioningError(f"{path}: this file has no captions to score.")
     known = references.captions
     namings = [dict(zip(known, known, strict=True)), *references.aliases]
     namings += [_without_endings(names) for names in namings]
@@ -192,18 +194,18 @@ def match_captions(path: Path, references: References, *, subset: bool = False) 
     if missing and not subset:
         raise CaptioningError(
             f"{path}: {len(missing):,} of the {len(known):,} images of {references.source} have no "
-            f"caption, such as {missing[0]}: caption all, or score the others alone by subset=true."
+            f"caption, such as {missing[0]}: caption them all, or score the rest by subset=true."
         )
     if missing:
         log.info(
-            "%s has captions of %d of the %d images: scores on other images cannot be compared",
+            "%s has captions of %d of the %d images: compare its scores on the same images only",
             *(path, len(found), len(known)),
         )
     return found
 
 
 def _without_endings(names: Mapping[str, str]) -> dict[str, str]:
-    """The same by files' names without their endings; empty where two would be called the same."""
+    """The aliases without file extensions; empty if two images would have the same name."""
     stems = {Path(name).stem: image for name, image in names.items()}
     return stems if len(stems) == len(names) else {}
 
@@ -211,10 +213,13 @@ def _without_endings(names: Mapping[str, str]) -> dict[str, str]:
 def find_photographs(
     references: References, images: list[str], folder: str | None
 ) -> dict[str, Path]:
-    """The image files, where they are at hand: in ``folder`` or below, or where a data set is.
+    """The image files, from ``folder`` and its subfolders, or from the references' data set.
+
+    Returns:
+        The file of each image by its id; empty if there is neither a folder nor a data set.
 
     Raises:
-        CaptioningError: ``folder`` is given and lacks one of them.
+        CaptioningError: ``folder`` is given and lacks an image.
     """
     if folder is None:
         at_hand = references.source.is_dir()

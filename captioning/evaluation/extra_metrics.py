@@ -1,19 +1,23 @@
-"""Metrics that ``train.py`` and ``eval.py`` take beside the usual ones, where they are named."""
+"""Metrics that ``extra_metrics`` adds to the standard ones."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from captioning.metrics import Scores
+from captioning.metrics.registry import OPTIONAL_METRICS, ImageMetric, load_metric
 from captioning.metrics.spice import find_corenlp, spice_scores
 from captioning.metrics.tokenizer import tokenize
-from captioning.reporting.results import OPTIONAL_METRICS
 from captioning.support.errors import CaptioningError
 
 _BY_CLIP = ("CLIPScore", "RefCLIPScore")
+
+_Images = Mapping[str, Path]
+_References = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +25,15 @@ class ExtraMetrics:
     """Settings that ``conf/train.yaml`` and ``conf/eval.yaml`` have in common.
 
     Attributes:
-        extra_metrics: any of `OPTIONAL_METRICS`.
+        extra_metrics: any of `captioning.metrics.registry.OPTIONAL_METRICS`, and dotted paths of
+            users' own metrics; see `captioning.metrics.registry.ImageMetric`.
         clip_weights: for CLIPScore and RefCLIPScore; see
             `captioning.metrics.clipscore.ClipScorer`.
         spice_files: for SPICE; see `captioning.metrics.spice.find_corenlp`.
-        spice_memory: the most that SPICE may take.
+        spice_memory: the memory limit of SPICE.
+
+    Raises:
+        CaptioningError: a metric does not exist, or ``spice_memory`` is not an amount of memory.
     """
 
     extra_metrics: list[str] = field(default_factory=list)
@@ -35,33 +43,46 @@ class ExtraMetrics:
 
     def __post_init__(self) -> None:
         for name in self.extra_metrics:
-            if name not in OPTIONAL_METRICS:
-                hint = " CIDEr-D is the CIDEr that is always there." if "CIDEr" in name else ""
+            if name not in OPTIONAL_METRICS and "." not in name:
+                hint = " CIDEr-D is the standard CIDEr." if "CIDEr" in name else ""
                 raise CaptioningError(
                     f"extra_metrics=[{name}]: there is no such metric; choose from "
-                    f"{', '.join(OPTIONAL_METRICS)}.{hint}"
+                    f"{', '.join(OPTIONAL_METRICS)}, or give the dotted path of a class.{hint}"
                 )
+        self.own_metrics()
         if not re.fullmatch(r"[1-9]\d*[kmgKMG]", self.spice_memory):
             raise CaptioningError(
                 f"spice_memory={self.spice_memory} must be a number with its unit, such as 8G or "
                 "3000M."
             )
 
+    def own_metrics(self) -> dict[str, ImageMetric]:
+        """The users' own metrics that are asked for, by name, newly created.
+
+        Raises:
+            CaptioningError: one cannot be imported, or two have the same name.
+        """
+        metrics = [load_metric(path) for path in self.extra_metrics if "." in path]
+        return {metric.name: metric for metric in metrics}
+
     @property
     def need_photographs(self) -> bool:
-        """Whether one of them looks at the photographs."""
-        return any(name in _BY_CLIP for name in self.extra_metrics)
+        """Whether one of the metrics looks at the photographs."""
+        own = self.own_metrics().values()
+        return any(name in _BY_CLIP for name in self.extra_metrics) or any(
+            getattr(metric, "needs_photographs", False) for metric in own
+        )
 
     def prepare(self) -> None:
-        """See that all they need is there, so that hours of training do not end without scores.
+        """Check that all weights and files are there, before hours of training.
 
         Raises:
             CaptioningError: weights or files are missing and cannot be downloaded.
         """
         if "SPICE" in self.extra_metrics:
             find_corenlp(self.spice_files)
-        if self.need_photographs:
-            from captioning.metrics.clipscore import ClipScorer  # loads torch
+        if any(name in _BY_CLIP for name in self.extra_metrics):
+            from captioning.metrics.clipscore import ClipScorer
 
             ClipScorer(self.clip_weights, device="cpu")
 
@@ -69,18 +90,16 @@ class ExtraMetrics:
         self,
         found: Scores,
         captions: Mapping[str, str],
-        references: Mapping[str, Sequence[str]],
-        photographs: Mapping[str, Path],
+        references: _References,
+        photographs: _Images,
     ) -> Scores:
-        """The scores of captions with those of these metrics.
-
-        Each is the mean of its images' scores.
+        """Add the scores of these metrics, each the mean of its images' scores.
 
         Args:
-            found: what `captioning.metrics.CaptionScorer` found.
+            found: the scores by `captioning.metrics.CaptionScorer`.
             captions: raw, by image id.
-            references: raw, of at least these images, as `found` was scored against.
-            photographs: the files of these images, where `need_photographs`.
+            references: raw, of at least these images, in the order in which `found` was computed.
+            photographs: the files of these images, if `need_photographs`.
 
         Raises:
             CaptioningError: a metric fails.
@@ -89,22 +108,15 @@ class ExtraMetrics:
         said = {image: captions[image] for image in images}
         scored: dict[str, list[float]] = {}
         if "SPICE" in self.extra_metrics:
-            # In the lists of the scorer, which are tokenised already.
-            texts = [text for image in references for text in references[image]]
-            tokens = iter(tokenize(texts, remember=True))
-            written = {image: [next(tokens) for _ in references[image]] for image in references}
-            scored["SPICE"] = spice_scores(
-                tokenize(list(said.values())),
-                [written[image] for image in images],
-                find_corenlp(self.spice_files),
-                memory=self.spice_memory,
-            )
-        if self.need_photographs:
+            scored["SPICE"] = self._spice(said, references)
+        if any(name in _BY_CLIP for name in self.extra_metrics):
             from captioning.metrics.clipscore import ClipScorer
 
             given = references if "RefCLIPScore" in self.extra_metrics else None
             by_clip = ClipScorer(self.clip_weights).scores(said, photographs, given)
             scored |= {name: by_clip[name] for name in _BY_CLIP if name in self.extra_metrics}
+        for name, metric in self.own_metrics().items():
+            scored[name] = _own_scores(metric, said, references, photographs)
         columns = {name: np.array(values) for name, values in scored.items()}
         return Scores(
             corpus=found.corpus | {name: float(column.mean()) for name, column in columns.items()},
@@ -120,3 +132,46 @@ class ExtraMetrics:
                 },
             ),
         )
+
+    def _spice(self, captions: Mapping[str, str], references: _References) -> list[float]:
+        # In the same list as the scorer's, so that its cached result is found.
+        texts = [text for image in references for text in references[image]]
+        tokens = iter(tokenize(texts, remember=True))
+        written = {image: [next(tokens) for _ in references[image]] for image in references}
+        return spice_scores(
+            tokenize(list(captions.values())),
+            [written[image] for image in captions],
+            find_corenlp(self.spice_files),
+            memory=self.spice_memory,
+        )
+
+
+def _own_scores(
+    metric: ImageMetric,
+    captions: Mapping[str, str],
+    references: _References,
+    photographs: _Images,
+) -> list[float]:
+    """The scores of a user's metric, in the order of the captions.
+
+    Raises:
+        CaptioningError: an image has no score, or its score is not between 0 and ``highest``.
+    """
+    compute: Callable[..., Mapping[str, float]] = metric
+    scores = compute(
+        dict(captions),
+        {image: list(references[image]) for image in captions},
+        {image: photographs[image] for image in captions if image in photographs},
+    )
+    found = []
+    for image in captions:
+        if image not in scores:
+            raise CaptioningError(f"the metric {metric.name} gave no score for image {image!r}")
+        score = float(scores[image])
+        if not (math.isfinite(score) and 0 <= score <= metric.highest + 1e-6):
+            raise CaptioningError(
+                f"the metric {metric.name} gave {score:g} for image {image!r}, but declares scores "
+                f"from 0 to {metric.highest:g}"
+            )
+        found.append(score)
+    return found

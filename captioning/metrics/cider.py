@@ -1,23 +1,28 @@
-"""CIDEr-D (Vedantam et al. 2015, sec. 5), fast enough to be the reward of a training.
+"""CIDEr-D (Vedantam et al. 2015, sec. 5): the metric by COCO's tool, and a fast training reward.
 
-CIDEr-D is what COCO's tools report as "CIDEr", and so does every paper that uses them: plain CIDEr
-has neither the clipping of counts nor the penalty of lengths. `captioning.metrics.scores` takes its
-"CIDEr" from the original program; here are the same figures from tables that are made once, since
-self-critical training (Rennie et al. 2017) asks for thousands of them in a step.
+CIDEr-D is what COCO's tools and the papers that use them report as "CIDEr". Plain CIDEr neither
+clips counts nor penalises differences in length.
+
+`CIDER` computes the metric with the original program. `CiderD` computes the same figures from
+tables that are made once, because self-critical training (Rennie et al. 2017) needs thousands of
+them in a step.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
 from math import exp, log, sqrt
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from pycocoevalcap.cider import cider_scorer
 
+from captioning.metrics.metric import Computed, Metric, computed_mean
 from captioning.support.errors import CaptioningError
 
 _ORDERS = 4  # n-grams of one to four words
-_SIGMA = 6.0  # of the penalty
+_SIGMA = 6.0  # of the Gaussian penalty on differences in length
 
 _Words = Sequence[Hashable]
 _Ngram = tuple[Hashable, ...]
@@ -26,13 +31,13 @@ _Ngram = tuple[Hashable, ...]
 class CiderD:
     """Scores hypotheses of images whose references are known beforehand.
 
-    Words may be anything that compares and hashes, such as strings or the numbers of tokens, as
-    long as hypotheses and references have the same.
+    Words may be anything hashable, such as strings or token ids, as long as hypotheses and
+    references use the same.
 
     Args:
         references: by image id, one or more captions, each a sequence of words.
-        documents: the references of the images that say how rare an n-gram is, such as the whole
-            train split's; by default ``references``.
+        documents: the references from which document frequencies are counted, such as those of the
+            whole train split. Default: ``references``.
 
     Raises:
         CaptioningError: an image has no references.
@@ -84,10 +89,10 @@ class CiderD:
     def _prepared(
         self, image: Hashable, captions: Sequence[_Words]
     ) -> tuple[list[int], dict[_Ngram, list[tuple[int, float, float]]]]:
-        """The length of each reference, and where each n-gram occurs.
+        """The length of each reference, and the occurrences of each n-gram in the references.
 
-        An occurrence is the reference's place, the n-gram's weight in it, and that weight times
-        10 / (orders x references x norm of the weights of its order).
+        An occurrence is the index of the reference, the weight of the n-gram in it, and that weight
+        times 10 / (orders x references x norm of the weights of its order).
         """
         if not captions:
             raise CaptioningError(f"image {image!r} has no reference captions to score against")
@@ -134,3 +139,24 @@ def _ngrams(words: _Words) -> Counter[_Ngram]:
     return Counter(
         chain.from_iterable(zip(*shifted[:n], strict=False) for n in range(1, _ORDERS + 1))
     )
+
+
+def _compute(references: list[Any], captions: list[str]) -> Computed:
+    """CIDEr by the original scorer.
+
+    Args:
+        references: the n-gram counts of each image's references, from ``cider_scorer.cook_refs``.
+        captions: tokenised, one for each image.
+    """
+    if any(ngrams for image in references for ngrams in image):
+        scorer = cider_scorer.CiderScorer()
+        scorer.crefs = references
+        scorer.ctest = [cider_scorer.cook_test(caption) for caption in captions]
+        corpus, per_image = scorer.compute_score()
+    else:
+        # The original scorer fails if no reference has a word. Nothing matches then.
+        corpus, per_image = 0.0, np.zeros(len(captions))
+    return computed_mean("CIDEr", corpus, per_image.tolist())
+
+
+CIDER = Metric("CIDEr", ("CIDEr",), highest=10.0, prepare=cider_scorer.cook_refs, compute=_compute)

@@ -1,9 +1,9 @@
-"""Do captions name what is there, and does attention look at it? Measured where boxes are known.
+"""Agreement of captions and attention with objects whose bounding boxes are known.
 
-Grounding of soft attention in the boxes of the objects that the words name, after Liu et al.,
-"Attention Correctness in Neural Image Captioning" (AAAI 2017): the share of a word's attention that
-falls inside the box. Beside it stands the share of the image that the box takes up, which attention
-that looks everywhere alike would get, and how often the highest value lies inside.
+Attention is compared with the boxes of the objects that the words name, after Liu et al.,
+"Attention Correctness in Neural Image Captioning" (AAAI 2017): the share of a word's attention
+inside the box. Two further measures are the share of the image that the box covers, which uniform
+attention would get, and how often the maximum of the attention lies inside the box.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 
-@runtime_checkable  # for the tests, which check types as they run
+@runtime_checkable  # because the tests check types at run time
 class NamedBox(Protocol):
     """One object: the words that name it, the words for its colour, and its box in pixels."""
 
@@ -41,10 +41,10 @@ class Mention:
     """A word of a caption that names a kind of object.
 
     Attributes:
-        index: place of the word in the caption.
-        said: whether a colour is said of it.
-        objects: the objects of the image that answer to the name and to the colour that is said,
-            or that nobody noted; none where the caption is wrong.
+        index: position of the word in the caption.
+        said: whether the caption names a colour of it.
+        objects: the objects of the image with that name, and with that colour if the caption names
+            one and the colour of the object is known; empty if the caption is wrong.
     """
 
     index: int
@@ -54,7 +54,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class Grounding:
-    """The measures; see :class:`captioning.reporting.results.Objects` for what each one is."""
+    """The measures, which :class:`captioning.reporting.results.Objects` describes."""
 
     captions: int
     right: float
@@ -72,19 +72,19 @@ def ground(
 ) -> Grounding | None:
     """Measure captions against the objects of their images.
 
-    A caption is *right* if it names an object and every object that it names is there, in the
-    colour that it says; it is *complete* if moreover it names every object of the image and says
-    the colour of each that has one. A word counts for the attention if it names an object of its
-    image; where several answer to it alike, looking at any of them is right.
+    A caption is *right* if it names at least one object and every object that it names is in the
+    image, in the colour that the caption names. It is *complete* if it also names every object of
+    the image, with the colour of each object that has one. The attention is measured for words that
+    name an object of their image; if several objects fit, attention on any of them counts.
 
     Args:
         captions: by image id; images without boxes are left out.
-        attention: the maps of the words of each caption, of the whole image; may lack images or
-            all of them.
-        images: the boxes, by image id. All names and colours in them are known as such words.
+        attention: the attention map of each word, over the whole image, by image id; images may be
+            missing.
+        images: the boxes, by image id. Their names and colours are the words that are recognised.
 
     Returns:
-        The measures, or None where no captioned image has boxes.
+        The measures, or None if no captioned image has boxes.
     """
     known = [image for image in captions if image in images]
     if not known:
@@ -116,10 +116,10 @@ def ground(
 def mentions(
     words: Sequence[str], objects: Sequence[NamedBox], names: set[str], colours: set[str]
 ) -> list[Mention]:
-    """The words that name objects, and what they name.
+    """The words of a caption that name objects, and the objects that they name.
 
-    The colour of an object is what stands between it and the object named before, or an article:
-    "a red circle and a green striped box" has a red circle and a green box.
+    The colours of an object are those between its word and the preceding object or article: "a red
+    circle and a green striped box" has a red circle and a green box.
 
     Args:
         words: the caption.
@@ -145,7 +145,7 @@ def mentions(
 
 
 def _covers(found: Sequence[Mention], objects: Sequence[NamedBox]) -> bool:
-    """Whether the mentions can be matched to all objects, one each, colours said."""
+    """Whether the mentions match all objects, one each, with all colours named."""
     if len(found) != len(objects) or not all(m.said or not m.objects[0].colours for m in found):
         return False
 
@@ -164,9 +164,9 @@ def _look(
     objects: Sequence[NamedBox],
     size: tuple[int, int],
 ) -> tuple[float, bool, float]:
-    """The attention inside the boxes, whether its peak is there, and the boxes' share."""
+    """The attention inside the boxes, whether its maximum is inside, and the boxes' share."""
     rows, columns = attention.shape
-    # A location is a rectangle of the image; what of it a box covers counts.
+    # A location is a rectangle of the image, of which a box may cover a part.
     covered = np.zeros(attention.shape)
     for each in objects:
         left, top, right, bottom = each.box

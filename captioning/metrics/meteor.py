@@ -1,9 +1,12 @@
 """METEOR 1.5 (Denkowski and Lavie 2014), by its authors' own program.
 
-The program takes seconds and over a gigabyte to load its paraphrase table, so one process stays
-warm for as long as this one lives, and whole batches go through it at once. Of a large corpus more
-processes take a share each, as many as there are cores; for a thousand captions, which take one
-process a second, loading another would cost more than it saves.
+The program takes seconds and over a gigabyte to load its paraphrase table. One process is therefore
+kept running until this process ends, and whole batches go through it at once. A large corpus is
+shared by as many processes as there are cores. A thousand captions take one process a second, so
+that starting another one would cost more than it saves.
+
+The corpus score is computed from the sums of all counts and is not the mean of the images' scores.
+NLTK's ``meteor_score`` is another, older metric with higher figures.
 """
 
 import atexit
@@ -14,25 +17,28 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from pycocoevalcap.meteor import meteor as original
 
 from captioning.metrics.java import java_command, java_environment
+from captioning.metrics.metric import Computed, Metric, Samples, Sums
 from captioning.support.errors import CaptioningError
 
 _JAR = Path(original.__file__).parent / original.METEOR_JAR
 
-# Requests under way at a time. Their answers, of some 150 bytes each, fit into the smallest pipe of
-# any system, so the program never waits for us to read while we wait for it to read: no deadlock,
-# for any number and any length of captions, and no thread.
+# Requests without an answer at a time. Their answers, of some 150 bytes each, fit into the smallest
+# pipe of any system. The program therefore never waits for this process to read while this process
+# waits for it to read: there is no deadlock for any number and length of captions.
 _IN_FLIGHT = 16
 
-# Captions for which one more process pays.
+# The number of captions for which one more process saves time.
 _SHARE = 2500
 
 
 class _MeteorDiedError(Exception):
-    """The program ended before it answered; holds what it last said."""
+    """The program ended before it answered; the message is its last output."""
 
 
 class MeteorProcess:
@@ -42,12 +48,12 @@ class MeteorProcess:
     """
 
     def __init__(self) -> None:
-        # A file, as nobody reads along: a pipe would fill up and stop the program.
+        # A file, because nobody reads it: a pipe would fill up and block the program.
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
         command = java_command(
             *("-jar", _JAR.name, "-", "-", "-stdio", "-l", "en", "-norm"),
-            # By itself the program looks for this file beside the jar, and fails where the path
-            # has a space in it.
+            # By default the program looks for this file beside the jar, and fails if the path has a
+            # space in it.
             *("-a", "data/paraphrase-en.gz"),
             heap="2G",
         )
@@ -58,7 +64,7 @@ class MeteorProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
-            start_new_session=True,  # Ctrl-C is for us, and we then end it
+            start_new_session=True,  # Ctrl-C reaches this process only, which then ends it
         )
 
     @property
@@ -68,11 +74,11 @@ class MeteorProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the program is running; reaps it where it is not."""
+        """Whether the program is running."""
         return self._process.poll() is None
 
     def evaluate(self, statistics: Sequence[str]) -> tuple[float, list[float]]:
-        """The score of a corpus, from the sums of its segments' counts, and of each segment."""
+        """The corpus score, from the summed counts of the segments, and each segment's score."""
         self.send(" ||| ".join(["EVAL", *statistics]))
         segments = [float(self.receive()) for _ in statistics]
         return float(self.receive()), segments
@@ -83,11 +89,11 @@ class MeteorProcess:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._complaints):
             assert stream is not None
-            with contextlib.suppress(BrokenPipeError):  # a request the program did not live to read
+            with contextlib.suppress(BrokenPipeError):  # the program ended before it read a request
                 stream.close()
 
     def send(self, lines: str) -> None:
-        """Hand over requests, one a line."""
+        """Send requests, one on each line."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(lines.encode() + b"\n")
@@ -96,7 +102,7 @@ class MeteorProcess:
             raise _MeteorDiedError(self._last_words()) from None
 
     def receive(self) -> str:
-        """The answer to the first request that has none yet."""
+        """The answer to the first request that has not been answered yet."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline().decode()
         if not line.endswith("\n"):
@@ -113,8 +119,8 @@ class MeteorProcess:
 
 
 def _one_field(tokens: str) -> str:
-    # The replacements of pycocoevalcap; there for hypotheses alone, but "|||" in a reference would
-    # make two references of it. Line ends never come out of the tokeniser.
+    # The replacements of pycocoevalcap, which makes them in hypotheses only. In a reference, "|||"
+    # would split it into two. The tokeniser never returns line ends.
     return tokens.replace("|||", "").replace("  ", " ").replace("\n", " ").replace("\r", " ")
 
 
@@ -122,8 +128,8 @@ def _summable(line: str) -> list[float]:
     counts = [float(count) for count in line.split()]
     length, reference_length, *_ = counts
     matches, reference_matches = sum(counts[4:20:2]), sum(counts[5:20:2])
-    # The program leaves out the one chunk of a hypothesis that is matched whole by a whole
-    # reference: that one is not fragmented at all.
+    # If a whole hypothesis matches a whole reference, the program does not count the single chunk,
+    # because the match is not fragmented.
     if (matches, reference_matches, counts[20]) == (length, reference_length, 1):
         counts[20] = 0.0
     return counts
@@ -134,7 +140,7 @@ def _statistics(
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
 ) -> list[str]:
-    """What METEOR counts for each hypothesis, one line of numbers each, for `evaluate`."""
+    """METEOR's statistics of each hypothesis, a line of numbers each, for `evaluate`."""
     requests = [
         " ||| ".join(["SCORE", *map(_one_field, segment), _one_field(hypothesis)])
         for hypothesis, segment in zip(hypotheses, references, strict=True)
@@ -142,7 +148,7 @@ def _statistics(
     blocks = [requests[start : start + _IN_FLIGHT] for start in range(0, len(requests), _IN_FLIGHT)]
     answers: list[str] = []
     for first in range(0, len(blocks), len(processes)):
-        # The last turn may have blocks for some of them alone.
+        # In the last turn some processes may have no block.
         turn = list(zip(processes, blocks[first : first + len(processes)], strict=False))
         for process, block in turn:
             process.send("\n".join(block))
@@ -150,14 +156,14 @@ def _statistics(
     return answers
 
 
-# By process number, so that a forked child starts its own METEOR instead of mixing its requests
-# into its parent's pipe.
+# By process id, so that a forked child starts its own METEOR instead of writing to the pipe of its
+# parent.
 _warm: dict[int, list[MeteorProcess]] = {}
 _lock = threading.Lock()
 
 
 def start_meteor(captions: int = 0) -> None:
-    """Let METEOR load in the background, to be warm when `meteor_scores` gets that many."""
+    """Start METEOR in the background, so that `meteor_scores` need not wait for it."""
     with _lock:
         _warm_processes(captions)
 
@@ -194,7 +200,7 @@ def meteor_scores(
                         f"METEOR died twice on these {len(hypotheses)} captions ({death}): free "
                         "some memory, shorten captions of thousands of words, or leave METEOR out"
                     ) from None
-            except BaseException:  # Ctrl-C too: an answer nobody waits for may be under way
+            except BaseException:  # also Ctrl-C: an unread answer may remain in the pipe
                 _close()
                 raise
     raise AssertionError("unreachable")
@@ -214,3 +220,39 @@ def _warm_processes(captions: int) -> list[MeteorProcess]:
 def _close() -> None:
     for process in _warm.pop(os.getpid(), []):
         process.close()
+
+
+def _compute(references: list[Any], captions: list[str]) -> Computed:
+    corpus, per_image, statistics = meteor_scores(captions, references)
+    return Computed({"METEOR": corpus}, {"METEOR": per_image}, np.array(statistics))
+
+
+# The parameters that the METEOR 1.5 program uses for English by default (task "rank").
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_MATCHERS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
+_WORDS = np.array([_DELTA, 1 - _DELTA])  # content, function
+
+
+def _from_sums(sums: Sums) -> Samples:
+    """METEOR 1.5 of summed statistics (Denkowski and Lavie 2014, sec. 2).
+
+    Args:
+        sums: of the 23 numbers that the program prints for each image, in its order.
+    """
+    # The last axis of each of these: hypothesis, reference.
+    lengths, function_words, matched = sums[:, 0:2], sums[:, 2:4], sums[:, 21:23]
+    matches = sums[:, 4:20].reshape(-1, len(_MATCHERS), len(_WORDS), 2)
+    chunks = sums[:, 20]
+
+    weighted_lengths = _DELTA * (lengths - function_words) + (1 - _DELTA) * function_words
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.einsum("rmwh,m,w->rh", matches, _MATCHERS, _WORDS) / weighted_lengths
+        precision, recall = shares.T
+        mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
+        fragmentation = chunks / matched.mean(axis=1)
+    penalty = _GAMMA * fragmentation**_BETA
+    # If nothing matches, 0 / 0 gives NaN, and the score is 0.
+    return {"METEOR": np.nan_to_num((mean * (1 - penalty)).clip(min=0), nan=0.0)}
+
+
+METEOR = Metric("METEOR", ("METEOR",), statistics=23, from_sums=_from_sums, compute=_compute)

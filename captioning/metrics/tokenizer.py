@@ -1,9 +1,9 @@
 """Penn Treebank tokenisation of captions, by the very program that COCO's caption scores use.
 
 The scores of the literature are computed on the output of Stanford CoreNLP 3.4.1's PTBTokenizer
-with punctuation removed. The program and the list of punctuation come from ``pycocoevalcap``; how
-captions reach the program is ours, because there a caption with an unusual line break moved every
-caption after it to the next image.
+with punctuation removed. The program and the list of punctuation come from ``pycocoevalcap``, but
+captions are passed to the program differently: with ``pycocoevalcap``, a caption with an unusual
+line break shifts every later caption to the next image.
 """
 
 import contextlib
@@ -26,11 +26,10 @@ _JAR = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_
 _PUNCTUATION = frozenset(ptbtokenizer.PUNCTUATIONS)
 
 TOKENIZATION: Final = "stanford-corenlp-3.4.1/1"
-"""Names what scores depend on, and what is remembered: raise it when anything here changes tokens.
-"""
+"""The name of the tokeniser in results files and in its cache. Change it when tokens change."""
 
-# What the program takes for the end of a line (seen by feeding it all of Unicode), and surrogates
-# without their other half, which have no UTF-8 form. The original tool replaces only "\n".
+# The characters that end a line for the program (found by trying all of Unicode), and lone
+# surrogates, which have no UTF-8 form. The original tool replaces only "\n".
 _LINE_ENDS = "\n\v\f\r\u2028\u2029"
 _SURROGATES = "".join(map(chr, range(0xD800, 0xE000)))
 _TO_SPACES = str.maketrans(dict.fromkeys(_LINE_ENDS + _SURROGATES, " "))
@@ -40,18 +39,18 @@ def tokenize(captions: Sequence[str], *, remember: bool = False) -> list[str]:
     """Tokens of each caption, lower-case and without punctuation, joined by single spaces.
 
     All captions go through one run of the program, in their order, so that the result equals
-    ``pycocoevalcap``'s on the same captions; the program looks across the end of a caption in rare
-    cases ("No." before a caption that starts with a number). Brackets stay, as ``-lrb-`` and so on,
-    because the original's list has them in upper case. The lists seen last are remembered for the
-    life of this process.
+    ``pycocoevalcap``'s on the same captions; in rare cases the tokens of a caption depend on the
+    next one ("No." before a caption that starts with a number). Brackets become ``-lrb-`` and so on
+    and are not removed, because the original list has them in upper case. The results of the last
+    lists are cached in this process.
 
     Args:
         captions: any text, empty or with any character.
-        remember: keep the result on disk, under `cache_dir()`, for later processes. For references,
-            which every run of a corpus shares.
+        remember: whether to cache the result on disk, under `cache_dir()`, as is useful for
+            references, which all runs on a corpus share.
 
     Returns:
-        One string for each caption, in order; empty where nothing but punctuation was there.
+        One string for each caption, in order; empty for captions of punctuation only.
 
     Raises:
         CaptioningError: Java is missing or fails.
@@ -73,7 +72,7 @@ def _tokenized(captions: tuple[str, ...]) -> tuple[str, ...]:
         command,
         input=text.encode(),
         capture_output=True,
-        cwd=_JAR.parent,  # a class path cannot hold a folder with ":" in its name; a bare name can
+        cwd=_JAR.parent,  # because a class path cannot contain a folder with ":" in its name
         env=java_environment(),
         check=False,
     )
@@ -97,14 +96,14 @@ def _remembered(captions: tuple[str, ...]) -> tuple[str, ...]:
     tokens = _read(path, len(captions))
     if tokens is None:
         tokens = _tokenized(captions)
-        # A cache that cannot be written (read-only home, full disk) costs time, never the scores.
+        # A cache that cannot be written (read-only home, full disk) costs time but is no error.
         with contextlib.suppress(OSError):
             atomic_write_json(path, tokens)
     return tokens
 
 
 def _read(path: Path, count: int) -> tuple[str, ...] | None:
-    """The remembered tokens, or None where the file is absent or is not what we wrote."""
+    """The cached tokens, or None if the file is absent or damaged."""
     try:
         tokens = json.loads(path.read_bytes())
     except (OSError, ValueError):

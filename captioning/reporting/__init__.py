@@ -1,1 +1,1 @@
-"""What runs leave behind, and what is made of it: results files, caption files, the leaderboard."""
+"""The output of runs: results files, caption files, reports, figures and the leaderboard."""

@@ -1,4 +1,4 @@
-"""Learning curves: what a run's ``logs/metrics.csv`` holds, and charts of it as plain geometry."""
+"""Learning curves from a run's ``logs/metrics.csv``, and charts of them as plain geometry."""
 
 import csv
 import math
@@ -22,12 +22,14 @@ LEFT, RIGHT, TOP, BOTTOM = 38, WIDTH - 14, 18, HEIGHT - 34
 
 
 def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
-    """Read what Lightning's CSVLogger wrote: the mean of each quantity over each epoch.
+    """Read the file of Lightning's CSVLogger as the mean of each quantity over each epoch.
 
-    Cells that hold no finite number, and rows without an epoch, count for nothing.
+    A quantity that is logged at some steps and, as ``NAME_epoch``, as the mean over all steps of
+    the epoch, is read from the latter, so that a curve shows what the log shows. Cells that hold no
+    finite number, and rows without an epoch, are left out.
 
     Returns:
-        ``{quantity: curve}``, such as ``train/loss`` and ``dev/CIDEr``.
+        ``{quantity: curve}``, such as ``train/loss``, ``dev/loss`` and ``dev/CIDEr``.
 
     Raises:
         CaptioningError: the file cannot be read.
@@ -44,19 +46,25 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
                         values[name][int(epoch) + 1].append(value)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CaptioningError(f"{path}: cannot be read as CSV: {error}") from None
-    return {
+    curves: dict[str, Curve] = {
         name: {epoch: fmean(numbers) for epoch, numbers in sorted(by_epoch.items())}
         for name, by_epoch in values.items()
     }
+    of_epochs = [name for name in curves if name.endswith("_epoch")]
+    for name in of_epochs:
+        quantity = name.removesuffix("_epoch")
+        curves.pop(f"{quantity}_step", None)
+        curves[quantity] = {**curves.get(quantity, {}), **curves.pop(name)}
+    return curves
 
 
 def best_epoch(curve: Curve) -> int:
-    """The epoch of the highest value, the first where several have it."""
+    """The epoch of the highest value; the first one if there are several."""
     return max(curve, key=lambda epoch: curve[epoch])
 
 
 class Point(NamedTuple):
-    """A point of a line, in the chart's units, and what it stands for."""
+    """A point of a line, in the chart's units, and its description."""
 
     x: float
     y: float
@@ -83,7 +91,7 @@ class Chart:
     """Curves over epochs, laid out in WIDTH x HEIGHT.
 
     Attributes:
-        title: what is drawn.
+        title: of the chart.
         lines: the curves that have values.
         epochs: the marks of the horizontal axis.
         values: the marks of the vertical axis.
@@ -98,12 +106,12 @@ class Chart:
 
 
 def chart(title: str, curves: Mapping[str, Curve], best: int | None = None) -> Chart | None:
-    """Lay curves out in one chart, or None where there is not a single value.
+    """Lay curves out in one chart; None if there is no value.
 
     Args:
-        title: what is drawn.
+        title: of the chart.
         curves: by name, in the order of the legend.
-        best: the epoch to mark, where it is among them.
+        best: the epoch to mark, if it is among them.
     """
     curves = {name: curve for name, curve in curves.items() if curve}
     if not curves:
@@ -153,7 +161,7 @@ def _marks(low: float, high: float, least: float = 0.0) -> list[float]:
 
 
 def _number(cell: object) -> float | None:
-    # Not always a string: in a row that is too short or too long, it is None or a list.
+    # In a row that is too short or too long, the cell is None or a list.
     try:
         value = float(cell) if isinstance(cell, str) else math.nan
     except ValueError:

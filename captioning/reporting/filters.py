@@ -1,17 +1,16 @@
-"""Choosing runs by what they are: ``model=lstm``, ``decoding=beam*``, ``model.dropout=0.5``."""
+"""Filters that select runs by their settings, for example ``model=lstm`` or ``decoding=beam*``."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any
 
+from captioning.reporting.configurations import flat
 from captioning.reporting.results import Results
 from captioning.support.errors import CaptioningError
 
-# Of a key's values, where an error names them.
-_SHOWN = 8
+# The largest number of values that an error message lists.
+_MAX_LISTED = 8
 
 _FIELDS: dict[str, Callable[[Results], list[str]]] = {
     "name": lambda results: [results.name],
@@ -31,8 +30,8 @@ class Filter:
     Attributes:
         key: ``name``, ``data``, ``model``, ``encoder``, ``decoding``, or a dotted key of the
             configuration.
-        value: what it must be. ``*`` and ``?`` stand for any characters; numbers are compared as
-            numbers.
+        value: the value that the run must have. ``*`` and ``?`` stand for any characters; numbers
+            are compared as numbers.
     """
 
     key: str
@@ -40,21 +39,21 @@ class Filter:
 
     @classmethod
     def parse(cls, text: str) -> "Filter":
-        """One from ``key=value``.
+        """Parse ``key=value``.
 
         Raises:
-            CaptioningError: it is something else.
+            CaptioningError: the text is not of the form ``key=value``.
         """
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise CaptioningError(f"--filter {text}: write key=value, such as model=attn_lstm")
+            raise CaptioningError(f"--filter {text}: write key=value, for example model=attn_lstm")
         return cls(key, value)
 
     def __call__(self, results: Results) -> bool:
-        """Whether a run meets the condition; one that lacks the key does not."""
-        return any(self._is(text) for text in _texts(results, self.key))
+        """Whether a run meets the condition. A run without the key does not."""
+        return any(self._matches(text) for text in _texts(results, self.key))
 
-    def _is(self, text: str) -> bool:
+    def _matches(self, text: str) -> bool:
         try:
             return float(text) == float(self.value)
         except ValueError:
@@ -65,40 +64,29 @@ def choose(runs: Sequence[Results], filters: Sequence[Filter]) -> list[bool]:
     """Whether each run meets all conditions.
 
     Raises:
-        CaptioningError: no run has one of the keys, or its value, which is then misspelt.
+        CaptioningError: no run has one of the keys, or no run has the value.
     """
     for each in filters:
-        there = dict.fromkeys(text for results in runs for text in _texts(results, each.key))
-        if runs and not there:
-            known = {key for results in runs for key in _flat(results.settings)} | set(_FIELDS)
+        present = dict.fromkeys(text for results in runs for text in _texts(results, each.key))
+        if runs and not present:
+            known = {key for results in runs for key in dict(flat(results.settings))} | set(_FIELDS)
             near = get_close_matches(each.key, sorted(known), n=3, cutoff=0.5) or sorted(_FIELDS)
             raise CaptioningError(
                 f"--filter {each.key}={each.value}: no run has `{each.key}`; "
                 f"there is {', '.join(near)}"
             )
         if runs and not any(each(results) for results in runs):
-            more = f", and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+            more = f", and {len(present) - _MAX_LISTED} more" if len(present) > _MAX_LISTED else ""
             raise CaptioningError(
                 f"--filter {each.key}={each.value}: no run has that value; there is "
-                f"{', '.join(list(there)[:_SHOWN])}{more}"
+                f"{', '.join(list(present)[:_MAX_LISTED])}{more}"
             )
     return [all(each(results) for each in filters) for results in runs]
 
 
 def _texts(results: Results, key: str) -> list[str]:
-    """What a run has for the key, in any of its spellings; empty where it has no such key."""
+    """The values of a run for a key; empty if the run has no such key."""
     if key in _FIELDS:
         return _FIELDS[key](results)
-    settings = _flat(results.settings)
+    settings = dict(flat(results.settings))
     return [settings[key]] if key in settings else []
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Settings as the command line has them: ``model.dropout`` and ``0.5``."""
-    found: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value if isinstance(value, str) else json.dumps(value)
-    return found

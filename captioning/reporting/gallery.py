@@ -1,4 +1,4 @@
-"""The galleries of pages: photographs, captions and attention, in the form that a page embeds."""
+"""Galleries: photographs, captions and attention, embedded in a page as JSON."""
 
 import base64
 import json
@@ -17,16 +17,16 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from captioning.data.images import load_rgb
+from captioning.metrics.registry import STANDARD_SCORES, ordered_scores
 from captioning.reporting.figures import Region, check_maps, region_of
 from captioning.reporting.ranking import RANKED_BY
-from captioning.reporting.results import METRICS, OPTIONAL_METRICS
 from captioning.support.errors import CaptioningError
 from captioning.support.progress import track_progress
 
 log = logging.getLogger(__name__)
 
 THUMBNAIL: Final = 256
-"""Pixels of an embedded photograph's longer side."""
+"""The longer side of an embedded photograph in pixels."""
 
 _QUALITY = 70
 _DATA = re.compile(r'<script type="application/json" class="gallery-data">(.*?)</script>', re.S)
@@ -36,18 +36,18 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """An image that a model captioned.
+    """An image and the caption of a model.
 
     Attributes:
-        id: of the image, such as its file's name.
-        path: the photograph.
-        references: what people wrote.
-        caption: what the model wrote.
-        scores: of this image, by metric, on the metrics' own scale.
-        attention: where each word of the caption looked; None without attention.
+        id: the id of the image, usually its file name.
+        path: the photograph's file.
+        references: the reference captions.
+        caption: the model's caption.
+        scores: the scores of this image by metric, on the metrics' own scale.
+        attention: the attention map of each word of the caption; None without attention.
 
     Raises:
-        CaptioningError: the attention does not belong to the caption, or is none.
+        CaptioningError: the attention maps do not match the caption, or are invalid.
     """
 
     id: str
@@ -67,9 +67,10 @@ class GalleryImage:
 
 
 class AttentionData(TypedDict):
-    """The maps of a caption's words: base64 of words x rows x columns bytes, 255 at each peak.
+    """The attention maps of a caption.
 
-    ``region`` is the part of the photograph that they cover, as shares x0, y0, x1, y1.
+    ``maps`` is the base64 encoding of words x rows x columns bytes; each map is scaled to a peak of
+    255. ``region`` is the part of the photograph that they cover; see `figures.Region`.
     """
 
     maps: str
@@ -79,7 +80,7 @@ class AttentionData(TypedDict):
 
 
 class CaptionData(TypedDict):
-    """One run's caption of an image; its scores are on the metrics' own scale."""
+    """The caption of an image by one run. The scores are on the metrics' own scale."""
 
     caption: str
     scores: dict[str, float]
@@ -87,9 +88,10 @@ class CaptionData(TypedDict):
 
 
 class ImageData(TypedDict):
-    """An image with one caption a run; ``photo`` is a data URL, None where no file could be read.
+    """An image with one caption for each run.
 
-    ``size`` is the photograph's width and height, as embedded.
+    ``photo`` is a data URL, or None if the file could not be read. ``size`` is the width and height
+    of the embedded photograph in pixels.
     """
 
     id: str
@@ -100,7 +102,7 @@ class ImageData(TypedDict):
 
 
 class GalleryData(TypedDict):
-    """A gallery; ``metrics`` are those that its images are sorted by."""
+    """A gallery. ``metrics`` are the metrics by which its images can be sorted."""
 
     split: str
     runs: list[str]
@@ -116,23 +118,23 @@ def make_gallery(
     resize: Literal["squash", "crop"] = "squash",
     progress: bool = True,
 ) -> GalleryData:
-    """One run's gallery. A photograph that cannot be read is named in the log and left out.
+    """Make the gallery of one run. A photograph that cannot be read is logged and left out.
 
     Args:
-        split: of the images.
-        run: its name.
-        images: in the order of the gallery.
-        resize: how the encoder saw them; see its ``Preprocessing``.
-        progress: whether to show how far it has come.
+        split: the split of the images.
+        run: the name of the run.
+        images: the images in the order of the gallery.
+        resize: how the encoder resizes photographs; see its ``Preprocessing``.
+        progress: whether to show a progress bar.
     """
     entries = []
-    # Pillow decodes and encodes without holding the interpreter's lock.
+    # Pillow releases the interpreter lock while it decodes and encodes.
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
         track_progress("Photographs", len(images), visible=progress) as advance,
     ):
         for image, (photo, size) in zip(images, threads.map(_thumbnail, images), strict=True):
-            # Four digits are more than anybody looks at, and keep the page small.
+            # Four digits keep the page small.
             scores = {name: round(float(score), 4) for name, score in image.scores.items()}
             caption = CaptionData(
                 caption=" ".join(image.caption.split()),
@@ -154,18 +156,18 @@ def make_gallery(
 
 
 def compare(galleries: Sequence[GalleryData], runs: Sequence[str]) -> GalleryData:
-    """The images that several runs have in common, each with the captions of all of them.
+    """Merge galleries: the images that all runs share, each with the captions of all runs.
 
     Args:
-        galleries: one for each run, at least one, of the same split.
-        runs: their names.
+        galleries: the gallery of each run, at least one; all of the same split.
+        runs: the names of the runs.
     """
     by_id = [{image["id"]: image for image in gallery["images"]} for gallery in galleries]
     images = []
     for id in by_id[0]:
         if all(id in gallery for gallery in by_id):
             found = [gallery[id] for gallery in by_id]
-            # Any run's photograph will do; one of them may have been without.
+            # Take the photograph from any run, since some runs may lack it.
             best = next((image for image in found if image["photo"]), found[0])
             captions = [caption for image in found for caption in image["captions"]]
             images.append(ImageData({**best, "captions": captions}))
@@ -174,32 +176,35 @@ def compare(galleries: Sequence[GalleryData], runs: Sequence[str]) -> GalleryDat
 
 
 def has_attention(gallery: GalleryData) -> bool:
-    """Whether any of its captions has maps."""
+    """Whether any caption of a gallery has attention maps."""
     return any(c["attention"] for image in gallery["images"] for c in image["captions"])
 
 
 def metrics_of(scores: Iterable[Mapping[str, float]]) -> list[str]:
-    """The metrics that are among them, the one that ranks runs first."""
-    known = {metric for of_image in scores for metric in of_image}
-    return [metric for metric in (*reversed(METRICS), *OPTIONAL_METRICS) if metric in known]
+    """The names of the metrics that occur in ``scores``; the metric that ranks runs comes first."""
+    present = {name for of_image in scores for name in of_image}
+    further = ordered_scores(present)[len(STANDARD_SCORES) :]
+    return [name for name in (*reversed(STANDARD_SCORES), *further) if name in present]
 
 
-def spread(items: Sequence[Item], most: int, key: Callable[[Item], float]) -> list[Item]:
-    """At most so many of them, evenly spread from the highest key to the lowest, in their order."""
-    if len(items) <= most:
+def evenly_spaced_subset(
+    items: Sequence[Item], limit: int, key: Callable[[Item], float]
+) -> list[Item]:
+    """Select at most ``limit`` items, evenly spaced when ranked by ``key``; keeps their order."""
+    if len(items) <= limit:
         return list(items)
     ranked = sorted(range(len(items)), key=lambda index: -key(items[index]))
-    places = np.linspace(0, len(items) - 1, most).round().astype(int)
+    places = np.linspace(0, len(items) - 1, limit).round().astype(int)
     return [items[index] for index in sorted(ranked[place] for place in places)]
 
 
 def score_of(image: GalleryImage) -> float:
-    """The score that runs are ranked by, of one image."""
+    """The score of one image in the metric that ranks runs."""
     return image.scores.get(RANKED_BY, 0.0)
 
 
 def difference_of(image: ImageData) -> float:
-    """How far the runs are apart on an image, in the score that runs are ranked by."""
+    """The largest difference between runs on an image, in the metric that ranks runs."""
     scores = [caption["scores"].get(RANKED_BY, 0.0) for caption in image["captions"]]
     return max(scores) - min(scores)
 
@@ -207,10 +212,10 @@ def difference_of(image: ImageData) -> float:
 def attention_data(
     attention: Float[np.ndarray, "words rows columns"] | None, region: Region
 ) -> AttentionData | None:
-    """The maps of a caption as pages embed them; None without attention.
+    """Encode the attention maps of a caption for a page; None without attention.
 
     Args:
-        attention: where each word looked.
+        attention: the map of each word.
         region: the part of the photograph that the maps cover.
     """
     if attention is None:
@@ -224,7 +229,7 @@ def attention_data(
 
 
 def data_block(gallery: GalleryData) -> Markup:
-    """JSON in ASCII that cannot end the ``<script>`` around it, whatever its strings hold."""
+    """Encode a gallery as ASCII JSON in which no string can close the surrounding ``<script>``."""
     text = json.dumps(gallery, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -232,18 +237,18 @@ def data_block(gallery: GalleryData) -> Markup:
 
 
 def read_report_data(path: str | os.PathLike[str]) -> GalleryData:
-    """Read the gallery out of a ``report.html``.
+    """Read the gallery from a ``report.html``.
 
     Raises:
-        CaptioningError: the file cannot be read, or has no gallery of this version in it.
+        CaptioningError: the file cannot be read, or contains no gallery of this version.
     """
     try:
         found = _DATA.search(Path(path).read_text(encoding="utf-8"))
         if found is None:
-            raise ValueError("there is no gallery in it")
+            raise ValueError("it has no gallery")
         data: GalleryData = json.loads(found[1])
         if not isinstance(data, dict) or GalleryData.__required_keys__ != data.keys():
-            raise ValueError("its gallery is another version's")
+            raise ValueError("its gallery has the format of another version")
         return data
     except (OSError, ValueError) as error:
         raise CaptioningError(
@@ -252,11 +257,11 @@ def read_report_data(path: str | os.PathLike[str]) -> GalleryData:
 
 
 def _thumbnail(image: GalleryImage) -> tuple[str | None, tuple[int, int]]:
-    """A small WebP as a data URL, and its width and height."""
+    """A small WebP as a data URL (None if the file cannot be read), and its width and height."""
     try:
         picture = load_rgb(image.path)
     except CaptioningError as error:
-        log.warning("No photograph of %s: %s", image.id, error)
+        log.warning("The photograph of %s is left out: %s", image.id, error)
         return None, (0, 0)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     file = BytesIO()

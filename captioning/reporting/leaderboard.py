@@ -1,118 +1,111 @@
-"""The leaderboard: all runs' results side by side, best first, as text, Markdown and CSV."""
+"""The leaderboard as text for a terminal, as Markdown and as CSV."""
 
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from rich import box
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from captioning.reporting.published import Published
-from captioning.reporting.ranking import (
-    LANGUAGE_COLUMNS,
-    OBJECT_COLUMNS,
-    Leaderboard,
-    Ranking,
-    Row,
-    one_line,
-)
-from captioning.reporting.results import (
-    BOX_SHARE,
-    LANGUAGE_MEASURES,
-    METRICS,
-    OBJECT_MEASURES,
-    Language,
-    Objects,
-    present_metrics,
+from captioning.reporting.notes import endings, notes
+from captioning.reporting.ranking import LANGUAGE_COLUMNS, OBJECT_COLUMNS, Leaderboard
+from captioning.reporting.results import LANGUAGE_MEASURES
+from captioning.reporting.tables import (
+    LAST_COLUMN,
+    Cell,
+    RankingTable,
+    ranking_table,
+    score_columns,
 )
 
-TEXT_COLUMNS: Final = ("run", "seeds", "model", "decoding")
-LAST_COLUMN: Final = "when (UTC)"
+# What a narrow terminal goes without, in this order, until the table fits.
+_LEFT_OUT_FIRST: Final = (LAST_COLUMN, "BLEU-2", "BLEU-3", "model", "BLEU-1", "ROUGE-L", "decoding")
+_LEFT_OUT_LAST: Final = ("METEOR", "BLEU-4")
 
-_MISSING = "-"
-
-_LANGUAGE_LABELS = {field: label for label, field in LANGUAGE_MEASURES.items()}
-
-# What a terminal narrower than this leaves out, so that it need not squeeze the rest.
-_LEFT_OUT: Final = {
-    150: ("model", "BLEU-2", "BLEU-3", LAST_COLUMN),
-    98: ("BLEU-1", "ROUGE-L"),
-}
+_WIDEST_NAME = 24  # characters of a run's name that a narrow terminal shows on one line
+_WIDEST_HEADER = 10  # characters of a line of a setting's name
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A number or a text of a table.
-
-    Attributes:
-        text: what it shows, on one line.
-        value: the number behind it, on its own scale.
-        interval: that of the number, as text; or what else belongs below it.
-        best: whether no other run of the ranking has a higher one.
-    """
-
-    text: str
-    value: float | None = None
-    interval: str | None = None
-    best: bool = False
-
-    @classmethod
-    def of_score(
-        cls,
-        score: float | None,
-        interval: tuple[float, float] | None = None,
-        *,
-        spread: float | None = None,
-        best: bool = False,
-    ) -> "Cell":
-        """A score times 100, or a dash; with its spread over seeds, where there are several."""
-        between = None
-        if interval is not None:
-            between = "–".join(f"{100 * end:.1f}" for end in interval)
-        text = _hundredfold(score) + (f" ±{100 * spread:.1f}" if spread is not None else "")
-        return cls(text, score, between, best)
-
-
-@dataclass(frozen=True)
-class RankingTable:
-    """A ranking as people read it: a row a configuration, best first, and published results."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    published: tuple[tuple[Cell, ...], ...] = ()
-
-
-def terminal_tables(board: Leaderboard, width: int = 1000) -> list[Table]:
+def terminal_tables(board: Leaderboard, width: int = 1000) -> list[RenderableType]:
     """The rankings for a terminal; the best score of each column is bold.
 
     Args:
-        board: what to show.
-        width: of the terminal. A narrow one goes without some columns, which files have.
+        board: the rankings.
+        width: of the terminal. A narrow one shows fewer columns, and a sentence says which.
     """
-    tables = []
+    tables: list[RenderableType] = []
     for ranking in board.rankings:
-        content = ranking_table(ranking, board.metric)
-        hidden = {name for most, names in _LEFT_OUT.items() if width < most for name in names}
-        hidden |= set(LANGUAGE_MEASURES)
-        shown = [name for name in content.header if name not in hidden]
-        rows = (*content.rows, *content.published)
-        tables.append(_terminal_table(content.header, rows, shown, str(ranking.ground)))
-        # In a table of their own: with these, one of all would be wider than most terminals.
-        if language := [name for name in content.header if name in LANGUAGE_MEASURES]:
-            tables.append(_terminal_table(content.header, content.rows, ["run", *language]))
+        content = ranking_table(ranking, board.metric, board.lower_is_better)
+        words = [name for name in content.header if name in LANGUAGE_MEASURES]
+        names = [name for name in content.header if name not in words]
+        fold = sum(_width(content, name, fold=False) + 1 for name in names) > width
+        shown, missing = _fitting(content, board.metric, width, names) if fold else (names, [])
+        tables.append(_terminal_table(content, shown, str(ranking.ground), fold=fold))
+        # The words have a table of their own, because one of all would be too wide.
+        if words:
+            shown = ["run", *content.settings[:2], *words]
+            tables.append(_terminal_table(content, shown, fold=fold))
+        if missing:
+            tables.append(
+                Text(f"At this width without {', '.join(missing)}; leaderboard.md has all columns.")
+            )
     return tables
 
 
+def _fitting(
+    content: RankingTable, metric: str, width: int, names: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """The columns that fit into a terminal, and those that do not."""
+    shown = list(names)
+    beside = [name for name in shown if name in OBJECT_COLUMNS]
+    order = (
+        *_LEFT_OUT_FIRST,
+        *reversed(content.settings[4:]),
+        *reversed(beside),
+        *_LEFT_OUT_LAST,
+        *reversed(content.settings[1:4]),
+        f"dev {metric}",
+    )
+    widths = {name: _width(content, name, fold=True) for name in shown}
+    missing = []
+    for name in order:
+        if sum(widths[each] + 1 for each in shown) <= width:
+            break
+        if name in shown and name != metric:
+            shown.remove(name)
+            missing.append(name)
+    return shown, [name for name in names if name in missing]
+
+
+def _width(content: RankingTable, name: str, *, fold: bool) -> int:
+    place = content.header.index(name)
+    cells = [row[place] for row in (*content.rows, *content.published)]
+    texts = [text for cell in cells for text in (cell.text, cell.interval or "")]
+    longest = max(map(len, (*_header(name, content, fold=fold).split("\n"), *texts)))
+    return min(longest, _WIDEST_NAME) if name in content.texts else longest
+
+
+def _header(name: str, content: RankingTable, *, fold: bool) -> str:
+    """The name of a column, on several lines if it is to be folded."""
+    if not fold:
+        return name
+    if name not in content.settings:
+        return name if name in content.texts else "\n".join(name.split())
+    lines: list[str] = []
+    for part in re.findall(r"[^._]+[._]?", name):
+        if lines and len(lines[-1]) + len(part) <= _WIDEST_HEADER and not lines[-1].endswith("."):
+            lines[-1] += part
+        else:
+            lines.append(part)
+    return "\n".join(lines)
+
+
 def _terminal_table(
-    header: Sequence[str],
-    rows: Iterable[Sequence[Cell]],
-    shown: Sequence[str],
-    title: str | None = None,
+    content: RankingTable, shown: Sequence[str], title: str | None = None, *, fold: bool
 ) -> Table:
     """Some of the columns."""
     table = Table(
@@ -122,20 +115,22 @@ def _terminal_table(
         padding=(0, 0),
         pad_edge=False,
     )
-    cells = [[row[header.index(name)] for name in shown] for row in rows]
-    for place, column in enumerate(shown):
-        # A narrow terminal folds names and cuts the date, never the numbers.
-        if column in TEXT_COLUMNS:
-            table.add_column(column, overflow="fold", min_width=5)
-        elif column == LAST_COLUMN:
-            table.add_column(column, no_wrap=True)
+    # In the table of words, and of few columns, published results would have no number.
+    published = content.published if title is not None else ()
+    for name in shown:
+        header = Text(_header(name, content, fold=fold))
+        # A terminal that is too narrow folds texts, but never numbers.
+        if name in content.texts:
+            width = min(_width(content, name, fold=fold), _WIDEST_NAME)
+            table.add_column(header, overflow="fold", min_width=min(width, 5))
+        elif name == LAST_COLUMN:
+            table.add_column(header, no_wrap=True)
         else:
-            texts = [text for row in cells for text in (row[place].text, row[place].interval or "")]
-            least = max(map(len, (*column.split(), *texts)))
-            table.add_column(column, justify="right", min_width=least)
-    for row in cells:
+            table.add_column(header, justify="right", min_width=_width(content, name, fold=fold))
+    places = [content.header.index(name) for name in shown]
+    for row in (*content.rows, *published):
         # Text, not str: rich would read the brackets of a run's name as its markup.
-        table.add_row(*map(_terminal_cell, row))
+        table.add_row(*(_terminal_cell(row[place]) for place in places))
     return table
 
 
@@ -147,7 +142,7 @@ def _terminal_cell(cell: Cell) -> Text:
 
 
 def to_markdown(board: Leaderboard) -> str:
-    """The whole leaderboard as a Markdown page; scores times 100, the best of each column bold."""
+    """The leaderboard as a Markdown page: scores times 100, the best of each column bold."""
     lines = [
         "# Leaderboard",
         "",
@@ -155,7 +150,7 @@ def to_markdown(board: Leaderboard) -> str:
     ]
     lines += [part for note in notes(board, _markdown) for part in ("", note)]
     for ranking in board.rankings:
-        table = ranking_table(ranking, board.metric)
+        table = ranking_table(ranking, board.metric, board.lower_is_better)
         lines += ["", f"## {_markdown(str(ranking.ground))}", ""]
         lines += [_markdown_row(map(_markdown, table.header)), "|" + " --- |" * len(table.header)]
         lines += [
@@ -172,67 +167,12 @@ def _markdown_cell(cell: Cell) -> str:
     return text + (f" ({_markdown(cell.interval)})" if cell.interval else "")
 
 
-def notes(board: Leaderboard, escape: Callable[[str], str] = str) -> list[str]:
-    """What a reader must know before the tables, a sentence or two each."""
-    found = [escape(board.reason_for_tables)] if board.reason_for_tables else []
-    rows = [row for ranking in board.rankings for row in ranking.rows]
-    if any(row.intervals for row in rows):
-        found.append("Beside or below a score is its 95 % bootstrap interval over the images.")
-    if any(len(row.entries) > 1 for row in rows):
-        found.append("Several seeds are one row: mean ± standard deviation over the seeds.")
-    for ranking in board.rankings:
-        if ranking.against and any(row.differences for row in ranking.rows):
-            chosen = f", the best by {board.metric} on {board.best_by}" if board.best_by else ""
-            found.append(
-                f"Δ is the paired difference from {escape(one_line(ranking.against.name))}{chosen}"
-                f", with its p-value over the images ({escape(str(ranking.ground.data))})."
-            )
-        found += _why_not_compared(board, ranking, escape)
-    if any(ranking.published for ranking in board.rankings):
-        found.append("Rows marked published are what others report; they are not ranked.")
-    return found
-
-
-def _why_not_compared(
-    board: Leaderboard, ranking: Ranking, escape: Callable[[str], str]
-) -> list[str]:
-    data = escape(one_line(ranking.ground.data))
-    if len(ranking.rows) < 2:
-        return []
-    if ranking.against is None:
-        # Where a run was named, the other tables are without it on purpose.
-        return [
-            f"No run on {data} has {board.metric} on {board.best_by}, to choose the best by; "
-            "--against NAME compares the others with the run of that name."
-        ] * bool(board.best_by)
-    without = [row for row in ranking.rows if not row.differences and row is not ranking.against]
-    names = ", ".join(escape(one_line(row.name)) for row in without)
-    return [
-        f"No difference is known of {names}: it takes statistics_{board.split}.json beside both "
-        f"runs' results.json, of the same images and references ({data})."
-    ] * bool(without)
-
-
-def endings(board: Leaderboard, escape: Callable[[str], str] = str) -> list[str]:
-    """What stands below the tables: what is not in them, and why."""
-    found = [unscored_sentence(board, escape)] if board.unscored else []
-    if board.unmatched:
-        names = "; ".join(escape(one_line(each.name)) for each in board.unmatched)
-        found.append(
-            f"Published results that are not shown, as no run here is on the same images: {names}."
-        )
-    return found + [
-        f"failed: {escape(failure.name)}: {escape(one_line(failure.reason))}"
-        for failure in board.failures
-    ]
-
-
 def to_csv(board: Leaderboard) -> str:
-    """The rankings as CSV, one row a configuration: all in full, on the metrics' own scale.
+    """The rankings as CSV: all digits on the metrics' own scale, one row for each configuration.
 
-    After each metric come its spread over the seeds, the ends of its interval, and the difference
-    from the best run with the ends of its interval and its p-value, where some row has them. Text
-    that a spreadsheet would run as a formula is quoted with a leading apostrophe.
+    Each score is followed by its standard deviation over the seeds, the ends of its interval, and
+    the difference from the best row with the ends of its interval and its p-value, if some row has
+    them. Text that a spreadsheet would run as a formula is prefixed with an apostrophe.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -248,11 +188,12 @@ def to_csv(board: Leaderboard) -> str:
 
 
 def csv_records(board: Leaderboard) -> list[dict[str, Any]]:
-    """All numbers of all rows, by column, each record with the same ones."""
+    """One record for each row: its settings and all its numbers, by the names of the columns."""
     records = []
     every = [row for ranking in board.rankings for row in ranking.rows]
     means = [row.means(board.split) for row in every]
-    metrics = present_metrics(means)
+    metrics = score_columns(every, board.split)
+    keys = list(dict.fromkeys(key for row in every for key in row.settings))
     others = [
         name for name in (*OBJECT_COLUMNS, *LANGUAGE_COLUMNS) if any(name in row for row in means)
     ]
@@ -269,6 +210,7 @@ def csv_records(board: Leaderboard) -> list[dict[str, Any]]:
                 "decoding": row.results.decoding.label if row.results.decoding else None,
                 "seeds": len(row.entries),
                 "published": None,
+                **{key: row.settings.get(key) for key in keys},
                 **ranking.ground._asdict(),
             }
             for metric in metrics:
@@ -284,7 +226,7 @@ def csv_records(board: Leaderboard) -> list[dict[str, Any]]:
                     record[f"{metric} difference low"] = pair.low if pair else None
                     record[f"{metric} difference high"] = pair.high if pair else None
                     record[f"{metric} p"] = pair.p_value if pair else None
-            record[_dev(board.metric)] = row.means("dev").get(board.metric)
+            record[f"dev {board.metric}"] = row.means("dev").get(board.metric)
             record |= {name: mean.get(name) for name in others}
             record["created"] = max(each.created for each in results).isoformat()
             record["commit"] = "; ".join(
@@ -301,174 +243,6 @@ def csv_records(board: Leaderboard) -> list[dict[str, Any]]:
             record |= {metric: each.score(metric) for metric in each.scores}
             records.append(record)
     return records
-
-
-def unscored_sentence(board: Leaderboard, escape: Callable[[str], str] = str) -> str:
-    """Names the runs that have no scores on the split, and where they are."""
-    names = ", ".join(
-        escape(one_line(f"{entry.results.name} ({entry.path.parent})")) for entry in board.unscored
-    )
-    return f"Without scores on {board.split}: {names}."
-
-
-def score_table(
-    scores: Mapping[str, Mapping[str, float]], metrics: Sequence[str] = METRICS
-) -> Table:
-    """A run's own scores for the terminal: a row a split, a column a metric, times 100.
-
-    Args:
-        scores: ``{split: {metric: score}}`` on the metrics' own scale.
-        metrics: the columns.
-    """
-    table = Table("split", box=box.SIMPLE_HEAD)
-    for metric in metrics:
-        table.add_column(metric, justify="right")
-    for split, row in scores.items():
-        table.add_row(split, *(_hundredfold(row.get(metric)) for metric in metrics))
-    return table
-
-
-def language_table(language: Mapping[str, Language]) -> Table:
-    """What a run's captions are like as language, for the terminal.
-
-    Args:
-        language: by split.
-    """
-    table = Table("language", box=box.SIMPLE_HEAD)
-    for split in language:
-        table.add_column(split, justify="right")
-    columns = [found.texts() for found in language.values()]
-    for label in columns[0] if columns else ():
-        table.add_row(label, *(texts[label] for texts in columns))
-    return table
-
-
-def object_table(objects: Mapping[str, Objects]) -> Table:
-    """What a run says of objects and where it looks, for the terminal: percentages.
-
-    Args:
-        objects: by split.
-    """
-    table = Table("objects", box=box.SIMPLE_HEAD)
-    for label in OBJECT_MEASURES:
-        table.add_column(label, justify="right")
-    for split, found in objects.items():
-        values = (getattr(found, field) for field in OBJECT_MEASURES.values())
-        table.add_row(split, *(_hundredfold(value) for value in values))
-    return table
-
-
-def ranking_table(ranking: Ranking, metric: str) -> RankingTable:
-    """Header and rows of a ranking, shared by all forms in which people read it.
-
-    Args:
-        ranking: the rows.
-        metric: the one that they are sorted by, whose differences are shown.
-    """
-    split = ranking.ground.split
-    means = [_means(row, split, metric) for row in ranking.rows]
-    delta = f"Δ {metric}"
-    columns = (
-        *present_metrics(means),
-        *((delta,) if any(row.differences for row in ranking.rows) else ()),
-        *(
-            name
-            for name in (_dev(metric), *OBJECT_COLUMNS, *(LANGUAGE_COLUMNS * ranking.language))
-            if any(name in row for row in means)
-        ),
-    )
-    highest = {
-        column: max((row[column] for row in means if column in row), default=None)
-        for column in columns
-        # The only run is the best of none; a large box, or strange words, are nobody's merit.
-        if len(means) > 1 and column != BOX_SHARE and column not in LANGUAGE_COLUMNS
-    }
-    seeds = any(len(row.entries) > 1 for row in ranking.rows)
-    rows = []
-    for row, values in zip(ranking.rows, means, strict=True):
-        results = row.results
-        spreads = row.spreads(split) | _only(_dev(metric), row.spreads("dev").get(metric))
-        written = results.intervals.get("dev", {}).get(metric) if len(row.entries) == 1 else None
-        intervals = dict(row.intervals) | _only(_dev(metric), written)
-        rows.append(
-            (
-                Cell(one_line(row.name)),
-                *((Cell(str(len(row.entries))),) if seeds else ()),
-                Cell(one_line(results.model.name) if results.model else _MISSING),
-                Cell(one_line(results.decoding.label) if results.decoding else _MISSING),
-                *(
-                    _difference(row, metric)
-                    if column == delta
-                    else _language_cell(column, values.get(column), spreads.get(column))
-                    if column in LANGUAGE_COLUMNS
-                    else Cell.of_score(
-                        values.get(column),
-                        intervals.get(column),
-                        spread=spreads.get(column),
-                        best=column in values and values[column] == highest.get(column),
-                    )
-                    for column in columns
-                ),
-                Cell(
-                    max(entry.results.created for entry in row.entries)
-                    .astimezone(UTC)
-                    .strftime("%Y-%m-%d %H:%M")
-                ),
-            )
-        )
-    texts = [column for column in TEXT_COLUMNS if seeds or column != "seeds"]
-    header = (
-        *texts,
-        *(_LANGUAGE_LABELS.get(column, column) for column in columns),
-        LAST_COLUMN,
-    )
-    return RankingTable(
-        header, tuple(rows), tuple(_published_row(each, header) for each in ranking.published)
-    )
-
-
-def _means(row: Row, split: str, metric: str) -> dict[str, float]:
-    means = row.means(split)
-    return means if split == "dev" else means | _only(_dev(metric), row.means("dev").get(metric))
-
-
-def _only(name: str, value: Any) -> dict[str, Any]:
-    return {} if value is None else {name: value}
-
-
-def _dev(metric: str) -> str:
-    return f"dev {metric}"
-
-
-def _difference(row: Row, metric: str) -> Cell:
-    pair = row.differences.get(metric)
-    if pair is None:
-        return Cell(_MISSING)
-    return Cell(f"{100 * pair.difference:+.1f}", pair.difference, f"p={pair.p_value:.3f}")
-
-
-def _language_cell(field: str, value: float | None, spread: float | None) -> Cell:
-    if value is None or field not in ("length", "vocabulary"):
-        return Cell.of_score(value, spread=spread)
-    digits = 0 if field == "vocabulary" and spread is None else 1
-    text = f"{value:,.{digits}f}" + (f" ±{spread:,.1f}" if spread is not None else "")
-    return Cell(text, value)
-
-
-def _published_row(published: Published, header: Sequence[str]) -> tuple[Cell, ...]:
-    texts = {
-        "run": f"{published.name} (published)",
-        "model": published.model or _MISSING,
-        "decoding": published.decoding or _MISSING,
-    }
-    return tuple(
-        Cell(one_line(texts[column])) if column in texts else Cell.of_score(published.score(column))
-        for column in header
-    )
-
-
-def _hundredfold(score: float | None) -> str:
-    return _MISSING if score is None else f"{100 * score:.1f}"
 
 
 def _markdown(text: str) -> str:

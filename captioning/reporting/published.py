@@ -1,4 +1,4 @@
-"""Results that others published, from a file: to look at beside runs, never ranked with them."""
+"""Published results of other systems, which are shown beside runs but not ranked."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from captioning.reporting.results import HIGHEST
+from captioning.metrics.registry import BUILT_IN
 from captioning.support.errors import CaptioningError
 
 _Text = Annotated[str, Field(min_length=1)]
@@ -25,16 +25,16 @@ class Published(BaseModel):
     """One published result.
 
     Attributes:
-        name: what to call it.
-        source: where the figures stand, so that a reader finds them.
-        unknown: what the source leaves open of how they were taken.
+        name: the name of the system.
+        source: the publication, with the table or page of the scores.
+        unknown: details of the computation that the source does not give.
         data: the data set, as in ``data=NAME``.
-        split: the split of it.
-        images: how many images that split has.
-        model: what kind of model, and on what encoder.
-        decoding: how captions were decoded.
-        scores: ``{metric: score}``, times 100 as papers print them. A METEOR that is not version
-            1.5 of the program (NLTK's is not) is another metric, and does not belong here.
+        split: the split.
+        images: number of images in the split.
+        model: the kind of model and its encoder.
+        decoding: the decoding method.
+        scores: ``{metric: score}``, times 100 as in papers. Leave out METEOR unless it was computed
+            by version 1.5 of the Java program; others, for example NLTK's, are not comparable.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -53,21 +53,21 @@ class Published(BaseModel):
     @classmethod
     def _known_metrics_times_100(cls, scores: dict[str, float]) -> dict[str, float]:
         for metric, score in scores.items():
-            if metric not in HIGHEST:
-                raise ValueError(f"{metric} is none of {', '.join(HIGHEST)}")
-            if score > 100 * HIGHEST[metric]:
+            if metric not in BUILT_IN:
+                raise ValueError(f"{metric} is not one of {', '.join(BUILT_IN)}")
+            if score > 100 * BUILT_IN[metric].highest:
                 raise ValueError(f"{metric} is {score:g}, above its highest value times 100")
         if max(scores.values()) <= 1:
-            raise ValueError("all are 1 at most, but must be times 100, as papers print them")
+            raise ValueError("all scores are at most 1, but must be times 100, as in papers")
         return scores
 
     def score(self, metric: str) -> float | None:
-        """A score on the metric's own scale, as those of runs."""
+        """A score on the metric's own scale, as in runs; None if it is missing."""
         return self.scores[metric] / 100 if metric in self.scores else None
 
     @property
     def note(self) -> str:
-        """Its source, and what is not known of it."""
+        """A sentence with the source and the unknown details."""
         return f"{self.name}: {self.source}." + (
             f" Not known: {self.unknown}." * bool(self.unknown)
         )
@@ -77,18 +77,18 @@ def read_published(path: Path) -> list[Published]:
     """Read published results: a YAML or JSON list of `Published`.
 
     Raises:
-        CaptioningError: the file cannot be read, or an entry lacks something or has it wrong.
+        CaptioningError: the file cannot be read, or an entry is incomplete or invalid.
     """
     try:
         content = yaml.safe_load(path.read_bytes())
     except OSError as error:
-        hint = "; name folders of runs before --published" if path.is_dir() else ""
+        hint = "; give the folders of runs before --published" if path.is_dir() else ""
         raise CaptioningError(f"{path}: cannot be read: {error.strerror}{hint}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise CaptioningError(f"{path}: neither YAML nor JSON: {reason}") from None
     if not isinstance(content, list):
-        raise CaptioningError(f"{path}: published results are a list, each with name and source")
+        raise CaptioningError(f"{path}: published results must be a list of named entries")
     try:
         return TypeAdapter(list[Published]).validate_python(content)
     except ValidationError as error:

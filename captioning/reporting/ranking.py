@@ -1,7 +1,7 @@
-"""Which runs are compared with which, and how: what every form of the leaderboard shows.
+"""The content of a leaderboard, whatever its form: rankings of runs, and their comparison.
 
-It is made from the files of the runs alone. Runs are only ranked together when their scores were
-taken on the same ground; those that differ only in seed are one row.
+It is made from the files of the runs alone. Runs are ranked together only if they were scored on
+the same images and references; runs that differ only in seed or arithmetic are one row.
 """
 
 import json
@@ -11,13 +11,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
+
+import numpy as np
 
 from captioning.metrics.bootstrap import Paired, Statistics, compare, mean_intervals
+from captioning.metrics.registry import BUILT_IN
+from captioning.reporting.configurations import arithmetic_values, differing, grouped
 from captioning.reporting.published import Published
 from captioning.reporting.results import (
     OBJECT_MEASURES,
-    WHERE_DATA_LIES,
+    DeclaredMetric,
     Language,
     Results,
     read_results,
@@ -30,21 +34,18 @@ log = logging.getLogger(__name__)
 RANKED_BY: Final = "CIDEr"
 
 OBJECT_COLUMNS: Final = {
-    # The table is wide enough as it is.
+    # Without `complete`, to keep tables narrow.
     label: name
     for label, name in OBJECT_MEASURES.items()
     if name != "complete"
 }
 LANGUAGE_COLUMNS: Final = tuple(name for name in Language.model_fields)
 
-# What changes no score, or names the one run: all else makes another configuration.
-_NOT_CONFIGURATION = ("seed", "resume", "ckpt", "logger")
-
 _CLIP = ("CLIPScore", "RefCLIPScore")
 
 
 class Ground(NamedTuple):
-    """What two runs must have in common to be ranked together; empty where it is not known."""
+    """What two runs must have in common to be ranked together; unknown parts are empty."""
 
     data: str
     fingerprint: str
@@ -70,7 +71,7 @@ class Entry:
     results: Results
 
     def ground(self, split: str) -> Ground:
-        """What its scores on ``split`` were taken on."""
+        """The images and references of its scores on ``split``."""
         data = self.results.data
         clip = any(metric in self.results.scores.get(split, {}) for metric in _CLIP)
         return Ground(
@@ -84,7 +85,7 @@ class Entry:
         )
 
     def values(self, split: str) -> dict[str, float]:
-        """Whatever it has a number for on ``split``: scores, and what is known beside them."""
+        """All numbers of the run on ``split``: scores, and measures of objects and language."""
         results = self.results
         found = dict(results.scores.get(split, {}))
         for record, columns in (
@@ -101,31 +102,42 @@ class Row:
     """One configuration, trained with one seed or several.
 
     Attributes:
-        name: what tables call it.
+        name: of the runs, with their folder if nothing else distinguishes the row.
+        label: the name that no other row of the table has: with the differing settings, if another
+            row has the same name.
         entries: its runs, the lowest seed first.
+        settings: its values of the settings in which the rows of the table differ.
         intervals: 95 % bootstrap intervals over the images of the means over the seeds.
-        differences: from the run that all are compared with; empty for that one itself.
+        differences: from the row that all are compared with; empty for that row itself.
     """
 
     name: str
+    label: str
     entries: tuple[Entry, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     differences: Mapping[str, Paired] = field(default_factory=dict)
 
     @property
     def results(self) -> Results:
-        """Those of the first run, for what all have in common."""
+        """The results of the first run, for what all runs have in common."""
         return self.entries[0].results
 
     def means(self, split: str) -> dict[str, float]:
-        """The mean over the seeds of whatever all of them have a number for."""
+        """The mean over the seeds of every number that all of them have."""
         return {name: statistics.fmean(found) for name, found in self._columns(split).items()}
 
     def spreads(self, split: str) -> dict[str, float]:
-        """The standard deviation over the seeds (n - 1), where there are several."""
+        """The standard deviation over the seeds (divided by n - 1), if there are several."""
         if len(self.entries) < 2:
             return {}
-        return {name: statistics.stdev(found) for name, found in self._columns(split).items()}
+        columns = self._columns(split)
+        return {name: float(np.std(found, ddof=1)) for name, found in columns.items()}
+
+    @property
+    def mixed_arithmetic(self) -> dict[str, list[str]]:
+        """The values of the parts of the arithmetic in which its runs differ."""
+        return _several(arithmetic_values(entry.results for entry in self.entries))
 
     def _columns(self, split: str) -> dict[str, list[float]]:
         rows = [entry.values(split) for entry in self.entries]
@@ -141,9 +153,9 @@ class Ranking:
     Attributes:
         ground: theirs.
         rows: the configurations.
-        against: the one that the others are compared with.
-        published: what others published on the same split of that data set, not ranked.
-        language: whether people's tables show what captions are like as language.
+        against: the row that the others are compared with.
+        published: results that others published on the same split, which are not ranked.
+        language: whether tables show the statistics of the captions' words.
     """
 
     ground: Ground
@@ -156,6 +168,34 @@ class Ranking:
     def entries(self) -> tuple[Entry, ...]:
         """All their runs."""
         return tuple(entry for row in self.rows for entry in row.entries)
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings in which the rows differ, the most important first."""
+        return tuple(self.rows[0].settings) if self.rows else ()
+
+    @property
+    def mixed_arithmetic(self) -> dict[str, list[str]]:
+        """The values of the parts of the arithmetic in which the rows differ."""
+        return _several(arithmetic_values(entry.results for entry in self.entries))
+
+    @property
+    def without_p_values(self) -> bool:
+        """Whether rows are compared on too few images for a p-value."""
+        pairs = (pair for row in self.rows for pair in row.differences.values())
+        return any(pair.p_value is None for pair in pairs)
+
+    def run_labels(self) -> list[str]:
+        """A distinct label of each of the `entries`: that of its row, and its seed if needed."""
+        return [
+            row.label + (f", seed {entry.results.seed}" if len(row.entries) > 1 else "")
+            for row in self.rows
+            for entry in row.entries
+        ]
+
+
+def _several(values: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    return {part: found for part, found in values.items() if len(found) > 1}
 
 
 class Failure(NamedTuple):
@@ -170,14 +210,15 @@ class Leaderboard:
     """Everything found: rankings, each on its own ground, and runs without scores on the split.
 
     Attributes:
-        split: the scores are of it.
+        split: the split of the scores.
         rankings: at most one for each ground.
         unscored: runs without scores on the split.
         failures: jobs that have failed.
         unmatched: published results on other images than any run's.
-        metric: sorted by it.
-        best_by: the split on which the best configuration, which the others are compared with, was
-            chosen; None where it was named.
+        metric: the score by which rows are sorted.
+        best_by: the split on which the row was chosen that the others are compared with; None if
+            the user named the row.
+        lower_is_better: the scores of which a lower one is better.
     """
 
     split: str
@@ -187,10 +228,11 @@ class Leaderboard:
     unmatched: tuple[Published, ...] = ()
     metric: str = RANKED_BY
     best_by: str | None = "dev"
+    lower_is_better: frozenset[str] = frozenset()
 
     @property
     def reason_for_tables(self) -> str | None:
-        """Why there is more than one table, or None where there is not."""
+        """Why there is more than one table; None if there is at most one."""
         if len(self.rankings) < 2:
             return None
         names = {
@@ -269,21 +311,26 @@ def rank(
 ) -> Leaderboard:
     """Sort runs into rankings on ``split``: best first by the metric, runs without it last.
 
+    Rows with equal scores are sorted by their labels.
+
     Args:
         entries: the runs.
-        split: their scores on it are shown.
-        metric: what to sort by, and to choose the best by.
-        best_by: the split on which the best configuration is chosen; the others are compared with
-            it.
-        against: the name or the folder of a run to compare with instead.
+        split: the split of the scores.
+        metric: the score by which rows are sorted and the best row is chosen.
+        best_by: the split on which the best row is chosen, which the others are compared with.
+        against: the name, label or folder of a run to compare with instead.
         each_seed: whether each run has a row of its own, although it differs only in seed.
         published: results of others, to show below the runs on the same data.
         failures: jobs to list as failed.
-        language: whether to show what captions are like as language.
+        language: whether to show the statistics of the captions' words.
 
     Raises:
-        CaptioningError: no run, or more than one on the same ground, is called ``against``.
+        CaptioningError: no run has ``metric``; no run, or more than one on the same ground, is
+            called ``against``; or two runs declare a metric differently.
     """
+    entries = list(entries)
+    lower = _lower_is_better(entries, metric)
+    sign = 1 if metric in lower else -1
     unscored = []
     grounds: dict[Ground, list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -294,8 +341,16 @@ def rank(
     rankings = []
     for ground, members in sorted(_without_needless_clip(grounds).items()):
         rows = _rows(members, each_seed)
-        rows.sort(key=lambda row: (-row.means(split).get(metric, -1.0), row.name))
-        best = _named(rows, against) if against else _best(rows, best_by, metric)
+
+        def by_score(row: Row, split: str) -> tuple[bool, float, str]:
+            score = row.means(split).get(metric)
+            return score is None, 0.0 if score is None else sign * score, row.label
+
+        rows.sort(key=lambda row: by_score(row, split))
+        # Equal scores are not decided by the other split, but by the label.
+        scored = [row for row in rows if metric in row.means(best_by)]
+        best = min(scored, key=lambda row: by_score(row, best_by), default=None)
+        best = _named(rows, against) if against else best
         shown = tuple(each for each in published if _is_on(each, ground))
         rankings.append(Ranking(ground, *_compared(rows, split, best), shown, language))
     if against and not any(ranking.against for ranking in rankings):
@@ -310,33 +365,37 @@ def rank(
         tuple(each for each in published if all(each not in r.published for r in rankings)),
         metric,
         None if against else best_by,
+        lower,
     )
 
 
-def run_names(rows: Sequence[Sequence[Entry]]) -> list[str]:
-    """The names of runs, or of several that are one row; with the folder where some are the same.
-
-    Of the folders of a sweep's jobs, what all of a row have in common: the seed is left out.
-    """
-    count = Counter(first.results.name for first, *_ in rows)
-    names = []
-    for entries in rows:
-        name = entries[0].results.name
-        if count[name] > 1:
-            first, *others = (str(entry.path.parent).split(",") for entry in entries)
-            shared = [part for part in first if all(part in other for other in others)]
-            name += f" ({','.join(shared or first)})"
-        names.append(name)
-    return names
+def _lower_is_better(entries: Sequence[Entry], metric: str) -> frozenset[str]:
+    """The scores of which a lower one is better, by the declarations in the results files."""
+    declared: dict[str, tuple[DeclaredMetric, Path]] = {}
+    for entry in entries:
+        for name, metric_of_run in entry.results.metrics.items():
+            first, path = declared.setdefault(name, (metric_of_run, entry.path))
+            if first != metric_of_run:
+                raise CaptioningError(
+                    f"{path} and {entry.path} declare the metric {name} differently: score one of "
+                    "them again, or leave it out by --filter"
+                )
+    if entries and metric not in (known := [*BUILT_IN, *declared]):
+        raise CaptioningError(
+            f"--sort {metric}: there is no such score; choose from {', '.join(known)}"
+        )
+    built_in = {name for name, each in BUILT_IN.items() if not each.higher_is_better}
+    own = {name for name, (each, _) in declared.items() if not each.higher_is_better}
+    return frozenset(built_in | own)
 
 
 def one_line(text: str) -> str:
-    """Control characters, among them line breaks and colour codes, would break any table."""
+    """A text without control characters, such as line breaks and colour codes."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _without_needless_clip(grounds: Mapping[Ground, list[Entry]]) -> dict[Ground, list[Entry]]:
-    """A run without CLIPScore can stand beside those that have it, if these all agree."""
+    """Rank runs without CLIPScore with runs that have it, if these all use the same weights."""
     weights: dict[Ground, set[str]] = defaultdict(set)
     for ground in grounds:
         weights[ground._replace(clip_weights="")].add(ground.clip_weights)
@@ -348,46 +407,62 @@ def _without_needless_clip(grounds: Mapping[Ground, list[Entry]]) -> dict[Ground
 
 
 def _rows(entries: Sequence[Entry], each_seed: bool) -> list[Row]:
-    """Runs by configuration; a seed that was run twice counts in two rows, not twice in one."""
-    groups: dict[tuple[str, int], list[Entry]] = defaultdict(list)
-    seen: Counter[tuple[str, int | None]] = Counter()
-    for number, entry in enumerate(entries):
-        seed = entry.results.seed
-        key = _configuration(entry.results)
-        if each_seed or seed is None:
-            key = f"{number} {key}"
-        groups[key, seen[key, seed]].append(entry)
-        seen[key, seed] += 1
-    members = [
-        sorted(group, key=lambda entry: entry.results.seed or 0) for group in groups.values()
+    """Rows of runs, with the settings in which they differ, and distinct labels."""
+    runs = [entry.results for entry in entries]
+    indices = [[index] for index in range(len(runs))] if each_seed else grouped(runs)
+    members = [[entries[index] for index in group] for group in indices]
+    settings = differing([[entry.results for entry in group] for group in members])
+    names = [group[0].results.name for group in members]
+    if each_seed:  # a seed is a column here, although it is no part of the configuration
+        seeds = [group[0].results.seed for group in members]
+        if len(set(seeds)) > 1:
+            settings = [
+                values | {"seed": "-" if seed is None else str(seed)}
+                for values, seed in zip(settings, seeds, strict=True)
+            ]
+    alike: dict[str, list[int]] = defaultdict(list)
+    for place, (name, values) in enumerate(zip(names, settings, strict=True)):
+        alike[json.dumps([name, values])].append(place)
+    labels = _labels([group[0].results.name for group in members], settings)
+    for places in alike.values():
+        if len(places) > 1:
+            folders = _distinct_folders([members[place][0].path.parent for place in places])
+            for place, folder in zip(places, folders, strict=True):
+                names[place] = f"{names[place]} ({folder})"
+                labels[place] = f"{labels[place]} ({folder})"
+    return [
+        Row(name, label, tuple(group), values)
+        for name, label, values, group in zip(names, labels, settings, members, strict=True)
     ]
-    names = run_names(members)
-    return [Row(name, tuple(group)) for name, group in zip(names, members, strict=True)]
 
 
-def _configuration(results: Results) -> str:
-    """All that makes a run what it is, but its seed."""
-    settings = {k: v for k, v in _on(results.settings).items() if k not in _NOT_CONFIGURATION}
-    data = settings.get("data")
-    if isinstance(data, dict):  # where the photographs lie is no part of what was done with them
-        settings["data"] = {k: v for k, v in data.items() if k not in WHERE_DATA_LIES}
-    parts = (results.vocabulary, results.encoder, results.model, results.decoding)
-    described = [part.model_dump() if part else None for part in parts]
-    return json.dumps([results.name, settings, described], sort_keys=True)
+def _labels(names: Sequence[str], settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """Names, with as many settings as distinguish the rows of one name, if settings do."""
+    labels = list(names)
+    for name, count in Counter(names).items():
+        places = [place for place, each in enumerate(names) if each == name]
+        varying = [
+            key for key in settings[places[0]] if len({settings[p][key] for p in places}) > 1
+        ]
+        chosen: list[str] = []
+        for key in varying:
+            chosen.append(key)
+            if len({tuple(settings[p][k] for k in chosen) for p in places}) == count:
+                break
+        if chosen:
+            for place in places:
+                values = ", ".join(f"{key}={settings[place][key]}" for key in chosen)
+                labels[place] = f"{name} ({values})"
+    return labels
 
 
-def _on(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that are off: a run of before there was one has it off, too."""
-    return {
-        key: _on(value) if isinstance(value, Mapping) else value
-        for key, value in settings.items()
-        if value is not None and value is not False
-    }
-
-
-def _best(rows: Sequence[Row], split: str, metric: str) -> Row | None:
-    scored = [row for row in rows if metric in row.means(split)]
-    return max(scored, key=lambda row: row.means(split)[metric], default=None)
+def _distinct_folders(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of paths that distinguish them."""
+    for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
+        ends = [Path(*folder.parts[-parts:]).as_posix() for folder in folders]
+        if len(set(ends)) == len(ends):
+            return ends
+    return [str(folder) for folder in folders]
 
 
 def _named(rows: Sequence[Row], name: str) -> Row | None:
@@ -395,11 +470,11 @@ def _named(rows: Sequence[Row], name: str) -> Row | None:
     found = [
         row
         for row in rows
-        if name in (row.name, row.results.name)
+        if name in (row.name, row.label, row.results.name)
         or any(entry.path.parent.resolve() == folder for entry in row.entries)
     ]
     if len(found) > 1:
-        names = ", ".join(one_line(row.name) for row in found)
+        names = ", ".join(one_line(row.label) for row in found)
         raise CaptioningError(f"--against {name}: that is {names}; give the folder of one")
     return found[0] if found else None
 
@@ -415,7 +490,7 @@ def _is_on(published: Published, ground: Ground) -> bool:
 def _compared(
     rows: Sequence[Row], split: str, best: Row | None
 ) -> tuple[tuple[Row, ...], Row | None]:
-    """The rows with their intervals, and their differences from the best; and the best."""
+    """The rows with intervals and with differences from the best one; and the best one."""
     read = {id(row): _statistics(row, split) for row in rows}
     compared = []
     for row in rows:
@@ -439,7 +514,7 @@ def _compared(
 
 
 def _statistics(row: Row, split: str) -> list[Statistics]:
-    """Those of all runs of a row; none where one lacks them."""
+    """The statistics of all runs of a row; none if one of the runs lacks them."""
     paths = [entry.path.parent / f"statistics_{split}.json" for entry in row.entries]
     if not all(path.is_file() for path in paths):
         return []
@@ -449,6 +524,6 @@ def _statistics(row: Row, split: str) -> list[Statistics]:
         log.warning("Not compared: %s", error)
         return []
     if any(set(run.images) != set(runs[0].images) for run in runs):
-        log.warning("Not compared: the seeds of %s captioned different images", row.name)
+        log.warning("Not compared: the seeds of %s captioned different images", row.label)
         return []
     return runs

@@ -1,4 +1,4 @@
-"""Templates of ``pages/`` become pages that hold all they need: styles, scripts and content."""
+"""Render the templates in ``pages/`` to self-contained HTML pages."""
 
 import base64
 import hashlib
@@ -19,16 +19,16 @@ def render_page(
     filters: Mapping[str, Callable[..., Any]] | None = None,
     **content: object,
 ) -> str:
-    """Render a page that extends ``base.html.jinja``; what comes from ``content`` is escaped.
+    """Render a page that extends ``base.html.jinja``. The values of ``content`` are escaped.
 
-    The page's policy lets the browser run and apply these styles and scripts alone.
+    Styles and scripts are embedded; the page's content security policy allows no others.
 
     Args:
-        template: its file in ``pages/``.
-        styles: style sheets there, in their order.
-        scripts: JavaScript there, likewise.
-        filters: further filters of the template.
-        content: its variables.
+        template: the template's file name in ``pages/``.
+        styles: file names of style sheets in ``pages/``, in order.
+        scripts: file names of JavaScript files in ``pages/``, in order.
+        filters: additional filters of the template.
+        content: the variables of the template.
     """
     environment = Environment(
         loader=FileSystemLoader(PAGES),
@@ -48,6 +48,6 @@ def _joined(names: Sequence[str]) -> Markup:
 
 
 def _digest(text: str) -> str:
-    """What a page's policy calls an inline block that it allows."""
+    """The digest by which a content security policy allows an inline block."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

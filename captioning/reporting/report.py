@@ -1,18 +1,19 @@
-"""Pages to look at: ``report.html`` beside an evaluation, and one for a whole leaderboard.
+"""HTML pages: the ``report.html`` of a run, and the page of a leaderboard.
 
-A page is one file that needs nothing else: photographs are embedded small, attention maps as
-bytes, and its policy forbids the browser every connection. Whatever comes from data is escaped.
+A page is a single file with embedded thumbnails and attention maps. Its content security policy
+forbids all network connections, and all text from data is escaped.
 """
 
-import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
+from captioning.metrics.registry import STANDARD_SCORES, ordered_scores
 from captioning.reporting import curves
+from captioning.reporting.configurations import flat
 from captioning.reporting.curves import Chart, Curve, best_epoch, chart, read_curves
 from captioning.reporting.gallery import (
     GalleryData,
@@ -20,41 +21,29 @@ from captioning.reporting.gallery import (
     compare,
     data_block,
     difference_of,
+    evenly_spaced_subset,
     has_attention,
     make_gallery,
     read_report_data,
     score_of,
-    spread,
 )
-from captioning.reporting.leaderboard import (
-    TEXT_COLUMNS,
-    Cell,
-    RankingTable,
-    endings,
-    notes,
-    ranking_table,
-)
-from captioning.reporting.ranking import RANKED_BY, Leaderboard, Ranking, Row, run_names
+from captioning.reporting.notes import endings, notes
+from captioning.reporting.ranking import RANKED_BY, Leaderboard, Ranking, Row
 from captioning.reporting.rendering import render_page
-from captioning.reporting.results import (
-    METRICS,
-    OBJECT_MEASURES,
-    Results,
-    present_metrics,
-    read_results,
-)
+from captioning.reporting.results import OBJECT_MEASURES, Results, read_results
+from captioning.reporting.tables import Cell, RankingTable, ranking_table
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 
 REPORT: Final = "report.html"
-MOST_IMAGES: Final = 1500
-"""Images in the gallery of a report; where there are more, so many are chosen."""
-MOST_COMPARED: Final = 200
-"""Images in a gallery of a leaderboard."""
-GALLERY_BYTES: Final = 20_000_000
-"""What the galleries of a leaderboard take up together, at most."""
+MAX_REPORT_IMAGES: Final = 1500
+"""The largest number of images in the gallery of a report."""
+MAX_COMPARED_IMAGES: Final = 200
+"""The largest number of images in a gallery of a leaderboard."""
+MAX_GALLERY_BYTES: Final = 20_000_000
+"""The largest total size of the galleries of a leaderboard."""
 
 
 def write_report(
@@ -67,16 +56,16 @@ def write_report(
 ) -> Path:
     """Write ``report.html`` from a run's ``results.json``, its learning curves and a gallery.
 
-    A photograph that cannot be read is named in the log and has a placeholder in the page.
+    A photograph that cannot be read is logged and has a placeholder in the page.
 
     Args:
-        folder: the run's own, with ``results.json``.
-        split: which one the gallery shows.
-        gallery: the images, in the order of the data set. Of more than MOST_IMAGES, so many are
-            shown, evenly spread from the best CIDEr to the worst.
-        training: the folder in which the model was trained; None: this one. Its
-            ``logs/metrics.csv``, where there is one, has the learning curves.
-        progress: whether to show how far the photographs have come.
+        folder: the folder of the run, with ``results.json``.
+        split: the split that the gallery shows.
+        gallery: the images, in the order of the data set. If there are more than
+            MAX_REPORT_IMAGES, a selection is shown, evenly spaced in the ranking by CIDEr.
+        training: the folder in which the model was trained; None stands for ``folder``. The
+            learning curves are read from its ``logs/metrics.csv``, if that exists.
+        progress: whether to show a progress bar.
 
     Returns:
         The file written.
@@ -88,7 +77,7 @@ def write_report(
     results = read_results(folder / "results.json")
     metrics_file = (training or folder) / "logs" / "metrics.csv"
     quantities = read_curves(metrics_file) if metrics_file.is_file() else {}
-    chosen = spread(gallery, MOST_IMAGES, score_of)
+    chosen = evenly_spaced_subset(gallery, MAX_REPORT_IMAGES, score_of)
     resize = results.encoder.resize if results.encoder else "squash"
     data = make_gallery(split, results.name, chosen, resize=resize, progress=progress)
     note = f"{len(chosen):,} images of the {split} split"
@@ -103,7 +92,7 @@ def write_report(
         split=split,
         tables=_score_tables(results, split),
         charts=_charts(quantities),
-        settings=list(_flat(results.config)),
+        settings=list(flat(results.config)),
         gallery=data,
         note=f"{note}.",
     )
@@ -112,23 +101,21 @@ def write_report(
 
 
 def write_leaderboard_page(path: Path, board: Leaderboard) -> Path:
-    """Write a whole leaderboard as a page: tables to sort, learning curves, runs side by side.
+    """Write a leaderboard as a page with sortable tables, learning curves and a common gallery.
 
-    The photographs and the attention come out of the runs' ``report.html`` files, where these
-    exist and show the leaderboard's split; there the runs' names lead, too.
+    Photographs and attention are read from the runs' ``report.html`` files, if these exist and show
+    the leaderboard's split. The names of runs link to these reports.
 
     Raises:
         OSError: the page cannot be written.
     """
-    most_bytes = GALLERY_BYTES // max(1, len(board.rankings))
+    max_bytes = MAX_GALLERY_BYTES // max(1, len(board.rankings))
     page = _render(
         "leaderboard.html.jinja",
         ("attention.js", "gallery.js", "table.js"),
         board=board,
-        text_columns=TEXT_COLUMNS,
         rankings=[
-            _ranking_part(ranking, board.metric, path.parent, most_bytes)
-            for ranking in board.rankings
+            _ranking_part(ranking, board, path.parent, max_bytes) for ranking in board.rankings
         ],
         notes=notes(board),
         endings=endings(board),
@@ -138,7 +125,7 @@ def write_leaderboard_page(path: Path, board: Leaderboard) -> Path:
 
 
 class _ScoreTable(NamedTuple):
-    """Measures down the side and splits across, so that it fits on a phone."""
+    """A table with a row for each measure and a column for each split, to fit on a phone."""
 
     title: str
     splits: list[str]
@@ -147,7 +134,7 @@ class _ScoreTable(NamedTuple):
 
 
 def _score_tables(results: Results, split: str) -> list[_ScoreTable]:
-    """The scores, and what is known of objects and language: first of the gallery's split."""
+    """The tables of scores, objects and language, with the gallery's split first."""
     splits = sorted(results.scores, key=lambda name: name != split)
     rows = [
         (
@@ -159,7 +146,7 @@ def _score_tables(results: Results, split: str) -> list[_ScoreTable]:
                 for name in splits
             ],
         )
-        for metric in present_metrics(results.scores.values())
+        for metric in ordered_scores(name for row in results.scores.values() for name in row)
     ]
     tables = [_ScoreTable("Captions", splits, rows)]
     splits = sorted(results.objects, key=lambda name: name != split)
@@ -181,7 +168,7 @@ def _score_tables(results: Results, split: str) -> list[_ScoreTable]:
 def _charts(quantities: Mapping[str, Curve]) -> list[Chart]:
     dev = {
         metric: _hundredfold(quantities[f"dev/{metric}"])
-        for metric in reversed(METRICS)
+        for metric in reversed(STANDARD_SCORES)
         if f"dev/{metric}" in quantities
     }
     best = best_epoch(dev[RANKED_BY]) if RANKED_BY in dev else None
@@ -196,17 +183,8 @@ def _hundredfold(curve: Curve) -> Curve:
     return {epoch: 100 * value for epoch, value in curve.items()}
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Settings as the command line has them: ``model.dropout`` and ``0.5``."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
-
-
 class _RankingPart(NamedTuple):
-    """What a leaderboard's page has of one ranking; ``links`` are the reports of its rows."""
+    """The content of one ranking on a page. ``links`` holds the report of each row, or None."""
 
     title: str
     table: RankingTable
@@ -217,13 +195,15 @@ class _RankingPart(NamedTuple):
     note: str
 
 
-def _ranking_part(ranking: Ranking, metric: str, folder: Path, most_bytes: int) -> _RankingPart:
+def _ranking_part(
+    ranking: Ranking, board: Leaderboard, folder: Path, max_bytes: int
+) -> _RankingPart:
     learning: dict[str, Curve] = {}
     galleries: dict[str, GalleryData] = {}
     entries = ranking.entries
-    for name, entry in zip(run_names([[entry] for entry in entries]), entries, strict=True):
+    for name, entry in zip(ranking.run_labels(), entries, strict=True):
         report = entry.path.parent / REPORT
-        # One run's damaged file is no reason to have no page of the others.
+        # A damaged file of one run must not prevent the page of the others.
         try:
             if (metrics_file := report.parent / "logs" / "metrics.csv").is_file():
                 learning[name] = _hundredfold(read_curves(metrics_file).get(f"dev/{RANKED_BY}", {}))
@@ -232,11 +212,11 @@ def _ranking_part(ranking: Ranking, metric: str, folder: Path, most_bytes: int) 
                 if data["split"] == ranking.ground.split:
                     galleries[name] = data
         except CaptioningError as error:
-            log.warning("Left out of the leaderboard's page: %s", error)
-    gallery, note = _comparison(galleries, most_bytes)
+            log.warning("A run is left out of the leaderboard's page: %s", error)
+    gallery, note = _comparison(galleries, max_bytes)
     return _RankingPart(
         str(ranking.ground),
-        ranking_table(ranking, metric),
+        ranking_table(ranking, board.metric, board.lower_is_better),
         [_first_report(row, folder) for row in ranking.rows],
         [each.note for each in ranking.published],
         chart(f"Learning curves: {RANKED_BY} on dev", learning),
@@ -251,9 +231,9 @@ def _first_report(row: Row, folder: Path) -> str | None:
 
 
 def _comparison(
-    galleries: Mapping[str, GalleryData], most_bytes: int
+    galleries: Mapping[str, GalleryData], max_bytes: int
 ) -> tuple[GalleryData | None, str]:
-    """The gallery of several runs, within a number of bytes, and what it says of itself."""
+    """The common gallery of several runs, of at most ``max_bytes``, and the note above it."""
     if not galleries:
         return None, ""
     gallery = compare(list(galleries.values()), list(galleries))
@@ -261,7 +241,8 @@ def _comparison(
     if not images:
         return None, ""
     each = len(data_block(gallery)) / len(images)
-    gallery["images"] = spread(images, min(MOST_COMPARED, int(most_bytes / each)), difference_of)
+    limit = min(MAX_COMPARED_IMAGES, int(max_bytes / each))
+    gallery["images"] = evenly_spaced_subset(images, limit, difference_of)
     if len(gallery["images"]) == len(images):
         return gallery, f"{len(images):,} images, which the reports of these runs share."
     note = f"{len(gallery['images']):,} of the {len(images):,} images that the reports of these "
@@ -269,7 +250,7 @@ def _comparison(
 
 
 def _relative(path: Path, folder: Path) -> str:
-    # The dot keeps a colon in a folder's name from being read as a protocol's.
+    # Without the leading dot, a colon in a folder's name would be read as the end of a URL scheme.
     return "./" + quote(Path(os.path.relpath(path, folder)).as_posix())
 
 

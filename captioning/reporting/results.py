@@ -1,20 +1,20 @@
-"""The files that a run writes about itself.
+"""The files in which a run records its results.
 
 These are ``results.json``; ``captions_<split>.json``; and ``statistics_<split>.json``, from which
-two runs are compared image by image. They are all that the leaderboard reads, so that runs of
-different machines can be put side by side. Scores in them are on the metrics' own scale: 0 to 1,
-and 0 to 10 for CIDEr.
+two runs are compared image by image. The leaderboard reads nothing else, so that runs of several
+machines can be compared. Scores in them are on the metrics' own scale: 0 to 1, and 0 to 10 for
+CIDEr.
 """
 
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AwareDatetime,
@@ -27,22 +27,24 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
+from captioning.metrics import registry
 from captioning.metrics.bootstrap import Statistics
+from captioning.metrics.registry import BUILT_IN
+from captioning.reporting.arithmetic import (
+    Arithmetic,
+    HasParameters,
+    Name,
+    arithmetic_texts,
+    count_parameters,
+)
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json, atomic_write_text
 
-METRICS: Final = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
-"""The metrics of the field, in the order in which its tables print them."""
-
-OPTIONAL_METRICS: Final = {"SPICE": 1, "CLIPScore": 2.5, "RefCLIPScore": 2.5}
-"""The metrics that are only there where they were asked for, with the highest value of each."""
-
 WHERE_DATA_LIES: Final = {"root", "cache", "workers", "resident"}
-"""Settings of ``data`` that say where it is and how it is read: no other run because of them."""
+"""Settings of ``data`` for its place and for reading it, which do not change results."""
 
 BOX_SHARE: Final = "box share"
 OBJECT_MEASURES: Final = {
@@ -52,7 +54,7 @@ OBJECT_MEASURES: Final = {
     "attention in box": "attention_inside",
     BOX_SHARE: "box_share",
 }
-"""What tables call the shares of :class:`Objects`."""
+"""The fields of :class:`Objects` that are shares, by their labels in tables."""
 
 LANGUAGE_MEASURES: Final = {
     "words a caption": "length",
@@ -63,12 +65,16 @@ LANGUAGE_MEASURES: Final = {
     "not in train": "novel",
     "<unk>": "unknown",
 }
-"""What tables call the fields of :class:`Language`."""
+"""The fields of :class:`Language`, by their labels in tables."""
 
-SCHEMA: Final = 1
-"""Version of the format of ``results.json``."""
+SCHEMA: Final = 2
+"""Version of the format of ``results.json``.
 
-# What can change a figure, and so belongs beside it.
+Schema 2 has ``arithmetic``, ``metrics``, and the parameters of each part of the model. Schema 1,
+which has none of them, is read too.
+"""
+
+# Packages whose version can change a figure.
 _PACKAGES = (
     "captioning",
     "torch",
@@ -83,22 +89,13 @@ _PACKAGES = (
     "transformers",
 )
 
-HIGHEST = dict.fromkeys(METRICS, 1) | {"CIDEr": 10} | OPTIONAL_METRICS
-
-Name = Annotated[str, Field(min_length=1)]
-Scores = dict[Name, Annotated[FiniteFloat, Field(ge=0)]]
+ScoreRow = dict[Name, Annotated[FiniteFloat, Field(ge=0)]]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1 + 1e-6)]
 Interval = tuple[NonNegativeFloat, NonNegativeFloat]
 
 
-def present_metrics(rows: Iterable[Mapping[str, float]]) -> list[str]:
-    """METRICS, and those of OPTIONAL_METRICS that one of the rows of scores has."""
-    rows = list(rows)
-    return [*METRICS, *(name for name in OPTIONAL_METRICS if any(name in row for row in rows))]
-
-
 class _Record(BaseModel):
-    """Strict: a number in quotes, or a key that nobody reads, is a mistake and not a nuance."""
+    """A strict record: a number in quotes and an unknown key are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
 
@@ -110,10 +107,9 @@ class Data(_Record):
         name: as in ``data=NAME``.
         fingerprint: changes with the images, the splits or the references.
         images: number of images of each split, after any limit.
-        references: of each split that was scored, the fingerprint of what its captions were scored
-            against; see `captioning.metrics.bootstrap.fingerprint_references`.
-        tokenization: names what captions and references were tokenised by. Files of before there
-            were these two fields lack them.
+        references: the fingerprint of the references of each split that was scored; see
+            `captioning.metrics.bootstrap.fingerprint_references`. Early files lack it.
+        tokenization: the name of the tokeniser of captions and references. Early files lack it.
     """
 
     name: Name
@@ -124,16 +120,20 @@ class Data(_Record):
 
 
 class Vocabulary(_Record):
-    """The words a decoder can say; ``size`` counts the special tokens too."""
+    """The vocabulary of the decoder; ``size`` counts the special tokens too."""
 
     size: PositiveInt
     fingerprint: Name
 
 
 class Encoder(_Record):
-    """The image encoder; ``weights_source`` tells where its weights came from.
+    """The image encoder.
 
-    Its ``resize`` says which part of a photograph it saw; see the encoders' ``Preprocessing``.
+    Attributes:
+        name: of the encoder.
+        fingerprint: of its weights.
+        weights_source: where its weights came from.
+        resize: how photographs are resized; see the encoders' ``Preprocessing``.
     """
 
     name: Name
@@ -143,14 +143,48 @@ class Encoder(_Record):
 
 
 class Model(_Record):
-    """The decoder; ``parameters`` counts the trainable ones."""
+    """The model.
+
+    Attributes:
+        name: of the decoder, such as ``attn_lstm``.
+        trainable: number of trainable parameters of all parts.
+        parameters: number of all parameters of each part, such as encoder, decoder and objective.
+            Empty where it is not known, as in files of schema 1, in which ``parameters`` is the
+            number of trainable ones.
+    """
 
     name: Name
-    parameters: NonNegativeInt
+    trainable: NonNegativeInt
+    parameters: dict[Name, NonNegativeInt] = {}
+
+    @classmethod
+    def of(cls, name: str, parts: Mapping[str, HasParameters]) -> "Model":
+        """Describe a model.
+
+        Args:
+            name: of the decoder.
+            parts: its modules, such as encoder, decoder and objective.
+        """
+        counts, trainable = count_parameters(parts)
+        return cls(name=name, trainable=trainable, parameters=counts)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_schema_1(cls, content: Any) -> Any:
+        if isinstance(content, dict) and isinstance(content.get("parameters"), int):
+            content = {**content, "trainable": content["parameters"], "parameters": {}}
+        return content
+
+
+class DeclaredMetric(_Record):
+    """The scale of a user's own metric; see `captioning.metrics.metric.Metric`."""
+
+    highest: Annotated[FiniteFloat, Field(gt=0)]
+    higher_is_better: bool = True
 
 
 class Decoding(_Record):
-    """How the captions behind all the scores were decoded: a name, and any settings."""
+    """How the captions were decoded: a name, and any settings."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, JsonValue]
@@ -159,24 +193,23 @@ class Decoding(_Record):
 
     @property
     def label(self) -> str:
-        """What a table calls it, such as ``beam 5`` or ``greedy``."""
+        """A short name for tables, such as ``beam 5`` or ``greedy``."""
         beam_size = (self.model_extra or {}).get("beam_size")
         return self.name if beam_size is None else f"{self.name} {beam_size}"
 
 
 class Objects(_Record):
-    """What the captions say of objects whose boxes are known, and where the words looked.
+    """How well captions and attention agree with objects whose boxes are known.
 
     Attributes:
         captions: number of captions.
-        right: share of them in which every object that is named is in the image, in the colour
-            (and whatever else) that is said of it.
-        complete: share of them that are right and name every object of the image.
-        words: number of words that name an object of their image; what follows is of these.
-        attention_inside: mean share of the attention that is inside the object's box.
-        peak_inside: share of the words whose attention has its peak inside the box.
-        box_share: mean share of the image that the box takes up: what looking anywhere would get.
-            All three are None for a model without attention.
+        right: share of the captions that name only objects of the image, in their own colours.
+        complete: share of the captions that are right and name every object of the image.
+        words: number of words that name an object of their image.
+        attention_inside: mean share of these words' attention inside the object's box. This and the
+            following are None for a model without attention.
+        peak_inside: share of these words whose attention has its maximum inside the box.
+        box_share: mean share of the image that the box covers, which uniform attention would get.
     """
 
     captions: NonNegativeInt
@@ -189,7 +222,7 @@ class Objects(_Record):
 
 
 class Language(_Record):
-    """What the words of the captions are like; see `captioning.metrics.language.Language`."""
+    """Statistics of the captions' words; see `captioning.metrics.language.Language`."""
 
     distinct_1: Share
     distinct_2: Share
@@ -200,7 +233,7 @@ class Language(_Record):
     unknown: Share | None = None
 
     def texts(self) -> dict[str, str]:
-        """What tables show of it."""
+        """Its fields as tables show them, by their labels."""
 
         def text(field: str) -> str:
             value = getattr(self, field)
@@ -217,27 +250,36 @@ class Results(_Record):
     """One run, as in its ``results.json``.
 
     Attributes:
-        name: what the leaderboard calls the run.
-        created: when the scores were taken.
+        schema_version: see SCHEMA.
+        name: the name of the run on the leaderboard.
+        created: when the scores were computed.
         command: the command line that repeats the run.
         config: the resolved configuration.
-        vocabulary: this, the encoder, the model and the decoding are None where captions of another
-            system were scored, of which nothing is known.
+        data: the data set.
+        vocabulary: None where the captions of another system were scored, as are the encoder, the
+            model, the decoding and the arithmetic.
+        encoder: the image encoder.
+        model: the model.
+        arithmetic: precision, device, backend and threads of the process that decoded the captions,
+            which also trained the model unless ``training`` is given. None in files of schema 1.
         versions: of Python and the packages, see :func:`versions`.
         commit: of the code, see :func:`commit`.
         seconds: wall time of each part of the run.
-        training: the configuration of the training, where a checkpoint was evaluated.
-        free_running: whether the captions were decoded freely, each word from the model's own words
-            before it. What teacher forcing gives is no such score, and is refused. None where
-            captions came from a file; and in files of this project from before there was the field,
-            as it never scored other captions.
-        scores: ``{split: {metric: score}}``, of freely decoded captions.
-        intervals: ``{split: {metric: (low, high)}}``, 95 % bootstrap intervals over the images.
+        scores: ``{split: {score: value}}``, of captions decoded without teacher forcing.
+        metrics: the scales of users' own metrics by name; default: those that this process has
+            registered. The scales of the built-in ones are not recorded.
+        intervals: ``{split: {score: (low, high)}}``, 95 % bootstrap intervals over the images.
         language: ``{split: Language}``.
         objects: ``{split: Objects}``, where the boxes of the objects are known.
+        decoding: how the captions were decoded.
+        training: the configuration of the training, where a checkpoint was evaluated.
+        free_running: whether the captions were decoded without teacher forcing, that is, each word
+            was predicted from the model's own previous words. Scores with teacher forcing are
+            refused. None if the captions came from a file, and in early files of this project,
+            which never used teacher forcing for scores.
     """
 
-    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    schema_version: Literal[1, 2] = Field(default=SCHEMA, alias="schema")
     name: Name
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     command: str
@@ -246,10 +288,12 @@ class Results(_Record):
     vocabulary: Vocabulary | None = None
     encoder: Encoder | None = None
     model: Model | None = None
+    arithmetic: Arithmetic | None = None
     versions: dict[str, str]
     commit: str | None
     seconds: dict[Name, NonNegativeFloat]
-    scores: dict[Name, Scores]
+    scores: dict[Name, ScoreRow]
+    metrics: dict[Name, DeclaredMetric] = Field(default_factory=lambda: declared_metrics())
     intervals: dict[Name, dict[Name, Interval]] = {}
     language: dict[Name, Language] = {}
     objects: dict[Name, Objects] = {}
@@ -259,7 +303,7 @@ class Results(_Record):
 
     @property
     def settings(self) -> Mapping[str, JsonValue]:
-        """The configuration; of an evaluated checkpoint, that of its training is beneath it."""
+        """The configuration; for an evaluated checkpoint, on top of that of its training."""
         return {**(self.training or {}), **self.config}
 
     @property
@@ -268,35 +312,52 @@ class Results(_Record):
         seed = self.settings.get("seed")
         return seed if isinstance(seed, int) else None
 
+    @property
+    def arithmetic_texts(self) -> dict[str, str]:
+        """Precision, device, backend and threads, as far as they are known."""
+        return arithmetic_texts(self.arithmetic, self.settings)
+
     @model_validator(mode="after")
     def _free_running(self) -> "Results":
         if self.free_running is False:
             raise ValueError(
                 "`free_running` is false: with teacher forcing the model is shown the true words, "
-                "so that its scores compare with no others; score captions that it decodes freely"
+                "so that its scores cannot be compared; score captions decoded without it"
             )
         if self.free_running is None and "captioning" not in self.versions:
             raise ValueError(
-                "nothing says that the captions were decoded freely: if so, write "
-                '"free_running": true; scores of teacher forcing compare with no others'
+                "the file does not say how the captions were decoded: if without teacher forcing, "
+                'write "free_running": true; scores with teacher forcing cannot be compared'
             )
         return self
 
-    @field_validator("scores")
-    @classmethod
-    def _known_metrics_on_their_own_scale(cls, scores: dict[str, Scores]) -> dict[str, Scores]:
-        for split, row in scores.items():
-            for metric, score in row.items():
-                if metric not in HIGHEST:
-                    raise ValueError(f"{split} {metric} is none of {', '.join(HIGHEST)}")
-                highest = HIGHEST[metric]
-                # A sum of floats may end a little above its limit.
+    @model_validator(mode="after")
+    def _known_scores_on_their_own_scale(self) -> "Results":
+        for split, row in self.scores.items():
+            for name, score in row.items():
+                own = self.metrics.get(name)
+                known = BUILT_IN.get(name)
+                if known is None and own is None:
+                    raise ValueError(
+                        f"`scores`: {split} {name} is not among {', '.join(BUILT_IN)}, and "
+                        "`metrics` does not declare it"
+                    )
+                highest = known.highest if known else own.highest if own else 0.0
+                # The rounding of a sum of floats may exceed the limit a little.
                 if score > highest + 1e-6:
                     raise ValueError(
-                        f"{split} {metric} is {score:g}, but is written on its own scale of "
-                        f"0 to {highest}; only tables show it times 100"
+                        f"`scores`: {split} {name} is {score:g}, but is written on its own scale "
+                        f"of 0 to {highest:g}; only tables show it times 100"
                     )
-        return scores
+        return self
+
+
+def declared_metrics() -> dict[str, DeclaredMetric]:
+    """The declarations of the users' metrics that are registered in this process."""
+    return {
+        name: DeclaredMetric(highest=metric.highest, higher_is_better=metric.higher_is_better)
+        for name, metric in registry.registered().items()
+    }
 
 
 def write_results(path: str | os.PathLike[str], results: Results) -> None:
@@ -305,14 +366,15 @@ def write_results(path: str | os.PathLike[str], results: Results) -> None:
     Raises:
         OSError: the file cannot be written; an existing one is then untouched.
     """
-    atomic_write_json(path, results.model_dump(mode="json", by_alias=True))
+    written = results.model_dump(mode="json", by_alias=True)
+    atomic_write_json(path, written | {"schema": SCHEMA})
 
 
 def read_results(path: str | os.PathLike[str]) -> Results:
-    """Read a ``results.json``.
+    """Read a ``results.json`` of this or an earlier schema.
 
     Raises:
-        CaptioningError: the file cannot be read, is no JSON, or a field is missing or wrong.
+        CaptioningError: the file cannot be read, is not JSON, or a field is missing or wrong.
     """
     text = _read(path)
     try:
@@ -324,19 +386,19 @@ def read_results(path: str | os.PathLike[str]) -> Results:
         field = ".".join(str(key) for key in problem["loc"])
         reason = problem["msg"].removeprefix("Value error, ")
         if field == "schema":
-            reason = f"this version reads schema {SCHEMA} alone; update captioning or run it again"
+            reason = f"this version reads schemas 1 to {SCHEMA}; update captioning or run it again"
         about_many = problem["type"] == "value_error"
-        where = f"field `{field}`: " if field else "" if about_many else "no results file: "
+        where = f"field `{field}`: " if field else "" if about_many else "not a results file: "
         raise CaptioningError(f"{path}: {where}{reason}") from None
 
 
 def write_statistics(path: str | os.PathLike[str], statistics: Statistics) -> None:
-    """Write what each image adds to the scores, ``statistics_<split>.json`` by custom.
+    """Write the statistics of each image, by convention to ``statistics_<split>.json``.
 
     Raises:
         OSError: the file cannot be written; an existing one is then untouched.
     """
-    # Not indented: with a number a line it would have forty thousand lines for a thousand images.
+    # Not indented, because one number a line would make 40,000 lines for 1,000 images.
     atomic_write_text(path, json.dumps(statistics.to_json(), separators=(",", ":")) + "\n")
 
 
@@ -350,7 +412,7 @@ def read_statistics(
         metrics: the tables to read; None reads all.
 
     Raises:
-        CaptioningError: the file cannot be read, is no JSON, or holds something else.
+        CaptioningError: the file cannot be read, is not JSON, or does not contain statistics.
     """
     text = _read(path)
     try:
@@ -370,10 +432,10 @@ def write_captions(
     """Write captions in COCO's result format, each with its own scores where there are any.
 
     Args:
-        path: the file, ``captions_<split>.json`` by custom.
+        path: the file, by convention ``captions_<split>.json``.
         captions: ``{image: caption}``.
         per_image: ``{image: {metric: score}}`` for the metrics that are defined on one image.
-        language: what each caption is like; see `captioning.metrics.language.describe_each`.
+        language: statistics of each caption; see `captioning.metrics.language.describe_each`.
 
     Raises:
         ValueError: ``per_image`` or ``language`` names an image that has no caption.
@@ -393,8 +455,8 @@ def write_captions(
 def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
     """Read captions in COCO's result format, ours or another system's, as ``{image: caption}``.
 
-    An integer ``image_id``, as in COCO's own files, becomes its decimal digits. Other keys, such
-    as a detector's boxes, do not matter.
+    An integer ``image_id``, as in COCO's own files, is read as its decimal digits. Other keys, such
+    as a detector's boxes, are ignored.
 
     Raises:
         CaptioningError: the file cannot be read, is not in that format, or has an image twice.
@@ -412,7 +474,7 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
     captions: dict[str, str] = {}
     for number, entry in enumerate(entries, start=1):
         image = entry.get("image_id") if isinstance(entry, dict) else None
-        # A JSON true is an int to Python.
+        # In Python, True is an int.
         if isinstance(image, bool) or not isinstance(image, int | str):
             raise CaptioningError(
                 f"{path}: entry {number} needs an `image_id`, a string or integer"
@@ -440,13 +502,13 @@ def versions() -> dict[str, str]:
 
 
 def commit(source: Path = Path(__file__)) -> str | None:
-    """The commit of the checkout that ``source`` belongs to, with ``-dirty`` where it is edited.
+    """The commit of the checkout that contains ``source``, with ``-dirty`` if it has been edited.
 
-    None where there is no git, no checkout, or the checkout around ``source`` does not track it,
-    as around a package installed into some other project's environment.
+    None if there is no git or no checkout, or if the checkout around ``source`` does not track it,
+    as around a package that is installed into the environment of another project.
     """
-    # Variables such as GIT_DIR, which hooks set, would lead to another repository; and a
-    # description of a shared checkout must not take its index's lock.
+    # Variables such as GIT_DIR, which hooks set, would select another repository. Reading a shared
+    # checkout must not lock its index.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     environment["GIT_OPTIONAL_LOCKS"] = "0"
 

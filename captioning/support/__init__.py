@@ -1,1 +1,1 @@
-"""What everything else leans on: errors, building from a configuration, files, locks, progress."""
+"""Common functions: errors, building objects from a configuration, files, locks, progress."""

@@ -6,7 +6,7 @@ subclass of what is asked for, and every value is checked against the signature 
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
 from typing import Any, TypeVar, cast, get_args, get_type_hints
@@ -14,43 +14,114 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from captioning.support.errors import CaptioningError
+from captioning.support.nearest import did_you_mean
+from captioning.support.renamed import renamed
 
 T = TypeVar("T")
 
 
-def build(spec: Mapping[str, Any], base: Callable[..., T], key: str, **given: Any) -> T:
+def build(
+    spec: Mapping[str, Any] | str,
+    base: Callable[..., T],
+    key: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    **given: Any,
+) -> T:
     """Build what a configuration describes.
 
     Args:
-        spec: ``_target_``, the dotted path of a class, and arguments of it.
-        base: What the class must be a subclass of.
-        key: Where the configuration stands, for messages (``model``).
-        given: Arguments that are not the user's to set.
+        spec: A mapping of ``_target_``, the dotted path of a class, and the class's arguments; or
+            the dotted path alone, or one of ``names``.
+        base: The class must be this one or a subclass of it.
+        key: The key of the configuration, for messages, such as ``model``.
+        names: Short names and the dotted paths that they stand for, if the caller allows any.
+        given: Arguments that the program passes, which the user cannot set.
 
     Raises:
-        CaptioningError: no such class, an argument that it does not have, or a wrong value.
+        CaptioningError: there is no such class, it has no such argument, or a value is wrong.
     """
+    spec = expand(spec, names or {}, key)
     arguments = {name: value for name, value in spec.items() if name != "_target_"}
     target = locate(str(spec.get("_target_") or ""), base, key)
     checked = validated(target, arguments, key, set(given))
     try:
         return target(**checked, **given)
-    except ValueError as error:  # of the right type, and yet refused: a dropout of 1.5
-        raise CaptioningError(f"{key}: {target.__name__} takes no such value ({error}).") from error
+    except ValueError as error:  # a value of the right type that the class refuses: dropout=1.5
+        raise CaptioningError(f"{key}: {target.__name__} refuses a value ({error}).") from error
+    except TypeError as error:
+        # If a class of another library passes **kwargs on, only that library knows which arguments
+        # are valid. For any other class, the arguments were checked: the error is a bug in it.
+        if not takes_anything(target):
+            raise
+        raise CaptioningError(f"{key}: {target.__name__}: {error}.") from error
+
+
+def expand(spec: Mapping[str, Any] | str, names: Mapping[str, str], key: str) -> dict[str, Any]:
+    """Turn a configuration into a mapping whose ``_target_`` is a dotted path.
+
+    ``"additive"``, ``"my_package.MyAttention"``, ``{"_target_": "additive", "heads": 2}`` and
+    ``{"_target_": "my_package.MyAttention"}`` are all accepted. Dotted paths are not changed.
+
+    Args:
+        spec: The configuration, or the name or path alone.
+        names: Short names and the dotted paths that they stand for; may be empty.
+        key: The key of the configuration, for messages.
+
+    Raises:
+        CaptioningError: a short name is not among ``names``.
+    """
+    expanded = {"_target_": spec} if isinstance(spec, str) else dict(spec)
+    target = expanded.get("_target_")
+    if not names or not isinstance(target, str) or not target or "." in target:
+        return expanded
+    if target not in names:
+        where = key if isinstance(spec, str) else f"{key}._target_"
+        raise CaptioningError(
+            f"{where}={target}: there is no such choice; "
+            f"{_offer(target, names, 'there are')}, and the dotted path of any class is accepted."
+        )
+    return expanded | {"_target_": names[target]}
+
+
+def _offer(name: str, valid: Iterable[str], there_are: str) -> str:
+    """The nearest valid names, if any, and then all of them."""
+    suggestion, listed = did_you_mean(name, valid), ", ".join(sorted(valid))
+    if not listed:
+        return f"{there_are} none"
+    return (
+        f"{suggestion} {there_are.capitalize()} {listed}" if suggestion else f"{there_are} {listed}"
+    )
 
 
 def own(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a configuration that belong to none of its groups."""
+    """The settings of a configuration that do not belong to a group."""
     return {name: value for name, value in config.items() if not isinstance(value, Mapping)}
 
 
-def locate(path: str, base: Callable[..., T], key: str) -> type[T]:
-    """The class of a dotted path.
+def only_groups(config: Mapping[str, Any], groups: Collection[str]) -> None:
+    """Refuse a configuration with an unknown group, which would be ignored.
+
+    Args:
+        config: The whole configuration.
+        groups: The valid groups.
 
     Raises:
-        CaptioningError: there is none, or it is no subclass of ``base`` that can be built.
+        CaptioningError: the configuration has another group.
     """
-    # Typed as something to call, since mypy takes no abstract class for a `type`.
+    for name, value in config.items():
+        if isinstance(value, Mapping) and name not in groups:
+            remedy = renamed(name) or f"no such setting; {_offer(name, groups, 'there are')}"
+            raise CaptioningError(f"{name}: {remedy}.")
+
+
+def locate(path: str, base: Callable[..., T], key: str) -> type[T]:
+    """Import the class of a dotted path.
+
+    Raises:
+        CaptioningError: there is no such class, or it is not a concrete subclass of ``base``.
+    """
+    # `base` is typed as a callable, because mypy does not accept an abstract class as a `type`.
     assert isinstance(base, type)
     if not path:
         raise CaptioningError(
@@ -68,55 +139,114 @@ def locate(path: str, base: Callable[..., T], key: str) -> type[T]:
     return cast(type[T], found)
 
 
+def parameters_of(target: type) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """The named parameters of a class's constructor, and their types.
+
+    If the constructor takes ``**kwargs``, these are assumed to be passed on to the constructor of
+    the next class in the method resolution order, so that its parameters are valid, too, and so on.
+    """
+    parameters: dict[str, inspect.Parameter] = {}
+    hints: dict[str, Any] = {}
+    for function in _constructors(target):
+        for name, parameter in list(inspect.signature(function).parameters.items()):
+            named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            if named and name != "self" and name not in parameters:
+                parameters[name] = parameter
+        hints = type_hints(function) | hints
+    return parameters, hints
+
+
+def takes_anything(target: type) -> bool:
+    """Whether the valid keyword arguments of a class cannot be known from its constructors.
+
+    That is so if they are passed on to code of another library, unless the class is an
+    ``nn.Module``. For this package's classes and for modules, the constructors list all arguments.
+    """
+    *_, last = [None, *_constructors(target)]
+    if last is None or not _takes_keywords(last):
+        return False
+    roots = {each.__module__.partition(".")[0] for each in target.__mro__}
+    return "captioning" not in roots and not any(
+        each.__module__ == "torch.nn.modules.module" for each in target.__mro__
+    )
+
+
+def _constructors(target: type) -> Iterator[Callable[..., Any]]:
+    """The ``__init__`` of a class, and those of base classes that receive its ``**kwargs``."""
+    for each in target.__mro__:
+        if each is object or each.__module__ == "torch.nn.modules.module":
+            return
+        if "__init__" in vars(each):
+            yield vars(each)["__init__"]
+            if not _takes_keywords(vars(each)["__init__"]):
+                return
+
+
+def _takes_keywords(function: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
 def validated(
     target: type, arguments: Mapping[str, Any], key: str, given: set[str]
 ) -> dict[str, Any]:
-    """The arguments, each checked against the signature of ``target`` and converted to its type."""
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(target).parameters.items()
-        if name not in given
-        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    }
-    hints = type_hints(inspect.getattr_static(target, "__init__"))
+    """Check arguments against the signature of ``target``, and convert them to its types.
+
+    Args:
+        target: The class, or a dataclass, that is to be built.
+        arguments: The user's arguments, by name.
+        key: The key of the configuration, for messages; empty for settings without a group.
+        given: The parameters that the program passes, which the user cannot set.
+
+    Raises:
+        CaptioningError: an argument is unknown, has a wrong value, or is missing.
+    """
+    parameters, hints = parameters_of(target)
+    parameters = {name: each for name, each in parameters.items() if name not in given}
+    free = takes_anything(target)
+    prefix = f"{key}." if key else ""
     checked: dict[str, Any] = {}
     for name, value in arguments.items():
-        if name not in parameters:
-            raise CaptioningError(
-                f"{key}.{name}: {target.__name__} has no such setting; "
-                f"it has {', '.join(sorted(parameters))}."
-            )
+        if name not in parameters and (name in given or not free):
+            new = None if key else renamed(name)
+            offer = _offer(name, parameters, "it has" if key else "there are")
+            whose = f"{target.__name__} has no such setting" if key else "no such setting"
+            raise CaptioningError(f"{prefix}{name}: {new or f'{whose}; {offer}'}.")
         hint = hints.get(name, Any)
         types = (part for part in (hint, *get_args(hint)) if isinstance(part, type))
         nested = next(filter(is_dataclass, types), None)
-        if nested and isinstance(value, Mapping):  # pydantic would ignore its unknown settings
-            checked[name] = nested(**validated(nested, value, f"{key}.{name}", set()))
+        if nested and isinstance(value, Mapping):  # pydantic would ignore unknown settings in it
+            checked[name] = nested(**validated(nested, value, f"{prefix}{name}", set()))
             continue
         try:
             adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
             checked[name] = adapter.validate_python(value)
-        except PydanticSchemaGenerationError:  # a type that only its own class can judge
+        except PydanticSchemaGenerationError:  # a type that pydantic cannot check
             checked[name] = value
         except ValidationError as error:
             reason = "; or ".join(dict.fromkeys(each["msg"] for each in error.errors()))
-            raise CaptioningError(f"{key}.{name}={value}: {reason}.") from error
+            raise CaptioningError(f"{prefix}{name}={value}: {reason}.") from error
+    # A subclass may pass required arguments to its base itself, so that only the required
+    # parameters of the class's own constructor are checked.
+    signature = inspect.signature(target).parameters
     missing = [
         name
         for name, parameter in parameters.items()
-        if parameter.default is parameter.empty and name not in checked
+        if name in signature and parameter.default is parameter.empty and name not in checked
     ]
     if missing:
-        raise CaptioningError(f"{key}.{missing[0]} is missing: {target.__name__} needs it.")
+        needed = f"{target.__name__} needs it" if key else "give it"
+        raise CaptioningError(f"{prefix}{missing[0]} is missing: {needed}.")
     return checked
 
 
 def type_hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """The types of a function's arguments; names that only type checkers import count as Any."""
+    """The types of a function's arguments; names imported for type checkers only become Any."""
     unknown: dict[str, Any] = {}
     while True:
         try:
             return get_type_hints(function, localns=unknown)
         except NameError as error:
-            if not error.name or error.name in unknown:  # each round learns a name
+            if not error.name or error.name in unknown:  # each round resolves one more name
                 raise
             unknown[error.name] = Any

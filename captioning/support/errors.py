@@ -1,9 +1,9 @@
-"""The one exception that a user is meant to read."""
+"""The exception for mistakes of the user."""
 
 
 class CaptioningError(Exception):
-    """Bad input, told in one sentence: which file, line or key, and what to do about it.
+    """Invalid input. The message says in one sentence which file, line or key, and what to do.
 
-    The scripts print the message alone and exit with status 1; the traceback is shown under
-    ``HYDRA_FULL_ERROR=1``. Anything else that is raised is a defect of the code.
+    The scripts print only the message and exit with status 1. With ``HYDRA_FULL_ERROR=1`` they show
+    the traceback, too. Any other exception is a bug.
     """

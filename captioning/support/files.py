@@ -1,4 +1,4 @@
-"""Writing files so that a run killed at any moment leaves the old file or the new one."""
+"""Atomic writes: a process killed at any moment leaves either the old file or the new one."""
 
 import json
 import os
@@ -7,17 +7,16 @@ from pathlib import Path
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write ``data``; replaces an existing file.
+    """Write ``data`` to a file, replacing an existing one. Missing parent folders are created.
 
-    It goes to a temporary file beside the target, reaches the disk, and is renamed. Missing parent
-    folders are made.
+    The data is written and synced to a temporary file in the same folder, which is then renamed.
 
     Raises:
-        OSError: the folder cannot be made or written; an existing target is then untouched.
+        OSError: the folder cannot be created or written. An existing file is then unchanged.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Not `tempfile`, whose files nobody else may read: this one gets the mode any new file gets.
+    # `tempfile` would make the file unreadable for others; this file gets the default mode.
     temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -31,19 +30,19 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` as UTF-8 with its line ends as they are; see :func:`atomic_write_bytes`.
+    """Write ``text`` as UTF-8 with unchanged line ends; see :func:`atomic_write_bytes`.
 
     Raises:
-        OSError: the folder cannot be made or written; an existing target is then untouched.
-        UnicodeEncodeError: ``text`` holds a lone surrogate; likewise.
+        OSError: the folder cannot be created or written. An existing file is then unchanged.
+        UnicodeEncodeError: ``text`` holds a lone surrogate. An existing file is then unchanged.
     """
     atomic_write_bytes(path, text.encode())
 
 
 def atomic_write_json(path: str | os.PathLike[str], obj: object) -> None:
-    """Write ``obj`` as indented JSON, in ASCII so that any string survives.
+    """Write ``obj`` as indented JSON. Output is ASCII, so that lone surrogates are preserved.
 
     Raises:
-        TypeError: ``obj`` holds something that JSON has no form for; the target is untouched.
+        TypeError: ``obj`` is not serialisable. An existing file is then unchanged.
     """
     atomic_write_text(path, json.dumps(obj, indent=2) + "\n")

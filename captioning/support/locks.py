@@ -1,4 +1,4 @@
-"""One process at a time: the others wait, and say for what."""
+"""File locks between processes."""
 
 import fcntl
 import logging
@@ -13,14 +13,15 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def file_lock(path: Path, waiting_for: str) -> Iterator[None]:
-    """Hold an exclusive lock on the file ``path``, which is made with its folder.
+    """Hold an exclusive lock on the file ``path``, which is created with its folder.
 
-    The kernel drops the lock when its holder dies, however it dies, so a lock never goes stale.
-    The empty file stays: removing it would let two processes lock two different files.
+    A process that has to wait logs what it waits for. The kernel releases the lock when its holder
+    exits or is killed, so a lock never becomes stale. The empty file is not removed, because then
+    two processes could lock two different files.
 
     Args:
-        path: The lock file.
-        waiting_for: What another process is doing, for the log line of one that has to wait.
+        path: the lock file.
+        waiting_for: what the holder of the lock is doing, for the log line of a waiting process.
 
     Raises:
         CaptioningError: the file cannot be written.

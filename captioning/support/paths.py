@@ -1,13 +1,13 @@
-"""Where the package keeps what it can make or fetch again."""
+"""The cache folder of the package."""
 
 import os
 from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """The folder of fetched weights and the like: ``$CAPTIONING_CACHE`` or ``~/.cache/captioning``.
+    """The folder for downloads and features: ``$CAPTIONING_CACHE`` or ``~/.cache/captioning``.
 
-    It may not exist yet; everything in it may be deleted at any time.
+    It may not exist yet. Everything in it can be downloaded or computed again.
     """
     configured = os.environ.get("CAPTIONING_CACHE")
     return Path(configured).expanduser() if configured else Path.home() / ".cache" / "captioning"

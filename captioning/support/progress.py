@@ -1,4 +1,4 @@
-"""How far long work has come, a bar in a terminal or a few lines in a log, and how long it took."""
+"""Progress of long tasks, as a bar in a terminal or a few lines in a log, and their duration."""
 
 import logging
 import sys
@@ -12,18 +12,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 log = logging.getLogger(__name__)
 
-_LINE_SECONDS = 5  # at least, between two lines of a log
+_MIN_SECONDS = 5  # between two lines of a log
 
 
 class Clock:
-    """Wall-clock seconds of each part of a run."""
+    """Measures the wall-clock seconds of each part of a run."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
-        """Time a part."""
+        """Measure the time of the block and store it in ``seconds[part]``, rounded to 0.1 s."""
         start = time.perf_counter()
         yield
         self.seconds[part] = round(time.perf_counter() - start, 1)
@@ -36,19 +36,19 @@ def track_progress(
     """Show the progress of ``total`` steps, with an estimate of the time left.
 
     Args:
-        what: The work, as a noun phrase.
-        total: Number of steps; of none there is nothing to show.
+        what: the name of the task.
+        total: number of steps. With 0, nothing is shown.
         visible: False shows nothing.
 
     Yields:
-        A function to call with the number of steps just done.
+        A function to call with the number of steps that have just been completed.
     """
     console = Console(stderr=True)
     if not visible or not total:
         yield lambda steps: None
     elif console.is_terminal:
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        # In a terminal, what is printed meanwhile stands above the bar; a pipe gets it as it is.
+        # If stdout is a terminal, rich prints other output above the bar. A pipe gets it unchanged.
         terminal = sys.stdout.isatty()
         title = TextColumn(what)
         with Progress(title, *columns, console=console, redirect_stdout=terminal) as bar:
@@ -59,7 +59,7 @@ def track_progress(
 
 
 def _log_lines(what: str, total: int) -> Callable[[int], None]:
-    """A line for every tenth of the work, unless it is quick."""
+    """Log a line after every tenth of the steps, but not more often than ``_MIN_SECONDS``."""
     start = last = time.monotonic()
     done = shown = 0
 
@@ -68,7 +68,7 @@ def _log_lines(what: str, total: int) -> Callable[[int], None]:
         done += steps
         tenth = 10 * done // max(total, 1)
         now = time.monotonic()
-        if tenth > shown and now - last >= _LINE_SECONDS:
+        if tenth > shown and now - last >= _MIN_SECONDS:
             shown, last = tenth, now
             left = timedelta(seconds=round((now - start) / done * (total - done)))
             log.info("%s: %d of %d, %s left", what, done, total, left)

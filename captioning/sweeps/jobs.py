@@ -1,13 +1,13 @@
-"""One job of a sweep: finished, to be continued, or to be run; and never more than itself.
+"""Run one job of a sweep, resume it, or skip it if it has finished.
 
-A job's folder holds, beside what every run writes:
+In addition to the files of every run, a job's folder holds:
 
-    job.json      what the job is: its configuration, and the fingerprint of its data
+    job.json      the definition of the job: its configuration and the fingerprint of its data
     failed.json   why it ended without results: {"reason": ..., "overrides": [...]}
-    output.log    what it printed, where other jobs print at the same time
+    output.log    what it printed, if several jobs run at the same time
 
-The same job in the same folder is skipped where there is a ``results.json``, and goes on from
-``checkpoints/last.ckpt`` where there is one. Another job is refused.
+If the same job is started again in the same folder, it is skipped if ``results.json`` exists, and
+resumed if ``checkpoints/last.ckpt`` exists. A different job is refused.
 """
 
 import json
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.data.corpus import read_corpus
-from captioning.data.locations import data_folder
+from captioning.data.locations import ensure_data_folder
 from captioning.reporting.results import WHERE_DATA_LIES, read_results
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json
@@ -32,27 +32,27 @@ from captioning.support.locks import file_lock
 
 log = logging.getLogger(__name__)
 
-OBJECTIVE = ("dev", "CIDEr")
-"""Split and metric of the score that a sweep compares and a search maximises."""
+OPTIMIZED_METRIC = ("dev", "CIDEr")
+"""Split and metric of the score by which a sweep compares its jobs and which a search maximises."""
 
-RANK = "SLURM_PROCID"
-"""Where SLURM starts all processes of a job, each calls :func:`run_job`, and this numbers them."""
+RANK_VARIABLE = "SLURM_PROCID"
+"""Environment variable with the rank of a process. Under SLURM every rank calls `run_job`."""
 
-# Where things are and who is told of the run: neither makes it another run. What the data is, its
-# fingerprint says.
-_INCIDENTAL = {"resume": ..., "logger": ..., "data": WHERE_DATA_LIES}
+# Settings that cannot change results: paths and loggers. Each value is the set of keys to ignore in
+# a group, or ... to ignore all of it. The content of the data is compared by its fingerprint.
+_NO_EFFECT = {"resume": ..., "logger": ..., "data": WHERE_DATA_LIES}
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a job is, as in its ``job.json``.
+    """The definition of a job, as stored in its ``job.json``.
 
     Attributes:
-        overrides: what distinguishes it in its sweep, ``key=value``.
-        config: as composed from ``conf/train.yaml``, resolved.
-        data: fingerprint of the data set.
-        command: the command line that repeats it alone, for ``results.json``.
-        logging: for :func:`logging.config.dictConfig`.
+        overrides: the ``key=value`` overrides that distinguish it from the sweep's other jobs.
+        config: the resolved configuration, composed from ``conf/train.yaml``.
+        data: the fingerprint of the data set.
+        command: the command line that runs this job alone, for ``results.json``.
+        logging: the configuration for :func:`logging.config.dictConfig`.
     """
 
     overrides: list[str]
@@ -64,11 +64,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job ended without results, as in its ``failed.json``.
+    """Why a job ended without results, as stored in its ``failed.json``.
 
     Attributes:
-        reason: in one line.
-        overrides: as those of :class:`Job`.
+        reason: the error, in one line.
+        overrides: the overrides of the :class:`Job`.
     """
 
     reason: str
@@ -85,56 +85,56 @@ def run_job(
     cwd: Path,
     output: Path | None,
 ) -> float | None:
-    """Run a job in a process of its own, unless it has finished before.
+    """Run a job in its own process, unless it has finished before.
 
-    The process, its threads and its children die with it, and with the process that called this.
+    The process and all its children are killed when it ends or when the calling process ends.
 
     Args:
-        folder: the job's own.
-        config: likewise, and so `overrides`, `command` and `logging`; see :class:`Job`.
-        overrides: see there.
-        command: see there.
-        logging: see there.
-        cwd: the folder that relative paths of the configuration start from.
-        output: the file that gets what the process prints; None leaves it to the caller's own.
+        folder: the folder of the job.
+        config: see :class:`Job`.
+        overrides: see :class:`Job`.
+        command: see :class:`Job`.
+        logging: see :class:`Job`.
+        cwd: the working directory of the process, to which paths in the configuration are relative.
+        output: a file to which the process's output is appended; None uses the caller's output.
 
     Returns:
-        The dev split's CIDEr; None if the job failed, of which ``failed.json`` then has the reason.
+        CIDEr on the dev split, or None if the job failed. The reason is then in ``failed.json``.
     """
-    leads = os.environ.get(RANK, "0") == "0"
-    with file_lock(folder / ".lock", f"it runs {folder}") if leads else nullcontext():
+    is_rank_zero = os.environ.get(RANK_VARIABLE, "0") == "0"
+    with file_lock(folder / ".lock", f"it runs {folder}") if is_rank_zero else nullcontext():
         try:
             job = Job(overrides, config, fingerprint(config["data"]), command, logging)
-            check_free(folder, job)
-            before = objective(folder) if (folder / "results.json").is_file() else None
+            check_same_job(folder, job)
+            earlier_score = optimized_score(folder) if (folder / "results.json").is_file() else None
         except (CaptioningError, OSError) as error:
-            fail(folder, str(error), overrides)
+            record_failure(folder, str(error), overrides)
             return None
         atomic_write_json(folder / "job.json", asdict(job))
-        if leads:
+        if is_rank_zero:
             (folder / "failed.json").unlink(missing_ok=True)
-        if before is not None:
-            log.info("Finished before: %s", folder)
-            return before
-        status = _run(folder, cwd, output)
+        if earlier_score is not None:
+            log.info("Already finished: %s", folder)
+            return earlier_score
+        status = _run_process(folder, cwd, output)
     if status == 0:
-        return objective(folder) if leads else None
+        return optimized_score(folder) if is_rank_zero else None
     failure = read_failure(folder)
-    fail(folder, failure.reason if failure else ending(status), overrides)
+    record_failure(folder, failure.reason if failure else describe_exit(status), overrides)
     return None
 
 
-def _run(folder: Path, cwd: Path, output: Path | None) -> int:
-    """The exit status of the process; negative is the signal that killed it."""
+def _run_process(folder: Path, cwd: Path, output: Path | None) -> int:
+    """Run the process; returns its exit status, which is ``-signal`` if a signal killed it."""
     file = output.open("ab") if output else None
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "captioning.sweeps.job_process", str(folder)],
             cwd=cwd,
-            stdin=subprocess.PIPE,  # closes when this process dies, which the child waits for
+            stdin=subprocess.PIPE,  # closes when this process dies; then the child kills itself
             stdout=file,
             stderr=file,
-            # A group of its own, so that what it has started can be ended with it.
+            # Its own process group, so that its children can be killed with it.
             start_new_session=True,
         )
     finally:
@@ -153,24 +153,30 @@ def _run(folder: Path, cwd: Path, output: Path | None) -> int:
         process.stdin.close()
 
 
-def ending(status: int) -> str:
-    """What an exit status says, in words."""
+def describe_exit(status: int) -> str:
+    """A sentence that describes the exit status of a process."""
     if status >= 0:
         return f"The process ended with exit status {status}."
     name = signal.Signals(-status).name
-    memory = ", as the kernel does where memory runs out" if status == -signal.SIGKILL else ""
+    memory = ", which the kernel sends when memory runs out" if status == -signal.SIGKILL else ""
     return f"The process was killed by {name}{memory}."
 
 
 def read_failure(folder: Path) -> Failure | None:
-    """Why a job failed; None where it has not failed."""
+    """Read ``failed.json``; None if the job has not failed.
+
+    Raises:
+        CaptioningError: the file is damaged.
+    """
     path = folder / "failed.json"
     try:
         return Failure(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise CaptioningError(f"{path} tells of no failure ({error}): delete it.") from error
+        raise CaptioningError(
+            f"{path} is not a valid failure record ({error}): delete it."
+        ) from error
 
 
 def write_failure(folder: Path, reason: str, overrides: list[str]) -> None:
@@ -178,65 +184,70 @@ def write_failure(folder: Path, reason: str, overrides: list[str]) -> None:
     atomic_write_json(folder / "failed.json", asdict(Failure(reason, overrides)))
 
 
-def fail(folder: Path, reason: str, overrides: list[str]) -> None:
-    """Say that a job failed, in the log and in its folder."""
+def record_failure(folder: Path, reason: str, overrides: list[str]) -> None:
+    """Log that a job failed, and write its ``failed.json``."""
     log.error("%s: %s", folder, reason)
     write_failure(folder, reason, overrides)
 
 
-def objective(folder: Path) -> float:
-    """The score of a finished job that a sweep compares."""
-    split, metric = OBJECTIVE
+def optimized_score(folder: Path) -> float:
+    """The score of a finished job by which a sweep compares its jobs."""
+    split, metric = OPTIMIZED_METRIC
     return read_results(folder / "results.json").scores[split][metric]
 
 
 def read_job(folder: Path) -> Job | None:
-    """The job that a folder is of; None where there is none yet."""
+    """Read ``job.json``; None if the folder has none yet.
+
+    Raises:
+        CaptioningError: the file is damaged.
+    """
     path = folder / "job.json"
     try:
         return Job(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise CaptioningError(f"{path} is no job ({error}): delete its folder.") from error
+        raise CaptioningError(f"{path} is not a valid job ({error}): delete its folder.") from error
 
 
-def check_free(folder: Path, job: Job) -> None:
-    """Make sure that a folder holds nothing but what the same job has left there.
+def check_same_job(folder: Path, job: Job) -> None:
+    """Check that a folder is empty or belongs to the same job.
 
     Raises:
-        CaptioningError: it holds something else.
+        CaptioningError: the folder holds a run with other settings or other data.
     """
     earlier = read_job(folder)
     if earlier is None:
-        taken = (folder / "results.json").exists() or (folder / "checkpoints").exists()
+        is_other = (folder / "results.json").exists() or (folder / "checkpoints").exists()
     else:
-        taken = earlier.data != job.data or essence(earlier.config) != essence(job.config)
-    if taken:
+        settings = relevant_settings(job.config)
+        is_other = earlier.data != job.data or relevant_settings(earlier.config) != settings
+    if is_other:
         raise CaptioningError(
             "The job's folder holds a run with another configuration or other data, which is not "
             "overwritten: delete it, or choose another hydra.sweep.dir."
         )
 
 
-def essence(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without what makes no difference to results."""
+def relevant_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without the settings that cannot change results."""
     kept = {}
     for key, value in config.items():
-        left_out = _INCIDENTAL.get(key, set())
-        if isinstance(left_out, set):
+        ignored = _NO_EFFECT.get(key, set())
+        if isinstance(ignored, set):
             is_group = isinstance(value, Mapping)
-            kept[key] = {k: v for k, v in value.items() if k not in left_out} if is_group else value
-    read: dict[str, Any] = json.loads(json.dumps(kept))  # as it comes from a file
+            kept[key] = {k: v for k, v in value.items() if k not in ignored} if is_group else value
+    read: dict[str, Any] = json.loads(json.dumps(kept))  # comparable to a configuration from a file
     return read
 
 
 def fingerprint(data: Mapping[str, Any]) -> str:
-    """The fingerprint of the data set that a configuration names; its captions are read for it."""
+    """The fingerprint of the data set of a ``data`` group; reads the captions, but no image."""
     return _fingerprint(*(data[key] for key in ("root", "name", "layout", "skip_bad", "cache")))
 
 
 @cache
 def _fingerprint(root: Any, name: str, layout: Any, skip_bad: bool, cache: Any) -> str:
-    folder = data_folder(root, name, cache)
+    folder = ensure_data_folder(root, name, cache)
     return read_corpus(folder, name=name, layout=layout, skip_bad=skip_bad).fingerprint

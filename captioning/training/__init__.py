@@ -1,1 +1,1 @@
-"""Training a captioner: the run from data to results, its callbacks and loggers."""
+"""Training a captioner: a whole run from data to results, its callbacks and its loggers."""

@@ -1,11 +1,11 @@
-"""What sweeps need of Hydra and its plugins, mended in one place.
+"""Launchers and a sweeper for Hydra that survive failed jobs.
 
-Hydra looks for plugins in ``hydra_plugins`` alone, and imports each of these modules whenever it
-starts: what takes time is imported where it is used.
+Hydra discovers plugins only in ``hydra_plugins`` and imports all of these modules whenever it
+starts. Slow imports are therefore made inside the functions that need them.
 
-- :mod:`ray_launcher` is hydra-ray-launcher with a GPU for each job. There, a worker that dies takes
-  the sweep with it.
-- :mod:`slurm_launcher` is hydra-submitit-launcher; there, likewise.
-- :mod:`optuna_sweeper` is in place of hydra-optuna-sweeper, which needs Optuna 2: that keeps no
-  study on disk with today's SQLAlchemy, ends at the first NaN, and starts over when it is resumed.
+- :mod:`ray_launcher` extends hydra-ray-launcher: it gives each job its own GPU, and a worker that
+  dies does not end the sweep.
+- :mod:`slurm_launcher` extends hydra-submitit-launcher: a job that dies does not end the sweep.
+- :mod:`optuna_sweeper` replaces hydra-optuna-sweeper, which needs Optuna 2. That version cannot
+  store a study on disk with current SQLAlchemy, stops at the first NaN, and cannot resume a study.
 """

@@ -1,4 +1,4 @@
-"""Optuna as a sweeper: it searches, remembers every trial on disk, and goes on where it was."""
+"""A Hydra sweeper that searches with Optuna, stores every trial on disk, and can be resumed."""
 
 import hashlib
 import json
@@ -22,19 +22,19 @@ log = logging.getLogger(__name__)
 class OptunaSweeper(Sweeper):
     """Searches for the settings with the highest score by TPE.
 
-    The same command goes on with its study until ``n_trials`` have ended: a trial that was
-    interrupted comes first, with the same values. One that fails is recorded as failed. Trials of
-    another space count where they lie in the new one.
+    Running the same command again continues its study until ``n_trials`` trials have ended. Trials
+    that were interrupted are run first, with the same values. A failed trial is recorded as failed.
+    If the search space was changed, earlier trials that lie in the new space still count.
 
     Args:
-        n_trials: jobs of the study, over all times that the command is given.
-        n_jobs: jobs at once, where the launcher runs several.
-        n_startup_trials: random ones at the start.
-        seed: of the search.
-        storage: the URL of a data base; None is a file in the sweep's folder.
-        params: ``{key: values}``, in Hydra's grammar: a choice, ``interval(low, high)``, of whole
-            numbers ``int(interval(low, high))``, or ``tag(log, ...)`` of either. Sweeps on the
-            command line come on top.
+        n_trials: number of trials of the study, including those of earlier commands.
+        n_jobs: number of jobs that are launched together.
+        n_startup_trials: number of random trials at the start.
+        seed: the seed of the search.
+        storage: the URL of a database; None stands for ``optuna.db`` in the sweep's folder.
+        params: ``{key: values}`` in Hydra's grammar: a choice ``a,b``, ``interval(low, high)``,
+            ``int(interval(low, high))`` for whole numbers, or ``tag(log, ...)`` around either.
+            Sweep overrides on the command line are added to them.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run trials until there are ``n_trials``."""
+        """Run trials until ``n_trials`` have ended."""
         from hydra_plugins.captioning_sweeps._launching import require
 
         with require("optuna"):
@@ -75,7 +75,11 @@ class OptunaSweeper(Sweeper):
             each.get_key_element(): each
             for each in OverridesParser.create().parse_overrides([*given, *arguments])
         }
-        space = {key: domain(each) for key, each in overrides.items() if each.is_sweep_override()}
+        space = {
+            key: distribution_of(each)
+            for key, each in overrides.items()
+            if each.is_sweep_override()
+        }
         fixed = [str(each.input_line) for key, each in overrides.items() if key not in space]
         assert self.config is not None
         assert self.launcher is not None
@@ -84,18 +88,18 @@ class OptunaSweeper(Sweeper):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = self.storage or f"sqlite:///{folder / 'optuna.db'}"
         study = open_study(storage, folder.name, space)
-        begun = len(study.trials)
+        n_earlier = len(study.trials)
         study.sampler = optuna.samplers.TPESampler(
-            seed=self.seed + begun,  # or a study that goes on would draw its first values again
+            seed=self.seed + n_earlier,  # a continued study must not repeat its first random draws
             n_startup_trials=self.n_startup_trials,
             constant_liar=self.n_jobs > 1,
         )
-        # With the old values, the job finds its old folder. Those without all values never began.
+        # A trial with its old values finds its old folder. One that lacks values was never started.
         running = study.get_trials(states=[TrialState.RUNNING])
         interrupted = [trial for trial in running if trial.params.keys() == space.keys()]
         ended = sum(trial.state.is_finished() for trial in study.trials)
-        if begun:
-            log.info("%d of %d trials have ended before", ended, self.n_trials)
+        if n_earlier:
+            log.info("%d of %d trials had ended before this command", ended, self.n_trials)
         while ended < self.n_trials:
             batch = [
                 interrupted.pop(0) if interrupted else study.ask(fixed_distributions=space)
@@ -112,20 +116,20 @@ class OptunaSweeper(Sweeper):
                     trial.number,
                     None if failed else score,
                     state=TrialState.FAIL if failed else TrialState.COMPLETE,
-                    skip_if_finished=True,  # the same command may be running twice
+                    skip_if_finished=True,  # another process may have run the same trial
                 )
             ended += len(batch)
         if study.get_trials(states=[TrialState.COMPLETE]):
             best = {"best_value": study.best_value, "best_params": study.best_params}
             OmegaConf.save(OmegaConf.create(best), folder / "optimization_results.yaml")
-            log.info("Best, with %.4f: %s", study.best_value, study.best_params)
+            log.info("Best score %.4f with %s", study.best_value, study.best_params)
 
 
 def open_study(storage: str, name: str, space: Mapping[str, Any]) -> Any:
-    """The study of a search space, on disk.
+    """Open the study of a search space, or create it.
 
-    Optuna does not let the choices of a study change. Where a search is given others, a study is
-    begun that takes over those of the earlier trials that lie in the new space.
+    Optuna does not allow the choices of a study to change. A new search space therefore gets a new
+    study, into which earlier trials are copied if they lie in the new space.
     """
     import optuna
     from optuna.trial import TrialState
@@ -147,22 +151,22 @@ def open_study(storage: str, name: str, space: Mapping[str, Any]) -> Any:
             if trial.params.keys() != space.keys():
                 continue
             finished = trial.state.is_finished()
-            with suppress(ValueError):  # outside the space
-                taken = optuna.trial.create_trial(
+            with suppress(ValueError):  # the trial lies outside the new space
+                copied = optuna.trial.create_trial(
                     state=trial.state if finished else TrialState.FAIL,
                     value=trial.value,
                     params=trial.params,
                     distributions=dict(space),
                 )
                 if finished:
-                    study.add_trial(taken)
+                    study.add_trial(copied)
                 else:
-                    study.enqueue_trial(taken.params)
+                    study.enqueue_trial(copied.params)
     return study
 
 
-def domain(override: Override) -> Any:
-    """Optuna's distribution for the values of a sweep."""
+def distribution_of(override: Override) -> Any:
+    """The Optuna distribution for a sweep override."""
     from optuna import distributions
 
     value = override.value()

@@ -1,4 +1,4 @@
-"""Ray as a launcher: as many jobs at once as there are GPUs, each alone on its own."""
+"""A Hydra launcher that runs jobs with Ray, by default one on each GPU."""
 
 import logging
 import sys
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 
 class RayLauncher(Launcher):
-    """Runs jobs as Ray's tasks, and outlives any of them.
+    """Runs jobs as Ray tasks. A task that dies counts as a failed job.
 
     Args:
-        ray: ``init``, the arguments of ``ray.init``; ``remote``, what a job takes: ``num_gpus`` and
-            ``num_cpus``, where None is chosen by :func:`share`.
+        ray: ``init`` holds the arguments of ``ray.init``. ``remote`` holds ``num_gpus`` and
+            ``num_cpus`` of each job; :func:`job_resources` chooses those that are None.
     """
 
     def __init__(self, ray: DictConfig) -> None:
@@ -28,7 +28,7 @@ class RayLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Take what :meth:`launch` needs."""
+        """Store the arguments for :meth:`launch`."""
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config
@@ -36,8 +36,13 @@ class RayLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs, and wait for all of them."""
-        from hydra_plugins.captioning_sweeps._launching import died, ended, require, tell
+        """Run the jobs and wait for all of them."""
+        from hydra_plugins.captioning_sweeps._launching import (
+            checked_return,
+            failed_return,
+            log_outcome,
+            require,
+        )
 
         with require("ray"):
             import ray.exceptions
@@ -55,8 +60,10 @@ class RayLauncher(Launcher):
             with open_dict(config):
                 config.hydra.job.num = initial_job_idx + number
                 config.hydra.job.id = str(config.hydra.job.num)
-            remote = share(machines, config.trainer, self.ray.remote)
-            check_room(remote, machines, config.trainer, self.ray.init.get("address") == "local")
+            remote = job_resources(machines, config.trainer, self.ray.remote)
+            check_resources(
+                remote, machines, config.trainer, self.ray.init.get("address") == "local"
+            )
             task = launch_job_on_ray(
                 self.hydra_context,
                 OmegaConf.create(remote),
@@ -66,33 +73,39 @@ class RayLauncher(Launcher):
             )
             tasks[task] = number
             configs.append(config)
-        log.info("%d jobs, each with %s", len(tasks), remote)
+        log.info("Running %d jobs, each with %s", len(tasks), remote)
         returns: dict[int, JobReturn] = {}
         waiting = list(tasks)
         while waiting:
             (task, *_), waiting = ray.wait(waiting)
             number = tasks[task]
             try:
-                returns[number] = ended(configs[number], ray.get(task))
+                returns[number] = checked_return(configs[number], ray.get(task))
             except ray.exceptions.RayError as error:
-                returns[number] = died(configs[number], f"Ray's worker died: {error}")
-            tell(configs[number], len(returns), len(tasks))
+                returns[number] = failed_return(configs[number], f"the Ray worker died: {error}")
+            log_outcome(configs[number], len(returns), len(tasks))
         return [returns[number] for number in range(len(tasks))]
 
 
-def share(
+def job_resources(
     nodes: Sequence[Mapping[str, float]],
     trainer: Mapping[str, Any],
     given: Mapping[str, float | None],
 ) -> dict[str, float]:
-    """What a job takes of a cluster: a GPU for each of its devices, or where there are none a CPU.
+    """The resources that Ray reserves for a job.
 
-    A GPU, or a part of one, comes with its share of the CPUs of the machine where these are fewest.
+    By default this is one GPU for each of the job's devices, or one CPU for each if the cluster has
+    no GPU. Each GPU comes with its proportional number of CPUs, computed for the machine with the
+    fewest CPUs per GPU, so that the job fits on every machine.
 
     Args:
-        nodes: the resources of each machine.
-        trainer: the job's; ``devices`` that is no number counts as one, a list as its length.
-        given: ``num_gpus`` and ``num_cpus``, where the user has chosen them.
+        nodes: the resources of each machine, as Ray reports them: ``{"CPU": ..., "GPU": ...}``.
+        trainer: the trainer's configuration. A list of ``devices`` counts as its length, and any
+            other value that is not a positive number counts as 1.
+        given: ``num_gpus`` and ``num_cpus`` as chosen by the user; None where the default applies.
+
+    Returns:
+        Arguments of ``ray.remote``: ``num_gpus``, ``num_cpus`` and ``max_retries``.
     """
     devices: Any = trainer["devices"]
     if isinstance(devices, Sequence) and not isinstance(devices, str):
@@ -108,29 +121,27 @@ def share(
     return {"num_gpus": gpus, "num_cpus": cpus, "max_retries": 0} | chosen
 
 
-def check_room(
+def check_resources(
     remote: Mapping[str, float],
     nodes: Sequence[Mapping[str, float]],
     trainer: Mapping[str, Any],
     local: bool,
 ) -> None:
-    """End the program where a job would wait for ever, as Ray lets it without a word.
+    """Exit if no machine has the resources of a job, since Ray would wait silently for ever.
 
-    A cluster may grow: there, it is a warning.
+    On a cluster this is only a warning, because another machine may join it.
     """
     if trainer.get("num_nodes", 1) != 1:
         sys.exit(
-            f"error: trainer.num_nodes={trainer['num_nodes']}: with Ray a job is on one machine; "
-            "hydra/launcher=slurm runs one on several."
+            f"error: trainer.num_nodes={trainer['num_nodes']}: with Ray a job runs on one machine; "
+            "use hydra/launcher=slurm to run one on several."
         )
     gpus, cpus = remote["num_gpus"], remote["num_cpus"]
     if not any(node.get("GPU", 0) >= gpus and node.get("CPU", 0) >= cpus for node in nodes):
         has = "; ".join(
             f"{node.get('GPU', 0):g} GPUs, {node.get('CPU', 0):g} CPUs" for node in nodes
         )
-        wanting = f"a job needs {gpus:g} GPUs and {cpus:g} CPUs, which no machine has ({has})"
+        problem = f"a job needs {gpus:g} GPUs and {cpus:g} CPUs, which no machine has ({has})"
         if local:
-            sys.exit(
-                f"error: {wanting}: give less to trainer.devices or hydra.launcher.ray.remote.*."
-            )
-        log.warning("%s: waiting until one has joined the cluster.", wanting)
+            sys.exit(f"error: {problem}: lower trainer.devices or hydra.launcher.ray.remote.*.")
+        log.warning("%s: waiting until such a machine joins the cluster.", problem)

@@ -1,4 +1,4 @@
-"""SLURM as a launcher: an array of jobs, through submitit."""
+"""A Hydra launcher that runs jobs as a SLURM array, through submitit."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from omegaconf import DictConfig
 
 
 class SlurmLauncher(Launcher):
-    """hydra-submitit-launcher's, which waits for all jobs even if some of them die.
+    """The launcher of hydra-submitit-launcher, except that a job that dies does not end the sweep.
 
     Args:
-        cluster: ``slurm``; or ``local``, which runs the jobs as processes of this machine.
-        settings: see hydra-submitit-launcher's ``submitit_slurm``.
+        cluster: ``slurm``, or ``local``, which runs the jobs as processes on this machine.
+        settings: the settings of hydra-submitit-launcher's ``submitit_slurm``.
     """
 
     def __init__(self, cluster: str, **settings: Any) -> None:
@@ -26,7 +26,7 @@ class SlurmLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Take what :meth:`launch` needs."""
+        """Store the arguments for :meth:`launch`."""
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config
@@ -34,14 +34,14 @@ class SlurmLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Submit the jobs, and wait for all of them."""
-        from hydra_plugins.captioning_sweeps._launching import ended, require
+        """Submit the jobs and wait for all of them."""
+        from hydra_plugins.captioning_sweeps._launching import checked_return, require
 
         for key in ("gpus_per_node", "tasks_per_node"):
             if not isinstance(self.settings.get(key), int | None):
                 sys.exit(
-                    f"error: hydra.launcher.{key}={self.settings[key]} must be a number, which it "
-                    "has from trainer.devices: give trainer.devices=N."
+                    f"error: hydra.launcher.{key}={self.settings[key]} must be a number; it is "
+                    "taken from trainer.devices: give trainer.devices=N."
                 )
         with require("slurm"):
             from hydra_plugins.hydra_submitit_launcher import submitit_launcher as plugin
@@ -57,38 +57,38 @@ class SlurmLauncher(Launcher):
         launcher.setup(
             hydra_context=self.hydra_context, task_function=self.task_function, config=self.config
         )
-        with self.outliving():
+        with self.dead_jobs_as_failures():
             returns: Sequence[JobReturn] = launcher.launch(job_overrides, initial_job_idx)
         return [
-            ended(self.composed(overrides), returned)
+            checked_return(self.job_config(overrides), returned)
             for overrides, returned in zip(job_overrides, returns, strict=True)
         ]
 
-    def composed(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration of a job."""
+    def job_config(self, overrides: Sequence[str]) -> DictConfig:
+        """Compose the configuration of a job."""
         loader = self.hydra_context.config_loader
         return loader.load_sweep_config(self.config, list(overrides))
 
     @contextmanager
-    def outliving(self) -> Iterator[None]:
-        """Make submitit give a return for a job that has died, and not an error."""
+    def dead_jobs_as_failures(self) -> Iterator[None]:
+        """Make submitit return a failed result for a job that died, instead of raising an error."""
         from submitit import Job
         from submitit.core.utils import FailedJobError, UncompletedJobError
 
-        from hydra_plugins.captioning_sweeps._launching import died
+        from hydra_plugins.captioning_sweeps._launching import failed_return
 
         job_class: Any = Job
         results = job_class.results
 
-        def outlived(job: Any) -> Any:
+        def results_or_failure(job: Any) -> Any:
             try:
                 return results(job)
             except (FailedJobError, UncompletedJobError) as error:
                 (overrides, *_) = job.submission().args
-                reason = f"SLURM's job {job.job_id} died ({job.state}): {error}"
-                return [died(self.composed(overrides), reason)]
+                reason = f"SLURM job {job.job_id} died ({job.state}): {error}"
+                return [failed_return(self.job_config(overrides), reason)]
 
-        job_class.results = outlived
+        job_class.results = results_or_failure
         try:
             yield
         finally:

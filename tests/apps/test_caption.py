@@ -1,4 +1,4 @@
-"""caption.py as a user runs it, with a tiny model that knows nothing and sees everything."""
+"""caption.py as a user runs it, with a tiny untrained model."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def make_checkpoint(path: Path, model: str) -> Path:
         },
         model={"_target_": model, "hidden_dim": 24, "embed_dim": 16},
     )
-    for parameter in captioner.decoder.parameters():  # far from one caption for everything
+    for parameter in captioner.decoder.parameters():  # makes captions vary with the image
         torch.nn.init.normal_(parameter, std=0.4)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     trainer.strategy.connect(captioner)
@@ -59,8 +59,8 @@ def blind_ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def by_hand(ckpt: Path) -> Callable[[Image.Image], Hypothesis]:
-    """What the model says of one picture, without any of what caption.py is made of."""
-    captioner = Captioner.load(ckpt)
+    """The caption of one picture, computed independently of caption.py."""
+    captioner = Captioner.load_from_checkpoint(ckpt)
 
     @torch.inference_mode()
     def describe(picture: Image.Image) -> Hypothesis:
@@ -72,7 +72,7 @@ def by_hand(ckpt: Path) -> Callable[[Image.Image], Hypothesis]:
 
 
 class Ended(NamedTuple):
-    """How the script ended: its exit status, and what it printed."""
+    """The exit status and the output of the script."""
 
     status: int
     out: str
@@ -94,7 +94,7 @@ def run(
     tmp_path: Path,
     ckpt: Path,
 ) -> Iterator[Run]:
-    """Run caption.py in this process, in a folder of its own, where it leaves no litter."""
+    """Run caption.py in this process and in an empty folder, where it may leave no other files."""
     folder = tmp_path / "cwd"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -121,7 +121,7 @@ def run(
 
 
 def noise(seed: int, width: int = 40, height: int = 30) -> Image.Image:
-    """A picture of a few large random patches, unlike any other."""
+    """A picture of a few large random patches, different for each seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
 
@@ -180,7 +180,7 @@ def test_every_kind_of_file_is_captioned_as_what_a_viewer_shows(run: Run, tmp_pa
     shown = noise(1)
     grey = shown.convert("L")
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    exif[0x0112] = 6  # display rotated by 90 degrees clockwise
     clear = Image.new("RGBA", shown.size, (0, 0, 0, 0))
     primary = Image.new("RGB", (8, 8), (255, 0, 0))
     files: dict[str, tuple[Image.Image, Image.Image, dict[str, Any]]] = {
@@ -207,7 +207,7 @@ def test_every_kind_of_file_is_captioned_as_what_a_viewer_shows(run: Run, tmp_pa
         said.append([(row["caption"], row["log_prob"]) for row in rows])
     assert len(said[0]) == len(files)
     assert said[0] == said[1]
-    # grey.PNG, wide.tif: one picture; plain.bmp and the turned ones: another
+    # grey.PNG and wide.tif show one picture, plain.bmp and the rotated files another
     assert len(set(said[0])) == len(files) - 3
 
 
@@ -264,7 +264,7 @@ def test_hydra_is_given_names_as_they_are(name: str, monkeypatch: pytest.MonkeyP
         return [OmegaConf.create({"value": each.value()}).value for each in overrides]
 
     assert read(f"images={name}", "out=null", "batch_size=3") == [name, None, 3]
-    if "'" not in name and "$" not in name and not name.endswith("\\"):  # in Hydra's own quotes
+    if "'" not in name and "$" not in name and not name.endswith("\\"):  # quoted for Hydra
         assert read(f"images='{name}'", f'out="{name}"') == [name, name]
 
 
@@ -381,7 +381,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(
         monkeypatch.setattr(sys, "stdout", stdout)
         ended = run(f"images={tmp_path}/in", "batch_size=1")
         stdout.write("what Python flushes at its end")
-    assert ended.status == 141  # as of any program that SIGPIPE ends
+    assert ended.status == 141  # the status of a program killed by SIGPIPE
     assert all("Captioning" in line for line in ended.err.splitlines())
 
 

@@ -1,4 +1,4 @@
-"""The demo page: what it answers, what it refuses, and what a visitor sees in a browser."""
+"""The demo: its responses, the requests that it refuses, and the page in a browser."""
 
 import base64
 import json
@@ -42,7 +42,7 @@ WORDS = [f"word{number}" for number in range(40)]
 
 
 def make_captioner(model: str = "attn_lstm.AttentionLSTM", resize: str = "squash") -> Captioner:
-    """A tiny model that knows nothing and sees everything; its grid is 2 x 2."""
+    """A tiny untrained model with a grid of 2 x 2 locations."""
     torch.manual_seed(0)
     captioner = Captioner(
         WORDS,
@@ -52,9 +52,13 @@ def make_captioner(model: str = "attn_lstm.AttentionLSTM", resize: str = "squash
             "image_size": 32,
             "resize": resize,
         },
-        model={"_target_": f"captioning.models.{model}", "hidden_dim": 24, "embed_dim": 16},
+        model={
+            "_target_": f"captioning.models.decoders.{model}",
+            "hidden_dim": 24,
+            "embed_dim": 16,
+        },
     )
-    for parameter in captioner.decoder.parameters():  # far from one caption for everything
+    for parameter in captioner.decoder.parameters():  # makes captions vary with the image
         torch.nn.init.normal_(parameter, std=0.4)
     return captioner.eval()
 
@@ -70,7 +74,7 @@ def client(captioner: Captioner) -> FlaskClient:
 
 
 def noise(seed: int, width: int = 40, height: int = 30) -> Image.Image:
-    """A picture of a few large random patches, unlike any other."""
+    """A picture of a few large random patches, different for each seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
 
@@ -104,7 +108,7 @@ def pixels_of(url: str) -> Image.Image:
 
 @torch.inference_mode()
 def by_hand(captioner: Captioner, picture: Image.Image) -> list[Hypothesis]:
-    """What the model says of one picture, without any of what the demo is made of."""
+    """The caption of one picture, computed independently of the demo."""
     grid = captioner.encoder(captioner.encoder.preprocessing(picture)[None]).half()
     hypotheses: list[list[Hypothesis]] = captioner(grid, Beam())
     return hypotheses[0]
@@ -118,7 +122,7 @@ def test_the_best_caption_is_that_of_caption_py(
     client: FlaskClient, captioner: Captioner, tmp_path: Path
 ) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    exif[0x0112] = 6  # display rotated by 90 degrees clockwise
     turned = encoded(noise(1, 60, 40), "JPEG", exif=exif, quality=95)
     said = set()
     for number, data in enumerate([encoded(noise(0)), turned, encoded(noise(2).convert("L"))]):
@@ -137,7 +141,7 @@ def test_the_best_caption_is_that_of_caption_py(
 def test_the_whole_beam_is_answered_with_its_attention(
     captioner: Captioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In bf16, which some processors compute in, captions of nearly one score may change places.
+    # In bf16, which some processors use, captions with nearly equal scores may be swapped.
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
     client = create_app(captioner, Beam()).test_client()
     answer = post(client, encoded(noise(0))).json
@@ -159,7 +163,7 @@ def test_the_photograph_comes_back_small_and_upright(client: FlaskClient) -> Non
     exif = Image.Exif()
     exif[0x0112] = 6
     left_red = Image.new("RGB", (3000, 2000), "blue")
-    left_red.paste("red", (0, 0, 1500, 2000))  # which is at the top, once it is turned
+    left_red.paste("red", (0, 0, 1500, 2000))  # this side is at the top after the rotation
     answer = post(client, encoded(left_red, "JPEG", exif=exif)).json
     assert answer is not None
     photo = pixels_of(answer["photo"]["url"])
@@ -186,7 +190,7 @@ def test_a_model_without_attention_has_captions_alone() -> None:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it has so many pixels."""
+    """A PNG of a few bytes whose header declares the given size."""
     header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 2, 0, 0, 0])
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(99))), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -299,7 +303,7 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def test_nothing_touches_the_disk(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    sys.addaudithook(watch)  # for good: it cannot be removed
+    sys.addaudithook(watch)  # an audit hook cannot be removed
     pixels = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(pixels))
     assert len(data) > 2_000_000
@@ -310,15 +314,15 @@ def test_nothing_touches_the_disk(client: FlaskClient, monkeypatch: pytest.Monke
 
 @dataclass(frozen=True, kw_only=True)
 class Scripted(Decoding):
-    """Says the same of every photograph; each word looks at one cell of the grid."""
+    """Returns the same caption for every photograph; each word attends to one cell of the grid."""
 
     captions: tuple[tuple[tuple[str, int], ...], ...] = (
         (("word0", 0), ("word1", 1), ("word2", 2)),
         (("word0", 3), ("word7", 2)),
     )
 
-    def __call__(
-        self, decoder: Any, grid: torch.Tensor, *, attention: bool = False
+    def generate(
+        self, decoder: Any, grid: torch.Tensor, *, attention: bool
     ) -> list[list[Hypothesis]]:
         hypotheses = [
             Hypothesis(
@@ -336,17 +340,17 @@ class Scripted(Decoding):
 
 @dataclass(frozen=True, kw_only=True)
 class Slow(Scripted):
-    """Notes how many captions are in the making."""
+    """Counts how many photographs are captioned at the same time."""
 
     counted: tuple[list[int], list[int]]
 
-    def __call__(self, *arguments: Any, **named: Any) -> list[list[Hypothesis]]:
+    def generate(self, *arguments: Any, **named: Any) -> list[list[Hypothesis]]:
         under_way, most = self.counted
         under_way.append(1)
         most.append(len(under_way))
         time.sleep(0.05)
         under_way.pop()
-        return super().__call__(*arguments, **named)
+        return super().generate(*arguments, **named)
 
 
 def test_one_photograph_is_captioned_at_a_time(captioner: Captioner) -> None:
@@ -400,7 +404,7 @@ def test_the_command_serves_until_ctrl_c(tmp_path: Path) -> None:
             assert time.monotonic() - start < 5
         finally:
             demo.kill()
-    assert (demo.returncode, out) == (-signal.SIGINT, "")  # 130 to a shell
+    assert (demo.returncode, out) == (-signal.SIGINT, "")  # a shell reports 130
     assert err == f"Loading {ckpt}\n"
     assert {found.name for found in tmp_path.iterdir()} == {ckpt.name, "a.png"}
 
@@ -431,7 +435,7 @@ def test_a_mistake_is_told_in_one_sentence(
             assert line.startswith("error: ")
             assert all(part in line for part in parts), line
             assert out == ""
-            assert len(err.splitlines()) <= 2  # `Loading` may come first
+            assert len(err.splitlines()) <= 2  # the line `Loading` may come first
 
 
 def test_ctrl_c_while_it_loads(
@@ -444,7 +448,7 @@ def test_ctrl_c_while_it_loads(
         raise KeyboardInterrupt
 
     ckpt = save(captioner, tmp_path / "best.ckpt")
-    monkeypatch.setattr(Captioner, "load", interrupted)
+    monkeypatch.setattr(Captioner, "load_from_checkpoint", interrupted)
     assert main([f"ckpt={ckpt}", "port=0"]) == 130
     assert "Traceback" not in capsys.readouterr().err
 
@@ -463,7 +467,7 @@ def test_help_is_quick_and_tells_every_setting() -> None:
 
 
 class Page:
-    """What a visitor sees and does."""
+    """The page in a browser, as a visitor sees and operates it."""
 
     def __init__(self, chrome: Chrome) -> None:
         self.chrome = chrome
@@ -497,7 +501,7 @@ class Page:
         ActionChains(self.chrome, duration=0).move_to_element(element).perform()
 
     def dispatch(self, event: str, *names: str) -> None:
-        """An event that brings files of those names, as dropping and pasting do."""
+        """Dispatch an event with files of those names, as dropping and pasting do."""
         script = """
             const [event, base64, names] = arguments;
             const carried = new DataTransfer();
@@ -512,12 +516,12 @@ class Page:
         self.chrome.execute_script(script, event, base64.b64encode(PICTURE).decode(), names)
 
     def looks_at(self) -> tuple[bool, bool] | None:
-        """In which half of a grey photograph attention is: lower? right? None: it is not shown."""
+        """Where attention is on a grey photograph, as (is lower, is right); None if hidden."""
         (canvas,) = self.all("canvas.attention")
         if canvas.value_of_css_property("opacity") != "1":
             return None
         image = Image.open(BytesIO(self.one(".photo").screenshot_as_png)).convert("L")
-        light = np.asarray(image, dtype=float)[8:-8, 8:-8]  # within the round corners
+        light = np.asarray(image, dtype=float)[8:-8, 8:-8]  # without the rounded corners
         down, across = np.nonzero(light >= light.max() - 2)
         middle = light.shape[0] / 2, light.shape[1] / 2
         return bool(down.mean() > middle[0]), bool(across.mean() > middle[1])
@@ -525,11 +529,11 @@ class Page:
 
 @pytest.fixture
 def page(chromium: Chrome) -> Iterator[Page]:
-    """A visit; in the end, nothing may have gone wrong in the browser or left this computer."""
+    """A browser page. At the end, checks for browser errors and for requests to other computers."""
     for kind in ("browser", "performance"):
         chromium.get_log(kind)
     yield Page(chromium)
-    # A refused photograph is an error to the browser; there is no other.
+    # The browser reports a refused photograph as an error; no other error is allowed.
     log = [entry["message"] for entry in chromium.get_log("browser")]
     assert all("/caption - Failed to load resource" in message for message in log), log
     events = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
@@ -608,7 +612,7 @@ def test_dropping_and_pasting(page: Page, url: str) -> None:
     assert page.one(".photo img").get_attribute("alt") == "pasted.png"
     page.dispatch("drop", "a.png", "b.png")
     assert "one at a time" in page.one("[role=alert]").text
-    page.dispatch("drop")  # a picture of another page is no file
+    page.dispatch("drop")  # a picture dragged from another page carries no file
     assert "no file" in page.one("[role=alert]").text
     assert page.chrome.current_url == f"{url}/"
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from captioning.data import scenes
 from captioning.data.boxes import read_boxes
-from captioning.data.corpus import SPLITS, read_corpus
+from captioning.data.corpus import read_corpus
 from captioning.data.scenes import Scene, draw, make_scenes
+from captioning.data.splits import SPLITS
 from captioning.support.errors import CaptioningError
 
 SHAPES = {

@@ -20,6 +20,7 @@ from captioning.data.text import (
     save_descriptions,
 )
 from captioning.support.errors import CaptioningError
+from captioning.support.special_tokens import END, PAD, SPECIAL_WORDS, START, UNK
 
 # Everything that some library takes for a line end or a space, and a caption may hold.
 ODD_BREAKS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\u00a0\u3000"
@@ -189,14 +190,27 @@ def test_the_vocabulary_has_every_frequent_word_of_real_captions(flickr8k_mini: 
     assert len(vocabulary) == len(vocabulary.words) + 4
 
 
+def test_of_words_of_equal_count_the_first_of_the_alphabet_are_kept() -> None:
+    """In whichever order the captions come: a vocabulary that is cut is the same for everybody."""
+    captions = ["zebra apple", "mango apple zebra", "mango kiwi"]
+    for texts in (captions, captions[::-1]):
+        assert build_vocabulary(texts, min_count=2).words == ("apple", "mango", "zebra")
+        assert build_vocabulary(texts, min_count=2, max_size=2).words == ("apple", "mango")
+
+
+def test_a_word_needs_five_occurrences_by_default() -> None:
+    captions = ["five five five five five four four four four"]
+    assert build_vocabulary(captions).words == ("five",)
+
+
+def test_the_ids_of_the_special_tokens_are_those_of_every_checkpoint() -> None:
+    assert (PAD, START, END, UNK) == (0, 1, 2, 3)
+    assert SPECIAL_WORDS == ("<pad>", "<start>", "<end>", "<unk>")
+    assert Vocabulary(["dog"]).encode("dog cat") == [START, 4, UNK, END]
+
+
 def test_encode_and_decode() -> None:
     vocabulary = Vocabulary(["a", "dog", "'s"])
-    assert (vocabulary.pad_id, vocabulary.start_id, vocabulary.end_id, vocabulary.unk_id) == (
-        0,
-        1,
-        2,
-        3,
-    )
     assert vocabulary.encode("a dog barks") == [1, 4, 5, 3, 2]
     assert vocabulary.encode(["a", "dog", "'s"], max_length=2) == [1, 4, 5, 2]
     assert vocabulary.encode("") == [1, 2]

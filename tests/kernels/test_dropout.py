@@ -1,9 +1,10 @@
-"""Dropout on a CPU: torch's own, in all that can be seen."""
+"""Dropout on a CPU: that of PyTorch, in all that can be seen."""
 
 import pytest
 import torch
 
-from captioning.kernels.dropout import Dropout
+from captioning.kernels.backend import use_backend
+from captioning.kernels.ops import Dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
@@ -49,3 +50,12 @@ def test_evaluation_changes_nothing(p: float) -> None:
     assert Dropout(p).eval()(x).equal(x)
     assert Dropout(0.0)(x).equal(x)
     assert Dropout(1.0)(x).eq(0).all()
+
+
+def test_under_backend_torch_it_is_pytorchs_own() -> None:
+    x = torch.ones(1000)
+    with use_backend("torch"):
+        torch.manual_seed(0)
+        ours = Dropout(0.3)(x)
+    torch.manual_seed(0)
+    assert ours.equal(torch.nn.functional.dropout(x, 0.3))

@@ -25,9 +25,9 @@ from captioning.metrics import (
     paired,
     score_captions,
 )
-from captioning.metrics.caption_scores import CaptionScores
 from captioning.metrics.meteor import meteor_scores
 from captioning.metrics.tokenizer import tokenize
+from captioning.metrics.torchmetric import CaptionScores
 from captioning.support.errors import CaptioningError
 
 ALL = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
@@ -218,6 +218,25 @@ def test_a_system_against_itself_shows_no_difference(made_up: Case) -> None:
     assert set(found.values()) == {Paired(0.0, 0.0, 0.0, p_value=1.0)}
 
 
+def test_resamples_in_which_both_score_the_same_count_against_a_difference() -> None:
+    """One image of 40 differs: resamples without it, 0.975^40 = 0.363 of them, are ties."""
+    first = np.full(40, 0.5)
+    second = first.copy()
+    second[7] += 0.2
+    for one, other in ((first, second), (second, first)):
+        found = paired(mean_of(one), mean_of(other), resamples=20_000)["CIDEr"]
+        assert found.p_value == pytest.approx(2 * (1 - 1 / 40) ** 40, abs=0.02)
+        assert found.low <= 0 <= found.high
+
+
+@pytest.mark.parametrize("images", [29, 30])
+def test_there_is_no_p_value_for_fewer_than_thirty_images(images: int) -> None:
+    values = np.random.default_rng(0).random(images)
+    found = paired(mean_of(values + 1), mean_of(values))["CIDEr"]
+    assert found.difference == pytest.approx(1)
+    assert found.p_value == (None if images < 30 else pytest.approx(2 / 1001))
+
+
 def test_a_clearly_better_system_is_significantly_better(people: Case) -> None:
     images = list(people.references)
     others = dict(zip(images, images[1:] + images[:1], strict=True))
@@ -337,14 +356,14 @@ def test_statistics_survive_json_as_plain_numbers(case: Case) -> None:
     [
         ({"ROUGE-L": [[0.5]]}, "'ROUGE-L' must be 1 finite numbers for each of 2 images"),
         ({"ROUGE-L": [[0.5], [0.5, 1]]}, "'ROUGE-L' must be 1 finite"),
-        ({"WMD": [[0.5], [0.5]]}, "'WMD' must be no"),
+        ({"WMD": [[0.5, 1], [0.5, 1]]}, "'WMD' must be 1 finite"),
         ({"BLEU": [[1] * 10, [1] * 9 + ["1"]]}, "'BLEU' must be 10 finite"),
         ({"CIDEr": [[1], [math.nan]]}, "'CIDEr' must be 1 finite"),
         ({"CIDEr": [[1], [None]]}, "'CIDEr' must be 1 finite"),
         ({"CIDEr": [[True], [False]]}, "'CIDEr' must be 1 finite"),
         ({"CIDEr": [1, 2]}, "'CIDEr' must be 1 finite"),
         ({"CIDEr": 3.0}, "'CIDEr' must be 1 finite"),
-        ([], "no statistics"),
+        ([], "not statistics"),
     ],
 )
 def test_tables_of_anything_else_are_refused_by_name(tables: Any, message: str) -> None:
@@ -363,7 +382,7 @@ def test_tables_of_anything_else_are_refused_by_name(tables: Any, message: str) 
     ],
 )
 def test_what_is_no_statistics_at_all_is_refused(written: object) -> None:
-    with pytest.raises(CaptioningError, match="no statistics"):
+    with pytest.raises(CaptioningError, match="not statistics"):
         Statistics.from_json(written)
 
 

@@ -1,7 +1,7 @@
 """Scores of captions that hypothesis makes up, beside those of pycocoevalcap in the same process.
 
 The tolerance is zero for every score: the same numbers go through the same arithmetic.
-`test_scores` compares real captions and whole runs, the tokeniser's included.
+`test_caption_scorer` compares real captions and whole runs, the tokeniser's included.
 """
 
 import os
@@ -17,7 +17,7 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from captioning.metrics import score_captions, scores, tokenizer
+from captioning.metrics import caption_scorer, score_captions, tokenizer
 from captioning.metrics.tokenizer import tokenize
 
 # Few enough words for n-grams to recur; stems, synonyms and paraphrases for METEOR's matchers.
@@ -49,7 +49,7 @@ def test_made_up_captions_score_as_with_the_original(
     original: Meteor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Tokens stay as they are, so that neither side needs its tokeniser.
-    monkeypatch.setattr(scores, "tokenize", lambda captions, remember=False: list(captions))
+    monkeypatch.setattr(caption_scorer, "tokenize", lambda captions, remember=False: list(captions))
 
     @settings(max_examples=60, deadline=None, derandomize=True)
     @given(CORPORA)

@@ -1,5 +1,7 @@
 """Encoders against torchvision's own models, and the resizing against arithmetic by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,12 @@ from torch import nn
 
 from captioning.models.encoders.base import GridEncoder, Preprocessing
 from captioning.models.encoders.resnet50 import ResNet50
+from captioning.models.encoders.torchvision import TorchvisionEncoder, _normalisation
 from captioning.models.encoders.vgg16 import VGG16
 from captioning.models.encoders.vgg19 import VGG19
+from captioning.support.build import build
 from captioning.support.errors import CaptioningError
+from captioning.testing import check_encoder
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +85,138 @@ def test_trainable_unfreezes_the_last_block_alone(make: type[GridEncoder], first
     assert {id(p) for p in encoder.last_block()} == {
         id(p) for p in encoder.parameters() if p.requires_grad
     }
+
+
+# Families of networks, each small: the layer, its channels and stride, and where the last block
+# begins. Channels and strides are those of the published architectures.
+BACKBONES = [
+    ("resnet18", "layer4", 512, 32, "layer4.0."),
+    ("resnet18", "layer3", 256, 16, "layer3.0."),
+    ("vgg11_bn", "features.27", 512, 16, "features.22."),
+    ("mobilenet_v3_small", "features", 576, 32, "features.9."),
+    ("efficientnet_b0", "features.8", 1280, 32, "features.6."),
+    ("convnext_tiny", "features.7", 768, 32, "features.6."),
+    ("swin_t", "permute", 768, 32, "features.6."),
+    ("regnet_y_400mf", "trunk_output", 440, 32, "trunk_output.block4."),
+    ("inception_v3", "Mixed_6e", 768, 16, "Mixed_6a."),
+]
+
+
+@pytest.mark.parametrize("make", [VGG16, ResNet50])
+@pytest.mark.parametrize("trainable", [False, True])
+def test_our_encoders_keep_to_the_contract(make: type[GridEncoder], trainable: bool) -> None:
+    size = 64 if make is VGG16 else 128
+    check_encoder(make(weights="random", image_size=size, trainable=trainable))
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v3_small", "efficientnet_b0", "convnext_tiny",
+                                      "swin_t"])  # fmt: skip
+def test_backbones_of_several_families_keep_to_the_contract(backbone: str) -> None:
+    layer = next(row[1] for row in BACKBONES if row[0] == backbone)
+    check_encoder(
+        TorchvisionEncoder(backbone, layer, weights="random", image_size=128, trainable=True)
+    )
+
+
+@pytest.mark.parametrize(("name", "layer", "channels", "stride", "block"), BACKBONES)
+def test_channels_stride_and_last_block_are_found_from_the_network(
+    name: str, layer: str, channels: int, stride: int, block: str
+) -> None:
+    encoder = TorchvisionEncoder(name, layer, weights="random", image_size=128, trainable=True)
+    assert (encoder.channels, encoder.stride) == (channels, stride)
+    assert encoder.name == f"{name}-{layer}"
+    names = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
+    assert names[0].startswith(block)
+    assert names == [name for name, _ in encoder.named_parameters()][-len(names) :]
+
+
+@pytest.mark.parametrize(("name", "layer"), [row[:2] for row in BACKBONES])
+def test_any_backbones_grid_is_the_output_of_torchvisions_own_layer(name: str, layer: str) -> None:
+    encoder = TorchvisionEncoder(name, layer, weights="random", image_size=128)
+    options = {"init_weights": False} if name == "inception_v3" else {}
+    model = torchvision.models.get_model(name, weights=None, **options).eval()
+    assert not model.load_state_dict(encoder.state_dict(), strict=False).unexpected_keys
+    images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    caught: list[torch.Tensor] = []
+    model.get_submodule(layer).register_forward_hook(lambda *call: caught.append(call[2].clone()))
+    with torch.no_grad():
+        model(images)
+        grid = encoder(images)
+    torch.testing.assert_close(grid[0].T.reshape(caught[0][0].shape), caught[0][0])
+
+
+def test_a_whole_model_saved_from_torchvision_can_be_loaded(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = torchvision.models.get_model("mobilenet_v3_small", weights=None)
+    torch.save(model.state_dict(), tmp_path / "whole.pth")
+    path = str(tmp_path / "whole.pth")
+    encoder = TorchvisionEncoder("mobilenet_v3_small", "features.3", path, image_size=32)
+    assert encoder.state_dict()["features.0.0.weight"].equal(model.features[0][0].weight)
+    assert not any(key.startswith("features.4") for key in encoder.state_dict())
+
+
+def test_an_encoder_rebuilt_from_its_settings_and_state_dict_is_the_same(tmp_path: Path) -> None:
+    # The weights differ from `random`, so that a state dict that is not loaded is noticed.
+    torch.manual_seed(3)
+    model = torchvision.models.get_model("resnet18", weights=None)
+    torch.save(model.state_dict(), tmp_path / "other.pth")
+    spec = {
+        "_target_": "captioning.models.encoders.torchvision.TorchvisionEncoder",
+        "name": "resnet18", "image_size": 32, "weights": str(tmp_path / "other.pth"),
+    }  # fmt: skip
+    encoder = build(spec, GridEncoder, "encoder")
+    again = build({**spec, "weights": "random"}, GridEncoder, "encoder")
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert not again(images).allclose(encoder(images))
+        again.load_state_dict(encoder.state_dict())
+        assert again(images).equal(encoder(images))
+
+
+def test_a_batch_of_one_has_the_gradients_that_it_has_among_others() -> None:
+    # torch's BatchNorm misreads the strides of a single image's gradient.
+    encoder = TorchvisionEncoder(
+        "densenet121", "features", weights="random", image_size=64, trainable=True
+    )
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    parameter = encoder.last_block()[0]
+    (alone,) = torch.autograd.grad(encoder(images[:1])[0, 1].sum(), parameter)
+    (among,) = torch.autograd.grad(encoder(images)[0, 1].sum(), parameter)
+    torch.testing.assert_close(alone, among, rtol=1e-3, atol=1e-4 * float(among.abs().max()))
+
+
+def test_mean_and_std_are_those_of_the_published_weights_unless_given() -> None:
+    def make(name: str, layer: str, **given: tuple[float, float, float]) -> Preprocessing:
+        encoder = TorchvisionEncoder(name, layer, weights="random", image_size=64, **given)
+        return encoder.preprocessing
+
+    assert make("resnet18", "layer1") == Preprocessing(size=64)
+    assert make("googlenet", "conv1").std == (0.5, 0.5, 0.5)
+    large = torchvision.models.EfficientNet_V2_L_Weights.IMAGENET1K_V1
+    assert _normalisation("efficientnet_v2_l", large) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert make("resnet18", "layer1", mean=(0.1, 0.2, 0.3)).mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "resnet5"}, "name=resnet5.*resnet50"),
+        ({"layer": "layer5"}, "layer=layer5.*no such layer.*layer4"),
+        ({"layer": "avgpool"}, r"layer=avgpool.*2048 x 1 x 1.*layer4"),
+        ({"layer": "fc"}, "layer=fc.*cannot be cut.*layer4"),
+        ({"name": "vgg11", "layer": "avgpool"}, "layer=avgpool.*7 rows whatever"),
+        ({"name": "swin_t", "layer": "features.7"}, "not a map.*permute"),
+        ({"name": "vit_b_16", "layer": "encoder"}, "cannot be cut.*conv_proj"),
+        ({"image_size": 100}, "image_size=100.*multiple of 32"),
+        ({"layer": "maxpool", "trainable": True, "name": "vgg11"}, "no such layer"),
+        ({"std": (0.0, 1.0, 1.0)}, "encoder.std"),
+    ],
+)
+def test_a_wrong_backbone_is_told_with_what_there_is(
+    options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(CaptioningError, match=words):
+        TorchvisionEncoder(**{"weights": "random", **options})
 
 
 def test_a_training_step_moves_the_last_block_but_no_batch_norm_statistics() -> None:
@@ -153,3 +290,71 @@ def test_a_size_already_right_is_not_resampled() -> None:
         Image.fromarray(pixels)
     )
     np.testing.assert_allclose(tensor, pixels.transpose(2, 0, 1) / 255, atol=1e-6)
+
+
+class Patches(GridEncoder):
+    """A linear layer on patches of 8 x 8 pixels, with one mistake of choice."""
+
+    name = "patches"
+    channels = 6
+    stride = 8
+
+    def __init__(self, mistake: str, trainable: bool = True) -> None:
+        self.mistake = mistake
+        super().__init__("random", image_size=32, trainable=trainable)
+        if mistake == "fingerprint":
+            self.fingerprint = "0" * 64
+        if mistake == "name":
+            self.name = "patches/8"
+        if mistake == "channels":
+            self.channels = 5
+        if mistake == "frozen":
+            self.conv.bias.requires_grad_(False)
+
+    def build(self) -> None:
+        self.conv = nn.Conv2d(3, 6, kernel_size=8, stride=8)
+
+    def map(self, images: torch.Tensor) -> torch.Tensor:
+        grid: torch.Tensor = self.conv(images)
+        if self.mistake == "order":
+            return grid.transpose(2, 3)
+        if self.mistake == "flip":
+            return grid.flip(3)
+        if self.mistake == "batch":
+            return grid - grid.mean(0)
+        if self.mistake == "constant":
+            return grid.detach()
+        if self.mistake == "type":
+            return grid.double()
+        return grid
+
+    def train(self, mode: bool = True) -> "Patches":
+        return nn.Module.train(self, mode and self.mistake == "mode")
+
+    def last_block(self) -> list[nn.Parameter]:
+        return list(self.conv.parameters())
+
+
+def test_an_encoder_without_a_mistake_passes_the_check() -> None:
+    check_encoder(Patches("none"))
+    check_encoder(Patches("none", trainable=False))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ("fingerprint", "fingerprint is not that"),
+        ("name", "name='patches/8' does not suit"),
+        ("channels", r"\(3, 16, 6\), not \(3, 16, 5\)"),
+        ("frozen", r"conv\.bias is not trainable, but last_block"),
+        ("order", "row 0"),
+        ("flip", "row 0"),
+        ("batch", "other images of its batch"),
+        ("constant", "no gradient with respect to the pixels"),
+        ("type", "float64"),
+        ("mode", "leaves evaluation mode"),
+    ],
+)
+def test_the_check_tells_each_mistake(mistake: str, words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_encoder(Patches(mistake))

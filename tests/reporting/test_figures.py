@@ -253,11 +253,11 @@ assert "matplotlib.pyplot" not in sys.modules
 @pytest.mark.parametrize(
     ("words", "weight", "message"),
     [
-        (["a"], 0.1, "1 words, but its attention 2 maps"),
-        (["a", "b", "c"], 0.1, "3 words, but its attention 2 maps"),
-        (["a", "b"], math.nan, "finite weights of at least 0"),
-        (["a", "b"], math.inf, "finite weights of at least 0"),
-        (["a", "b"], -0.1, "finite weights of at least 0"),
+        (["a"], 0.1, "1 words, but its attention has 2 maps"),
+        (["a", "b", "c"], 0.1, "3 words, but its attention has 2 maps"),
+        (["a", "b"], math.nan, "must be finite and at least 0"),
+        (["a", "b"], math.inf, "must be finite and at least 0"),
+        (["a", "b"], -0.1, "must be finite and at least 0"),
     ],
 )
 def test_maps_that_are_not_the_captions_are_refused(

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from captioning.apps.leaderboard import main
-from captioning.reporting.leaderboard import score_table
-from captioning.reporting.results import METRICS
+from captioning.metrics.registry import STANDARD_SCORES
+from captioning.reporting.terminal import score_table
 
 
 def write_run(
@@ -53,7 +53,7 @@ def write_run(
 
 
 def all_metrics(bleu4: float, cider: float) -> dict[str, float]:
-    return dict.fromkeys(METRICS, 0.3) | {"BLEU-4": bleu4, "CIDEr": cider}
+    return dict.fromkeys(STANDARD_SCORES, 0.3) | {"BLEU-4": bleu4, "CIDEr": cider}
 
 
 def markdown_tables(path: Path) -> list[list[dict[str, str]]]:
@@ -199,15 +199,15 @@ def test_run_below_two_of_the_folders_is_one_row(tmp_path: Path) -> None:
     assert len(csv_rows(tmp_path / "leaderboard.csv")) == 1
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
-    write_run(tmp_path / "seed0", "attn_lstm", all_metrics(0.2, 0.5))
-    write_run(tmp_path / "seed1", "attn_lstm", all_metrics(0.2, 0.6))
+def test_runs_of_one_name_and_the_same_settings_have_the_end_of_their_folders(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path / "x" / "run", "attn_lstm", all_metrics(0.2, 0.5))
+    write_run(tmp_path / "y" / "run", "attn_lstm", all_metrics(0.2, 0.6))
+    write_run(tmp_path / "z", "lstm", all_metrics(0.2, 0.4))
     assert main([str(tmp_path)]) == 0
     (rows,) = markdown_tables(tmp_path / "leaderboard.md")
-    assert [row["run"] for row in rows] == [
-        f"attn_lstm ({tmp_path / 'seed1'})",
-        f"attn_lstm ({tmp_path / 'seed0'})",
-    ]
+    assert [row["run"] for row in rows] == ["attn_lstm (y/run)", "attn_lstm (x/run)", "lstm"]
 
 
 def test_hostile_names_break_no_table_and_run_no_formula(tmp_path: Path, capsys) -> None:
@@ -232,6 +232,6 @@ def test_own_scores_are_shown_a_hundredfold_and_gaps_as_gaps() -> None:
     with console.capture() as capture:
         console.print(score_table({"dev": {"CIDEr": 0.488}, "test": all_metrics(0.2051, 0.526)}))
     header, *_, dev, test = [line.split() for line in capture.get().splitlines() if line.strip()]
-    assert header == ["split", *METRICS]
+    assert header == ["split", *STANDARD_SCORES]
     assert dev == ["dev", *"------", "48.8"]
     assert test == ["test", "30.0", "30.0", "30.0", "20.5", "30.0", "30.0", "52.6"]

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from captioning.apps.leaderboard import main
-from captioning.metrics.bootstrap import Statistics, compare, mean_intervals
+from captioning.metrics.bootstrap import (
+    MIN_IMAGES_FOR_P_VALUE,
+    Statistics,
+    compare,
+    mean_intervals,
+)
 from captioning.reporting.ranking import find_results, rank
 from captioning.reporting.results import write_statistics
 
@@ -102,17 +107,22 @@ def test_seeds_are_one_row_with_mean_spread_interval_and_difference(
     assert "p=0.002" in shown
 
 
-def test_rows_of_one_name_say_what_differs_but_not_the_seed(tmp_path: Path) -> None:
+def test_rows_of_one_name_have_columns_for_what_differs_but_not_for_the_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for dropout in (0.3, 0.5):
         for seed in (0, 1):
             folder = tmp_path / f"dim=8,dropout={dropout},seed={seed}"
-            config = {"model": {"dropout": dropout}}
-            write_run(folder, "a", ciders(seed, 1 - dropout), seed=seed, config=config)
+            config = {"model": {"dropout": dropout, "dim": 8}, "data": {"root": str(folder)}}
+            write_run(folder, "a", ciders(seed, 1 - dropout), seed=seed, config=config, dev=dropout)
     assert main([str(tmp_path)]) == 0
     lines = (tmp_path / "leaderboard.md").read_text().splitlines()
-    assert [line.split(" | ")[0] for line in lines if line.startswith("| a ")] == [
-        f"| a ({tmp_path}/dim=8,dropout=0.3)", f"| a ({tmp_path}/dim=8,dropout=0.5)",
-    ]  # fmt: skip
+    header, _, *rows = (line for line in lines if line.startswith("|"))
+    assert header.startswith("| run | model.dropout | seeds | model |")
+    assert [row[:16] for row in rows] == ["| a | 0.3 | 2 | ", "| a | 0.5 | 2 | "]
+    assert "from a (model.dropout=0.5), the best by CIDEr on dev" in capsys.readouterr().out
+    assert [row["model.dropout"] for row in rows_of(tmp_path)] == ["0.3", "0.5"]
+    assert str(tmp_path) not in (tmp_path / "leaderboard.md").read_text()
 
 
 def test_each_seed_is_listed_when_asked_for(tmp_path: Path, two_models: object) -> None:
@@ -174,12 +184,69 @@ def test_a_difference_that_cannot_be_taken_is_no_silent_gap(
 
 
 @pytest.mark.usefixtures("two_models")
-def test_choosing_by_test_takes_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_choose_on_test_chooses_on_test_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path)]) == 0
+    assert "from a, the best by CIDEr on dev" in capsys.readouterr().out
+    assert main([str(tmp_path), "--choose-on-test"]) == 0
+    assert "from b, the best by CIDEr on test" in capsys.readouterr().out
+
+
+def test_the_former_option_says_the_new_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(tmp_path), "--best-by", "test"]) == 1
     assert "--choose-on-test" in capsys.readouterr().err
     assert not (tmp_path / "leaderboard.csv").exists()
-    assert main([str(tmp_path), "--best-by", "test", "--choose-on-test"]) == 0
-    assert "from b, the best by CIDEr on test" in capsys.readouterr().out
+
+
+def test_equal_scores_are_ranked_by_name_in_whatever_order_they_are_found(tmp_path: Path) -> None:
+    same = ciders(1, 0.5)
+    for folder, name in (("1", "c"), ("2", "a"), ("3", "b")):
+        write_run(tmp_path / folder, name, same, dev=0.5)
+    entries, _ = find_results([tmp_path])
+    for order in (entries, entries[::-1]):
+        (ranking,) = rank(order, "test").rankings
+        assert [row.name for row in ranking.rows] == ["a", "b", "c"]
+        assert ranking.against is not None
+        assert ranking.against.name == "a"
+
+
+def test_a_tie_on_dev_is_not_decided_by_the_test_scores(tmp_path: Path) -> None:
+    write_run(tmp_path / "1", "a", ciders(1, 0.5), dev=0.5)
+    write_run(tmp_path / "2", "b", ciders(2, 0.9), dev=0.5)
+    (ranking,) = rank(find_results([tmp_path])[0], "test").rankings
+    assert [row.name for row in ranking.rows] == ["b", "a"]
+    assert ranking.against is not None
+    assert ranking.against.name == "a"
+
+
+def test_systems_with_the_same_scores_have_a_p_value_of_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name, name, ciders(1, 0.5), dev=0.5)
+    assert main([str(tmp_path)]) == 0
+    _, b = rows_of(tmp_path)
+    assert (float(b["CIDEr difference"]), float(b["CIDEr p"])) == (0, 1)
+
+
+def test_a_handful_of_images_has_no_p_value_and_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for few, shown in ((MIN_IMAGES_FOR_P_VALUE - 1, "p=-"), (MIN_IMAGES_FOR_P_VALUE, "p=0.0")):
+        folder = tmp_path / str(few)
+        for name, mean in (("a", 0.9), ("b", 0.1)):
+            run = write_run(folder / name, name, ciders(1, mean), dev=mean, images=few)
+            found = Statistics(tuple(IMAGES[:few]), {"CIDEr": ciders(1, mean)[:few, None]}, "r")
+            write_statistics(run / "statistics_test.json", found)
+        assert main([str(folder)]) == 0
+        said = capsys.readouterr().out
+        assert shown in said
+        assert (f"There is no p-value on {few} images" in said) == (shown == "p=-")
+        assert ("p=-" in (folder / "leaderboard.html").read_text()) == (shown == "p=-")
+        _, b = rows_of(folder)
+        assert b["CIDEr difference"] != ""
+        assert (b["CIDEr p"] == "") == (shown == "p=-")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +294,7 @@ def test_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--filter name=b: no run has that value; there is a\n" in capsys.readouterr().err
     write_run(tmp_path / "b", "b", ciders(1, 0.5), config={"model": {"dropout": 0.3}})
     assert main([str(tmp_path), "--filter", "name=b", "--filter", "model.dropout=0.5"]) == 0
-    assert "meets all of the filters" in capsys.readouterr().out
+    assert "meets all filters" in capsys.readouterr().out
 
 
 def test_what_captions_are_like_is_shown_on_request(
@@ -289,7 +356,7 @@ def test_published_results_on_other_images_are_named_not_shown(
     ("change", "sentence"),
     [
         ("BLEU-4: 0.2", "must be times 100"),
-        ("BLEU-5: 20", "BLEU-5 is none of"),
+        ("BLEU-5: 20", "BLEU-5 is not one of"),
         ("BLEU-4: 120", "above its highest value"),
     ],
 )

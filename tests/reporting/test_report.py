@@ -23,11 +23,11 @@ from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
 from captioning.apps.leaderboard import main
+from captioning.metrics.registry import STANDARD_SCORES
 from captioning.reporting import report
 from captioning.reporting.gallery import GalleryImage, read_report_data
 from captioning.reporting.report import write_report
 from captioning.reporting.results import (
-    METRICS,
     Data,
     Decoding,
     Encoder,
@@ -53,7 +53,7 @@ def write_run(
     scores: Mapping[str, Mapping[str, float]] | None = None,
     **fields: object,
 ) -> Path:
-    scores = scores or {"test": dict.fromkeys(METRICS, 0.25)}
+    scores = scores or {"test": dict.fromkeys(STANDARD_SCORES, 0.25)}
     defaults: dict[str, object] = {
         "name": name,
         "created": datetime(2026, 11, 23, 7, 35, tzinfo=UTC),
@@ -62,7 +62,7 @@ def write_run(
         "data": Data(name="flickr8k", fingerprint="abcdef", images={"test": 4}),
         "vocabulary": Vocabulary(size=2540, fingerprint="v"),
         "encoder": Encoder(name="vgg16", fingerprint="e", weights_source="random"),
-        "model": Model(name="attn_lstm", parameters=7_591_916),
+        "model": Model(name="attn_lstm", trainable=7_591_916),
         "versions": {"torch": "2.15.0"},
         "free_running": True,
         "commit": None,
@@ -373,8 +373,10 @@ def test_the_policy_forbids_connections(tmp_path: Path, chromium: Chrome) -> Non
 @browser
 def test_a_phone_needs_no_sideways_scrolling(tmp_path: Path, page: Page) -> None:
     for name in ("a", "b"):
-        scores = {split: dict.fromkeys(METRICS, 0.5) for split in ("dev", "test")}
-        intervals = {split: dict.fromkeys(METRICS, (0.4561, 0.5432)) for split in ("dev", "test")}
+        scores = {split: dict.fromkeys(STANDARD_SCORES, 0.5) for split in ("dev", "test")}
+        intervals = {
+            split: dict.fromkeys(STANDARD_SCORES, (0.4561, 0.5432)) for split in ("dev", "test")
+        }
         folder = write_run(
             tmp_path / name,
             name * 80,
@@ -434,7 +436,7 @@ def test_a_thousand_images_stay_small_and_are_filled_as_they_are_reached(
             paths[number % 10],
             [f"Somebody number {number} stands on the grass in a blue shirt ."] * 5,
             caption,
-            dict.fromkeys(METRICS, float(generator.random())),
+            dict.fromkeys(STANDARD_SCORES, float(generator.random())),
             generator.random((12, 14, 14), np.float32),
         )
         for number in range(1000)
@@ -469,9 +471,9 @@ def test_a_photograph_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("attention", "reason"),
     [
-        (np.ones((3, 2, 2)), "a.png: the caption has 2 words, but its attention 3 maps"),
-        (np.full((2, 2, 2), np.nan), "a.png: attention is made of finite weights"),
-        (np.full((2, 2, 2), -1.0), "a.png: attention is made of finite weights"),
+        (np.ones((3, 2, 2)), "a.png: the caption has 2 words, but its attention has 3 maps"),
+        (np.full((2, 2, 2), np.nan), "a.png: attention weights must be finite"),
+        (np.full((2, 2, 2), -1.0), "a.png: attention weights must be finite"),
     ],
 )
 def test_attention_that_is_not_the_captions(
@@ -495,7 +497,7 @@ def test_each_map_is_kept_up_to_its_own_peak(tmp_path: Path) -> None:
 def test_of_too_many_images_the_best_the_worst_and_some_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "MOST_IMAGES", 3)
+    monkeypatch.setattr(report, "MAX_REPORT_IMAGES", 3)
     scores = [1.0, 5.0, 2.0, 4.0, 3.0]
     images = [
         one_image(tmp_path, str(score), scores={"CIDEr": score}, size=(8, 8)) for score in scores
@@ -563,7 +565,7 @@ def test_scores_of_every_split_with_intervals_and_objects(tmp_path: Path, page: 
     folder = write_run(
         tmp_path,
         "a run",
-        {"dev": {"CIDEr": 0.5233}, "test": dict.fromkeys(METRICS, 0.2) | {"CIDEr": 0.5742}},
+        {"dev": {"CIDEr": 0.5233}, "test": dict.fromkeys(STANDARD_SCORES, 0.2) | {"CIDEr": 0.5742}},
         intervals={"test": {"CIDEr": (0.5494, 0.6011)}},
         objects={
             "test": Objects(
@@ -587,8 +589,10 @@ def test_scores_of_every_split_with_intervals_and_objects(tmp_path: Path, page: 
 @browser
 @pytest.mark.parametrize("width", [360, 900, 1200])
 def test_names_of_measures_stay_on_one_line(tmp_path: Path, page: Page, width: int) -> None:
-    scores = {split: dict.fromkeys(METRICS, 0.9) | {"CIDEr": 2.8} for split in ("dev", "test")}
-    wide = dict.fromkeys(METRICS, (0.81, 0.99)) | {"CIDEr": (2.658, 2.983)}
+    scores = {
+        split: dict.fromkeys(STANDARD_SCORES, 0.9) | {"CIDEr": 2.8} for split in ("dev", "test")
+    }
+    wide = dict.fromkeys(STANDARD_SCORES, (0.81, 0.99)) | {"CIDEr": (2.658, 2.983)}
     folder = write_run(tmp_path, scores=scores, intervals={"dev": wide, "test": wide})
     write_metrics(folder)
     page.open(write_report(folder, "test", []), width, phone=width == 360)
@@ -729,7 +733,7 @@ def test_leaderboards_gallery_stays_within_its_bytes(
     images = read_report_data(page)["images"]
     assert len(images) == 3
     assert "3 images, which the reports of these runs share." in page.read_text()
-    monkeypatch.setattr(report, "GALLERY_BYTES", int(2.5 * len(json.dumps(images)) / 3))
+    monkeypatch.setattr(report, "MAX_GALLERY_BYTES", int(2.5 * len(json.dumps(images)) / 3))
     assert main([str(tmp_path)]) == 0
     assert {image["id"] for image in read_report_data(page)["images"]} == {"far", "near"}
     assert "2 of the 3 images that the reports of these runs share" in page.read_text()

@@ -27,7 +27,7 @@ from captioning.support.errors import CaptioningError
 
 # A results file as a reader of the documentation would write it by hand.
 EXAMPLE = {
-    "schema": 1,
+    "schema": 2,
     "name": "attn_lstm",
     "created": "2026-11-23T05:49:53Z",
     "command": "python train.py model=attn_lstm",
@@ -46,13 +46,24 @@ EXAMPLE = {
         "weights_source": "torch hub cache",
         "resize": "crop",
     },
-    "model": {"name": "attn_lstm", "parameters": 12345678},
+    "model": {
+        "name": "attn_lstm",
+        "trainable": 12345678,
+        "parameters": {"encoder": 7635264, "decoder": 12345600, "objective": 78},
+    },
+    "arithmetic": {
+        "precision": "bf16-mixed",
+        "device": "cpu: Intel Xeon",
+        "backend": {"asked": "auto", "ops": {"attention": "c", "topk": "torch"}},
+        "threads": 2,
+    },
     "versions": {"python": "3.11.7", "torch": "2.15.0"},
     "free_running": True,
     "training": None,
     "commit": None,
     "seconds": {"train": 1900, "test": 61.5},
-    "scores": {"dev": {"CIDEr": 0.488}, "test": {"BLEU-1": 0.603, "CIDEr": 1.2}},
+    "scores": {"dev": {"CIDEr": 0.488}, "test": {"BLEU-1": 0.603, "CIDEr": 1.2, "length": 12.5}},
+    "metrics": {"length": {"highest": 20.0, "higher_is_better": False}},
     "intervals": {"test": {"CIDEr": [1.1, 1.3]}},
     "language": {
         "test": {
@@ -132,7 +143,13 @@ def test_new_results_carry_the_time_in_utc() -> None:
     ("path", "value", "named"),
     [
         ("name", ..., "`name`"),
-        ("schema", 2, "`schema`: this version reads schema 1"),
+        ("schema", 3, "`schema`: this version reads schemas 1 to 2"),
+        ("arithmetic.threads", 0, "`arithmetic.threads`"),
+        ("arithmetic.backend.ops.attention", "fortran", "`arithmetic.backend.ops.attention`"),
+        ("model.trainable", ..., "`model.trainable`"),
+        ("metrics.length.highest", 0.0, "`metrics.length.highest`"),
+        ("metrics.length", ..., "`scores`: test length is not among BLEU-1"),
+        ("scores.test.length", 21.0, "`scores`: test length is 21"),
         ("data.fingerprint", ..., "`data.fingerprint`"),
         ("data.images.test", -1, "`data.images.test`"),
         ("vocabulary.size", "2548", "`vocabulary.size`"),
@@ -143,7 +160,7 @@ def test_new_results_carry_the_time_in_utc() -> None:
         ("scores.test.CIDEr", float("nan"), "`scores.test.CIDEr`"),
         ("scores.test.CIDEr", 52.6, "`scores`: test CIDEr is 52.6"),
         ("scores.test.BLEU-4", 20.5, "`scores`: test BLEU-4 is 20.5"),
-        ("scores.test.bleu-4", 0.2, "`scores`: test bleu-4 is none of BLEU-1"),
+        ("scores.test.bleu-4", 0.2, "`scores`: test bleu-4 is not among BLEU-1"),
     ],
 )
 def test_wrong_field_is_named_in_one_sentence(
@@ -159,7 +176,7 @@ def test_wrong_field_is_named_in_one_sentence(
 
 
 def test_what_was_not_decoded_freely_cannot_be_read(tmp_path: Path) -> None:
-    for value, said in ((False, "with teacher forcing"), (..., "nothing says .*decoded freely")):
+    for value, said in ((False, "with teacher forcing"), (..., "does not say how")):
         file = write(tmp_path, changed("free_running", value))
         with pytest.raises(CaptioningError, match=rf"results\.json: .*{said}"):
             read_results(file)
@@ -176,6 +193,38 @@ def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
     results = read_results(write(tmp_path, old))
     assert results.seed == 0
     assert results.data.references == {}
+
+
+COMMITTED = sorted((Path(__file__).parents[2] / "docs" / "results").rglob("results.json"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
+def test_committed_files_are_read_and_written_in_the_present_schema(
+    path: Path, tmp_path: Path
+) -> None:
+    old = json.loads(path.read_text())
+    results = read_results(path)
+    assert results.scores == old["scores"]
+    if old["schema"] == 1:
+        assert results.model is not None
+        assert (results.model.trainable, results.model.parameters) == (
+            old["model"]["parameters"], {},
+        )  # fmt: skip
+        assert results.arithmetic is None
+        assert results.arithmetic_texts == {
+            "precision": "auto", "device": "auto", "backend": "auto", "threads": "unknown",
+        }  # fmt: skip
+    write_results(tmp_path / "results.json", results)
+    assert json.loads((tmp_path / "results.json").read_text())["schema"] == 2
+    again = read_results(tmp_path / "results.json")
+    assert again.model_dump(exclude={"schema_version"}) == results.model_dump(
+        exclude={"schema_version"}
+    )
+
+
+def test_files_of_both_schemas_are_among_the_committed_ones() -> None:
+    assert len(COMMITTED) >= 15
+    assert 1 in {json.loads(path.read_text())["schema"] for path in COMMITTED}
 
 
 def test_an_evaluation_knows_the_seed_and_the_settings_of_its_training() -> None:

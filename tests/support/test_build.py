@@ -10,7 +10,7 @@ from captioning.data.text import Cleaner
 from captioning.decoding import Beam, Decoding
 from captioning.models.decoders.attn_lstm import AttentionLSTM
 from captioning.models.decoders.base import Decoder
-from captioning.support.build import build, validated
+from captioning.support.build import build, expand, only_groups, parameters_of, validated
 from captioning.support.errors import CaptioningError
 
 BEAM = "captioning.decoding.Beam"
@@ -25,7 +25,8 @@ def test_the_class_is_built_with_its_arguments_and_its_defaults() -> None:
     decoder = build(SMALL | {"gate": "scalar"}, Decoder, "model", **SIZES)
     assert isinstance(decoder, AttentionLSTM)
     assert decoder.embedding.weight.shape == (10, 4)
-    assert decoder.recurrent.out_features == 4 * 4 + 4 + 1
+    assert decoder.gate is not None
+    assert decoder.gate.out_features == 1
 
 
 def test_values_become_the_type_of_the_signature() -> None:
@@ -56,7 +57,11 @@ def test_the_configuration_stays_as_it_was() -> None:
     ("changed", "parts"),
     [
         # An argument that the class does not have: those that it has are named.
-        ({"hiden_dim": 3}, ["model.hiden_dim", "AttentionLSTM", "attention_dim", "hidden_dim"]),
+        (
+            {"hiden_dim": 3},
+            ["model.hiden_dim: AttentionLSTM", "did you mean hidden_dim? It has"],
+        ),
+        ({"gpus": 3}, ["model.gpus: AttentionLSTM has no such setting; it has attention"]),
         # What is given by the program is not the user's to set, and not offered.
         ({"channels": 3}, ["model.channels", "no such setting"]),
         # A wrong type or a wrong choice.
@@ -87,7 +92,7 @@ def test_a_mistake_is_one_sentence_with_its_key(changed: dict[str, Any], parts: 
     message = str(error.value)
     assert message.count("\n") == 0
     assert all(part in message for part in parts), message
-    offered = message.partition("it has")[2].replace(",", "").split()
+    offered = message.lower().partition("it has")[2].replace(",", "").split()
     assert not {"channels", "vocabulary_size"} & set(offered)
 
 
@@ -130,3 +135,113 @@ def test_a_type_that_only_checkers_can_see_is_not_checked() -> None:
     assert validated(Hidden, {"run": "any", "size": "4"}, "h", set()) == {"run": "any", "size": 4}
     with pytest.raises(CaptioningError, match=r"h.size=four"):
         validated(Hidden, {"size": "four"}, "h", set())
+
+
+class Base:
+    """A base that knows of no other setting than its own."""
+
+    def __init__(self, width: int, depth: int = 2) -> None:
+        self.width, self.depth = width, depth
+
+
+class Middle(Base):
+    """Takes what its base takes, without repeating it."""
+
+    def __init__(self, *, height: float = 1.0, **base: Any) -> None:
+        super().__init__(**base)
+        self.height = height
+
+
+class Leaf(Middle):
+    """Likewise, and gives its base one argument itself."""
+
+    def __init__(self, name: str = "leaf", **base: Any) -> None:
+        super().__init__(width=3, **base)
+        self.name = name
+
+
+class Other:
+    """Takes no part in passing arguments on, and has an argument of its own."""
+
+    def __init__(self, depth: int = 0, unrelated: int = 0) -> None: ...
+
+
+LEAF = {"_target_": f"{__name__}.Leaf"}
+
+
+def test_what_is_passed_on_to_a_base_is_checked_as_its_own() -> None:
+    built = build(LEAF | {"depth": "5", "height": "2e-1", "name": "oak"}, Base, "tree")
+    assert vars(built) == {"width": 3, "depth": 5, "height": 0.2, "name": "oak"}
+    with pytest.raises(CaptioningError, match=r"tree.depth=deep: .*integer"):
+        build(LEAF | {"depth": "deep"}, Base, "tree")
+    with pytest.raises(CaptioningError, match=r"tree.hieght: Leaf .* did you mean height\? It has"):
+        build(LEAF | {"hieght": 1}, Base, "tree")
+    with pytest.raises(CaptioningError, match=r"tree.unrelated: Leaf has no such setting"):
+        build(LEAF | {"unrelated": 1}, Base, "tree")
+
+
+def test_what_a_base_needs_is_missing_only_where_the_class_itself_asks_for_it() -> None:
+    assert build(LEAF, Base, "tree").width == 3
+    with pytest.raises(CaptioningError, match=r"tree.width is missing: Base needs it"):
+        build({"_target_": f"{__name__}.Base"}, Base, "tree")
+
+
+def test_keyword_arguments_end_where_a_constructor_takes_none() -> None:
+    class Mixed(Base, Other):
+        """Base takes no further arguments, so that those of Other are out of reach."""
+
+        def __init__(self, **base: Any) -> None:
+            super().__init__(**base)
+
+    assert set(parameters_of(Mixed)[0]) == {"width", "depth"}
+    assert parameters_of(Mixed)[0]["depth"].default == 2
+    assert parameters_of(Mixed)[1]["depth"] is int
+
+
+def test_a_module_that_swallows_keywords_is_offered_none() -> None:
+    """``torch.nn.Module`` takes any keyword, and complains of it in a long traceback."""
+
+    class Swallowing(torch.nn.Module):
+        def __init__(self, size: int = 1, **rest: Any) -> None:
+            super().__init__()
+
+    with pytest.raises(CaptioningError, match=r"m.seize: Swallowing .*did you mean size\? It has"):
+        validated(Swallowing, {"seize": 2}, "m", set())
+
+
+NAMES = {"wide": f"{__name__}.Base", "leaf": f"{__name__}.Leaf"}
+
+
+@pytest.mark.parametrize(
+    "spec", ["leaf", {"_target_": "leaf"}, f"{__name__}.Leaf", {"_target_": f"{__name__}.Leaf"}]
+)
+def test_a_short_name_stands_for_a_dotted_path(spec: Any) -> None:
+    assert type(build(spec, Base, "tree", names=NAMES)) is Leaf
+    assert expand(spec, NAMES, "tree") == LEAF
+
+
+def test_a_short_name_that_there_is_not_is_answered_with_the_nearest() -> None:
+    message = r"tree=leef: there is no such choice; did you mean leaf\? There are leaf, wide"
+    with pytest.raises(CaptioningError, match=message):
+        build("leef", Base, "tree", names=NAMES)
+    with pytest.raises(CaptioningError, match=r"tree._target_=oak: .*; there are leaf, wide"):
+        build({"_target_": "oak"}, Base, "tree", names=NAMES)
+    with pytest.raises(CaptioningError, match=r"tree._target_=leaf: no such class"):
+        build("leaf", Base, "tree")  # where the caller allows no short names
+
+
+def test_a_group_that_nothing_reads_is_refused() -> None:
+    only_groups({"model": {}, "seed": 1}, ("model", "data"))
+    with pytest.raises(CaptioningError, match=r"modle: no such setting; did you mean model\?"):
+        only_groups({"modle": {}}, ("model", "data"))
+    with pytest.raises(CaptioningError, match=r"schedule: this setting is now called scheduler"):
+        only_groups({"schedule": {"warmup": 0.1}}, ("scheduler",))
+
+
+def test_settings_without_a_group_have_no_prefix() -> None:
+    with pytest.raises(CaptioningError, match=r"^patience: this setting is now called callbacks"):
+        validated(Base, {"patience": 3}, "", set())
+    with pytest.raises(CaptioningError, match=r"^widht: no such setting; did you mean width\?"):
+        validated(Base, {"widht": 3}, "", set())
+    with pytest.raises(CaptioningError, match=r"^width=x: "):
+        validated(Base, {"width": "x"}, "", set())

@@ -23,7 +23,7 @@ def test_text_is_written_as_given_and_nothing_else_is_left(tmp_path: Path) -> No
 def test_existing_file_is_replaced_never_rewritten_in_place(tmp_path: Path) -> None:
     target = tmp_path / "results.json"
     target.write_text("old")
-    with target.open() as reader:  # a reader that opened the old file goes on reading the old file
+    with target.open() as reader:  # a reader with the old file open still sees the old content
         atomic_write_text(target, "new")
         assert reader.read() == "old"
     assert target.read_text() == "new"

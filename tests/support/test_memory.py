@@ -1,4 +1,4 @@
-"""Freed memory stays with the process where the C library can be told so."""
+"""With glibc, freed memory stays with the process."""
 
 import platform
 import subprocess

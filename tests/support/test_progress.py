@@ -1,4 +1,4 @@
-"""Progress in a log file: a line for each tenth, with the time that is left."""
+"""Progress in a log file: a line for each tenth of the steps, with the estimated time left."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ from captioning.support.progress import track_progress
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that stands at its only element."""
+    """A clock whose time is its only element."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now

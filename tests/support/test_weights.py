@@ -105,7 +105,9 @@ def published(state: Mapping[str, Tensor]) -> bytes:
 
 
 def load(source: str, places: ImageNet | None) -> tuple[dict[str, Tensor], str]:
-    return load_weights(source, name="net", expected=STATE, imagenet=places)
+    return load_weights(
+        source, name="net", expected=STATE, imagenet=places, unused=("classifier.",)
+    )
 
 
 def test_torch_hubs_cache_comes_first_and_the_head_is_dropped(
@@ -261,8 +263,8 @@ def test_a_file_may_hold_the_whole_model_or_its_features_alone(tmp_path: Path) -
         ({"features.0.weight": STATE["features.0.weight"]}, r"another network.*features\.0\.bias"),
         ({**STATE, "features.2.weight": torch.ones(1)}, r"another network.*features\.2\.weight"),
         ({**STATE, "features.0.bias": torch.ones(3)}, r"features\.0\.bias is \(3,\), not \(2,\)"),
-        ({"state": 1}, "no state dict"),
-        (STATE["features.0.bias"], "no state dict"),
+        ({"state": 1}, "not a state dict"),
+        (STATE["features.0.bias"], "not a state dict"),
     ],
 )
 def test_a_file_that_does_not_fit_is_told_by_name(
@@ -291,6 +293,13 @@ def test_batch_norm_counters_are_optional_and_without_effect(tmp_path: Path) -> 
     assert state["bn.num_batches_tracked"].dtype == torch.int64
     counted = {**state, "bn.num_batches_tracked": torch.tensor(9)}
     assert fingerprint("net", state) == fingerprint("net", counted)
+
+
+def test_random_weights_leave_constants_as_they_are() -> None:
+    expected = {"table": torch.tensor([[3, 1], [2, 0]]), "weight": torch.empty(2, 2, device="meta")}
+    state, _ = load_weights("random", name="net", expected=expected, imagenet=None)
+    assert state["table"].tolist() == [[3, 1], [2, 0]]
+    assert state["weight"].abs().min() > 0
 
 
 def test_the_fingerprint_sees_names_shapes_and_values() -> None:

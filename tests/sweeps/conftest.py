@@ -1,4 +1,4 @@
-"""Multiruns of ``train.py`` as a user starts them, in which training takes no time."""
+"""Fixtures that start multiruns of ``train.py`` as a user does, with a stub for training."""
 
 import json
 import os
@@ -19,14 +19,14 @@ COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "grey"
 
 
 class Multirun(NamedTuple):
-    """How a multirun ended."""
+    """The outcome of a multirun: exit status, output and folder."""
 
     status: int
     out: str
     folder: Path
 
     def ran(self) -> dict[str, list[dict[str, Any]]]:
-        """What the stub noted of each time that it ran to its end, by job folder."""
+        """The records that the stub wrote for each completed run, by job folder."""
         return {
             path.parent.name: [json.loads(line) for line in path.read_text().splitlines()]
             for path in self.folder.rglob("ran.jsonl")
@@ -40,7 +40,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of one colour an image, with a dev split that two processes cannot halve."""
+    """A data set of single-colour images; its dev split has an odd number of images, for DDP."""
     root = tmp_path_factory.mktemp("data")
     (root / "images").mkdir()
     images = []
@@ -65,7 +65,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def compiling(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """Let each module be compiled once for all the processes that tests start."""
+    """Share one bytecode cache among all processes that the tests start."""
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(cache / "bytecode"))
 
@@ -84,8 +84,8 @@ def environment(cache: Path, compiling: None) -> dict[str, str]:
 def start(
     environment: dict[str, str], data: Path, tmp_path: Path
 ) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start ``python train.py OVERRIDES`` in an empty folder; what still runs at the end, ends."""
-    # A job in a shell's background is started with SIGINT ignored, and so are its children.
+    """Start ``python train.py OVERRIDES`` in an empty folder; it is killed after the test."""
+    # A shell starts background jobs with SIGINT ignored, which their children would inherit.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with ExitStack() as running:
 

@@ -1,4 +1,4 @@
-"""Two processes for one run, alone and as a job of a multirun: real training."""
+"""Real training with two DDP processes, as a single run and as a job of a multirun."""
 
 import csv
 import subprocess
@@ -17,7 +17,7 @@ OPTIONS = (
     "trainer.precision=32-true", "trainer.accelerator=cpu", "trainer.max_epochs=1",
     "trainer.limit_train_batches=10", "trainer.log_every_n_steps=1",
     "model.hidden_dim=24", "model.embed_dim=16", "model.attention_dim=8", "optimizer.lr=0.02",
-    "average_decay=0.3", "compile=false", "decoding=greedy", "data.min_count=1",
+    "callbacks.ema.decay=0.3", "backend=torch", "decoding=greedy", "data.min_count=1",
     "data.batch_size=2", "data.eval_batch_size=2",
 )  # fmt: skip
 
@@ -35,7 +35,7 @@ def run(data: Path, folder: Path, *overrides: str, program: tuple[str, ...] = ()
 
 
 def check(folder: Path) -> Results:
-    """Both processes have trained; and validation by two gave the scores that one gives."""
+    """Check that both processes trained, and that their validation scores equal those of one."""
     results = read_results(folder / "results.json")
     for split, count in (("dev", 9), ("test", 8)):
         assert len(read_captions(folder / f"captions_{split}.json")) == count
@@ -63,21 +63,21 @@ def test_two_processes_alone(data: Path, tmp_path: Path, compiling: None) -> Non
 ALONE = """
 import runpy, sys
 import torch.distributed
-from captioning.training import run
-score = run.score
+from captioning.training import fit
+score = fit.score_split
 def seen(*arguments):
     assert not torch.distributed.is_initialized()
     return score(*arguments)
-run.score = seen
+fit.score_split = seen
 runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 
 
 @pytest.mark.slow
-def test_of_one_process_nothing_is_gathered_when_it_scores(
+def test_one_process_scores_without_a_process_group(
     data: Path, tmp_path: Path, compiling: None
 ) -> None:
-    """NCCL, which one GPU has as well, could not: the captions are in the CPU's memory."""
+    """NCCL, which is also used with one GPU, cannot gather captions from CPU memory."""
     program = "-c", ALONE, str(ROOT / "train.py")
     run(data, tmp_path, "hydra.run.dir=run", "trainer.devices=1", program=program)
     assert read_results(tmp_path / "run" / "results.json").data.images["test"] == 8

@@ -1,4 +1,4 @@
-"""Every command of the documentation fits the configurations, with Hydra's own settings."""
+"""Every documented command can be composed with the configurations, including Hydra's own."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Transformer
 
-import captioning.cli  # noqa: F401  which the configurations need
+import captioning.cli  # noqa: F401  registers the resolver that the configurations use
 
 ROOT = Path(__file__).parents[2]
 

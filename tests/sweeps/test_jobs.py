@@ -1,4 +1,4 @@
-"""Sweeps one job after the other: what is skipped, continued, run again, refused and told."""
+"""Sequential sweeps: which jobs are skipped, resumed, run again or refused, and the reports."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from captioning.sweeps.jobs import ending, essence
+from captioning.sweeps.jobs import describe_exit, relevant_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 def wait_for(path: Path) -> str:
-    """The content of a file that another process is about to write."""
+    """Wait for a file that another process is about to write; returns its content."""
     for _ in range(600):
         if path.is_file() and (text := path.read_text()):
             return text
@@ -31,7 +31,7 @@ def wait_for(path: Path) -> str:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process is gone, which is given a moment to go."""
+    """Whether a process has ended within five seconds."""
     for _ in range(100):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -68,7 +68,7 @@ def test_the_same_command_runs_only_what_is_missing(multirun: Run) -> None:
 
     again = multirun(*command)
     assert again.folder == first.folder
-    assert again.status == 1, again.out  # 2 fails every time
+    assert again.status == 1, again.out  # the stub fails at model.dropout=2 every time
     ran = again.ran()
     assert ran["model.dropout=0.3"] == done["model.dropout=0.3"]
     (continued,) = ran["model.dropout=3"]
@@ -76,17 +76,17 @@ def test_the_same_command_runs_only_what_is_missing(multirun: Run) -> None:
     assert [path.parent.name for path in failures(first)] == ["model.dropout=2"]
 
     more = multirun("-m", "model.dropout=0.3,0.4", "seed=1")
-    assert more.folder == first.folder  # a further value is one of the same sweep
-    assert more.status == 0, more.out  # what failed before was not asked for
+    assert more.folder == first.folder  # another value belongs to the same sweep
+    assert more.status == 0, more.out  # the value that failed is not part of this command
     assert len(more.ran()["model.dropout=0.3"]) == 1
-    # Each in a process of its own, and a group of wandb's.
+    # Each job ran in its own process, and all of them in the same wandb group.
     runs = [run for of_job in more.ran().values() for run in of_job]
     assert len({run["pid"] for run in runs}) == len(runs) == 3
     assert {run["group"] for run in runs} == {first.folder.name}
 
 
 def failures(ended: Any) -> list[Path]:
-    """The files of failed jobs."""
+    """The ``failed.json`` files of a multirun."""
     return sorted(ended.folder.glob("*/failed.json"))
 
 
@@ -96,7 +96,7 @@ def test_other_settings_or_data_are_another_sweep(
     first = multirun("-m", "model.dropout=choice(0.3)")
     wider = multirun("-m", "model.dropout=choice(0.3)", "model.embed_dim=16")
     assert first.folder != wider.folder
-    # Where things lie is no setting, but what they are is one.
+    # Another path to the same data is the same sweep; other data is not.
     other = shutil.copytree(data, tmp_path / "data")
     moved = multirun("-m", "model.dropout=choice(0.3)", f"data.root={other}")
     assert moved.folder == first.folder
@@ -126,7 +126,7 @@ def test_a_command_killed_outright_leaves_no_job_behind_and_goes_on(
 
 
 def next_pid(folder: Path) -> Path:
-    """The file in which a job that waits to be killed has its process id."""
+    """The file with the process id of the job that waits to be killed."""
     for _ in range(1200):
         if found := next(folder.rglob("pid"), None):
             return found
@@ -140,7 +140,7 @@ def test_ctrl_c_ends_the_multirun_and_its_job(start: Start, tmp_path: Path) -> N
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert out.splitlines()[-1] == "interrupted; the same command goes on"
+    assert out.splitlines()[-1] == "interrupted; the same command continues"
     assert "Traceback" not in out
     assert ended(pid)
     assert not list(tmp_path.rglob("results.json")), out
@@ -168,7 +168,7 @@ def test_folders_have_names_that_any_file_system_takes(multirun: Run) -> None:
     ended = multirun("-m", f"name='two words',a/b,a_b,{long},{long}y", "+trainer.max_steps=3")
     assert ended.status == 0, ended.out
     folders = {path.name for path in ended.folder.iterdir() if path.is_dir()}
-    assert len(folders) == 5  # and none inside another
+    assert len(folders) == 5  # none is nested in another
     assert {"name=two words", "name=a_b"} < folders
     assert all(len(name) < 200 for name in folders)
 
@@ -186,7 +186,7 @@ def test_a_job_of_which_nothing_varies_has_a_folder_too(multirun: Run) -> None:
 
 
 def test_two_sweeps_in_one_folder_are_one_picture(multirun: Run, tmp_path: Path) -> None:
-    """Of a key that a run has not set, it has the configuration's own value."""
+    """For a key that a run does not override, the page shows the value of its configuration."""
     for swept in ("model.dropout=0.3,0.4", "model.attention_dim=8,16"):
         ended = multirun("-m", swept, "hydra.sweep.dir=mine")
         assert ended.status == 0, ended.out
@@ -230,25 +230,28 @@ def test_a_multirun_of_eval_ends_with_a_leaderboard(
     assert failed["overrides"] == ["captions=in/third.json"]
     board = (tmp_path / "out" / "leaderboard.md").read_text()
     rows = [line.split(" |")[0] for line in board.splitlines() if line.startswith("| ")]
-    assert len(rows) == 4  # two are the head
+    assert len(rows) == 4  # two of them are the header
     assert "first" in rows[2]
     assert "second" in rows[3]
     assert re.search(r"^failed: captions=in_third.json-\w+: in/third.json", board, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(3, "exit status 3"), (-9, "SIGKILL, as"), (-15, "SIGTERM.")]
+    ("status", "words"),
+    [(3, "exit status 3"), (-9, "SIGKILL, which"), (-15, "SIGTERM.")],
 )
 def test_how_a_process_ended_is_said(status: int, words: str) -> None:
-    assert words in ending(status)
+    assert words in describe_exit(status)
 
 
 def test_only_what_changes_results_makes_another_run() -> None:
     config = {"seed": 0, "resume": None, "logger": {}, "data": {"root": "a", "batch_size": 4}}
     moved = config | {"resume": "x", "logger": {"a": 1}, "data": {"root": "b", "batch_size": 4}}
-    assert essence(config) == essence(moved)
-    assert essence(config) != essence(config | {"data": {"root": "a", "batch_size": 8}})
-    assert essence(config) != essence(config | {"seed": 1})
+    assert relevant_settings(config) == relevant_settings(moved)
+    assert relevant_settings(config) != relevant_settings(
+        config | {"data": {"root": "a", "batch_size": 8}}
+    )
+    assert relevant_settings(config) != relevant_settings(config | {"seed": 1})
 
 
 def test_results_that_cannot_be_read_are_a_failure_with_a_reason(multirun: Run) -> None:

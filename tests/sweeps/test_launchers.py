@@ -1,4 +1,4 @@
-"""Many jobs at once: on Ray here and on a cluster, through submitit, and as a search."""
+"""Sweeps with several jobs at once: Ray on one machine and on a cluster, submitit, and Optuna."""
 
 import inspect
 import os
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hydra_plugins.captioning_sweeps.ray_launcher import check_room, share
+from hydra_plugins.captioning_sweeps.ray_launcher import check_resources, job_resources
 
 Run = Callable[..., Any]
 Start = Callable[..., subprocess.Popen[str]]
@@ -27,18 +27,18 @@ RAY = Path(sys.executable).parent / "ray"
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray with nothing kept in the home folder and nothing sent anywhere."""
+    """Keep Ray from writing into the home folder and from sending usage statistics."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 
 
-def most_at_once(runs: list[dict[str, Any]]) -> int:
-    """How many ran at the same time at most."""
+def max_concurrency(runs: list[dict[str, Any]]) -> int:
+    """The largest number of jobs that ran at the same time."""
     return max(sum(a["start"] <= b["start"] < a["end"] for a in runs) for b in runs)
 
 
 def test_each_job_has_a_gpu_to_itself_and_a_dead_one_costs_only_itself(multirun: Run) -> None:
-    """With GPUs that are only pretended."""
+    """Ray is told that there are two GPUs; none is used."""
     ended = multirun(
         "-m", "model.dropout=0.1,0.2,0.3,3", "hydra/launcher=ray_local",
         "hydra.launcher.ray.init.num_gpus=2", "hydra.launcher.ray.init.num_cpus=8",
@@ -48,7 +48,7 @@ def test_each_job_has_a_gpu_to_itself_and_a_dead_one_costs_only_itself(multirun:
     assert "'num_gpus': 1, 'num_cpus': 4" in ended.out
     runs = [run for of_job in ended.ran().values() for run in of_job]
     assert len(runs) == 3
-    assert most_at_once(runs) == 2
+    assert max_concurrency(runs) == 2
     for one in runs:
         for other in runs:
             if one is not other and one["start"] <= other["start"] < one["end"]:
@@ -73,7 +73,7 @@ def test_a_ray_worker_or_the_command_killed_outright_is_outlived(
     os.kill(worker, signal.SIGKILL)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "model.dropout=4: Ray's worker died" in out
+    assert "model.dropout=4: the Ray worker died" in out
     assert "1 finished, 1 failed" in out
     assert is_gone(job)
 
@@ -91,7 +91,7 @@ def test_a_ray_worker_or_the_command_killed_outright_is_outlived(
 
 
 def waiting_job(folder: Path) -> int:
-    """The process of the job that waits to be killed."""
+    """The process id of the job that waits to be killed."""
     for _ in range(1200):
         for path in folder.rglob("pid"):
             if text := path.read_text():
@@ -151,13 +151,13 @@ def test_a_sweep_spreads_over_the_machines_of_a_cluster(
     runs = [run for of_job in ended.ran().values() for run in of_job]
     assert len(runs) == 4
     assert {run["node"] for run in runs} == {"head", "second"}
-    assert most_at_once(runs) == 2
+    assert max_concurrency(runs) == 2
 
 
 def test_what_a_job_takes_of_a_cluster() -> None:
     def taken(nodes: list[dict[str, float]], devices: Any, **given: Any) -> tuple[float, float]:
         trainer = {"devices": devices, "accelerator": given.pop("accelerator", "auto")}
-        remote = share(nodes, trainer, {"num_gpus": None, "num_cpus": None} | given)
+        remote = job_resources(nodes, trainer, {"num_gpus": None, "num_cpus": None} | given)
         assert remote["max_retries"] == 0
         return remote["num_gpus"], remote["num_cpus"]
 
@@ -168,25 +168,25 @@ def test_what_a_job_takes_of_a_cluster() -> None:
     assert taken([big, small], 2) == (2, 6)
     assert taken([big, small], [0, 1]) == (2, 6)
     assert taken([big], 1, accelerator="cpu") == (0, 1)
-    # Two jobs a GPU, and so many on the machine: 16 share 64 CPUs.
+    # Two jobs on each of 8 GPUs: 16 jobs share the machine's 64 CPUs.
     assert taken([big], 1, num_gpus=0.5) == (0.5, 4)
     assert taken([big], 1, num_cpus=2) == (1, 2)
 
 
 def test_a_job_that_no_machine_has_room_for_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    """Ray would wait for ever."""
+    """Without this check, Ray would wait for ever."""
     nodes = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}]
-    check_room({"num_gpus": 2, "num_cpus": 8}, nodes, {}, local=True)
-    check_room({"num_gpus": 0, "num_cpus": 64}, nodes, {"num_nodes": 1}, local=True)
+    check_resources({"num_gpus": 2, "num_cpus": 8}, nodes, {}, local=True)
+    check_resources({"num_gpus": 0, "num_cpus": 64}, nodes, {"num_nodes": 1}, local=True)
     with pytest.raises(SystemExit, match="needs 4 GPUs and 16 CPUs, which no machine has"):
-        check_room({"num_gpus": 4, "num_cpus": 16}, nodes, {}, local=True)
+        check_resources({"num_gpus": 4, "num_cpus": 16}, nodes, {}, local=True)
     with pytest.raises(SystemExit, match="needs 1 GPUs and 64 CPUs, which no machine has"):
-        check_room({"num_gpus": 1, "num_cpus": 64}, nodes, {}, local=True)
-    with pytest.raises(SystemExit, match="hydra/launcher=slurm runs one on several"):
-        check_room({"num_gpus": 1, "num_cpus": 1}, nodes, {"num_nodes": 2}, local=True)
+        check_resources({"num_gpus": 1, "num_cpus": 64}, nodes, {}, local=True)
+    with pytest.raises(SystemExit, match="use hydra/launcher=slurm to run one on several"):
+        check_resources({"num_gpus": 1, "num_cpus": 1}, nodes, {"num_nodes": 2}, local=True)
     with caplog.at_level("WARNING"):  # a cluster may grow
-        check_room({"num_gpus": 4, "num_cpus": 16}, nodes, {}, local=False)
-    assert "waiting until one has joined" in caplog.text
+        check_resources({"num_gpus": 4, "num_cpus": 16}, nodes, {}, local=False)
+    assert "waiting until such a machine joins" in caplog.text
 
 
 def test_slurm_needs_a_number_of_devices(multirun: Run) -> None:
@@ -218,7 +218,7 @@ def test_what_slurm_kills_is_outlived(start: Start, multirun: Run, tmp_path: Pat
     os.kill(task, signal.SIGKILL)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert re.search(r"model.dropout=4: SLURM's job \S+ died", out), out
+    assert re.search(r"model.dropout=4: SLURM job \S+ died", out), out
     assert "1 finished, 1 failed" in out
     assert is_gone(job)
     after = multirun(*command)
@@ -234,7 +234,7 @@ def test_a_search_goes_on_after_failures_and_interruptions(
     import optuna
 
     def trials() -> list[Any]:
-        """Those of the latest study."""
+        """The trials of the latest study."""
         storage = f"sqlite:///{first.folder / 'optuna.db'}"
         studies = optuna.get_all_study_summaries(storage)
         latest = max(studies, key=lambda study: study._study_id)
@@ -253,7 +253,7 @@ def test_a_search_goes_on_after_failures_and_interruptions(
     assert len(trials()) == 8
     assert nothing.ran() == first.ran()
 
-    # Another choice: what was tried before and is still to be had counts, and nothing runs twice.
+    # Other choices: earlier trials that the new space still allows count, and nothing runs twice.
     kept = [trial.params for trial in trials() if trial.params["model.dropout"] != "2"]
     wider = multirun(
         *options, "model.dropout=5,0.3,0.4,0.9", f"hydra.sweeper.n_trials={len(kept) + 2}"
@@ -286,9 +286,9 @@ def test_a_named_sweep_needs_no_further_option(multirun: Run) -> None:
     assert ended.status == 0, ended.out
     assert ended.folder.name.startswith("attention_dropout-")
     assert ended.ran().keys() == {
-        f"model.attention_dim={size},model.dropout={share}"
+        f"model.attention_dim={size},model.dropout={dropout}"
         for size in (3, 4)
-        for share in (0.3, 0.5)
+        for dropout in (0.3, 0.5)
     }
 
 

@@ -1,4 +1,4 @@
-"""What a job of a sweep tells its loggers, also where it is continued or fails."""
+"""The loggers of a sweep's job, also when the job is resumed or fails."""
 
 import csv
 from collections.abc import Iterator
@@ -12,9 +12,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 from pytorch_lightning.loggers import WandbLogger
 
-from captioning.sweeps import job_process as child
+from captioning.captioner import FORMAT
+from captioning.sweeps import job_process
 from captioning.sweeps.jobs import Job
-from captioning.training import run
+from captioning.training import fit, loggers
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +37,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    wandb.teardown()  # it reads the environment once a process, and a job has one of its own
+    wandb.teardown()  # wandb reads the environment once per process
     yield
     wandb.teardown()
 
@@ -49,10 +50,10 @@ def test_a_job_is_one_run_in_the_group_of_its_sweep_and_says_that_it_failed(
     runs, statuses = [], []
     finish = wandb.finish
 
-    def fails(config: Any, folder: Path, command: str, loggers: list[Any]) -> None:
-        (logger,) = (each for each in loggers if isinstance(each, WandbLogger))
-        assert config["logger"] == CONFIG["logger"]  # or each seed would be a configuration
-        logger.log_hyperparams(run.flat(config))
+    def fails(config: Any, folder: Path, command: str, made: list[Any]) -> None:
+        (logger,) = (each for each in made if isinstance(each, WandbLogger))
+        assert config["logger"] == CONFIG["logger"]  # or each seed would be another configuration
+        logger.log_hyperparams(loggers.flat(config))
         runs.append(logger.experiment)
         (folder / "checkpoints" / "last.ckpt").touch()
         raise MemoryError
@@ -61,14 +62,17 @@ def test_a_job_is_one_run_in_the_group_of_its_sweep_and_says_that_it_failed(
         statuses.append(exit_code)
         finish(exit_code)
 
-    quiet = {"version": 1, "disable_existing_loggers": False}  # or later tests hear nothing
+    quiet = {
+        "version": 1,
+        "disable_existing_loggers": False,
+    }  # or later tests see no log
     job = Job(["model.dropout=0.5"], CONFIG, "", "python train.py", quiet)
-    monkeypatch.setattr(run, "_train", fails)
+    monkeypatch.setattr(fit, "_train", fails)
     monkeypatch.setattr(wandb, "finish", finished)
-    monkeypatch.setattr(child, "die_with_parent", lambda: None)
-    monkeypatch.setattr(child, "read_job", lambda folder: job)
-    assert child.main(folder) == 1
-    assert child.main(folder) == 1
+    monkeypatch.setattr(job_process, "die_with_parent", lambda: None)
+    monkeypatch.setattr(job_process, "read_job", lambda folder: job)
+    assert job_process.main(folder) == 1
+    assert job_process.main(folder) == 1
     assert statuses == [1, 1]
     first, second = runs
     assert first.id == second.id
@@ -78,14 +82,15 @@ def test_a_job_is_one_run_in_the_group_of_its_sweep_and_says_that_it_failed(
 
 
 def test_a_continued_run_keeps_what_it_had_logged(tmp_path: Path) -> None:
-    logger = run.make_csv_logger(tmp_path, None)
+    logger = loggers.make_csv_logger(tmp_path, None)
     for step in range(4):
         logger.log_metrics({"train/loss": step / 4}, step)
     logger.save()
     checkpoint = tmp_path / "last.ckpt"
-    torch.save({"hyper_parameters": {}, "encoder": {}, "global_step": 3}, checkpoint)
+    saved = {"format": FORMAT, "hyper_parameters": {}, "encoder": {}, "global_step": 3}
+    torch.save(saved, checkpoint)
     with pytest.warns(UserWarning, match="exists and is not empty"):
-        again = run.make_csv_logger(tmp_path, str(checkpoint))
+        again = loggers.make_csv_logger(tmp_path, str(checkpoint))
     again.log_metrics({"train/loss": 9.0, "dev/CIDEr": 1.0}, 3)
     again.save()
     with (tmp_path / "logs" / "metrics.csv").open() as file:

@@ -1,1 +1,1 @@
-"""The feature store: each image's grid, extracted once and found again by content."""
+"""The feature store: the encoder's grid of every image, extracted once and kept on disk."""

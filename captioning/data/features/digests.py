@@ -1,4 +1,4 @@
-"""What is in an image file, as one number: its SHA-256, remembered between runs."""
+"""SHA-256 digests of image files, remembered between runs."""
 
 import hashlib
 import json
@@ -15,22 +15,22 @@ from captioning.support.progress import track_progress
 
 log = logging.getLogger(__name__)
 
-_THREADS = 8  # reading waits for the disk more than it computes
+_THREADS = 8  # more than there are cores, since reading mostly waits for the disk
 _SETTLED_NS = 2 * 10**9
 
-# From absolute path to size, time of the last change in nanoseconds, and SHA-256.
+# From the absolute path of a file to its size, its modification time in ns, and its SHA-256.
 _Known = dict[str, tuple[int, int, str]]
 
 
 def image_digests(paths: Sequence[Path], cache_file: Path, *, progress: bool = True) -> list[str]:
     """Return the SHA-256 of each file's content, in hexadecimal.
 
-    A file whose size and time of change are those in ``cache_file`` is not read again.
+    A file whose size and modification time are those in ``cache_file`` is not read again.
 
     Args:
         paths: The files.
         cache_file: A JSON file, made when missing; several processes may share it.
-        progress: Whether to show how far it is.
+        progress: Whether to show a progress bar.
 
     Raises:
         CaptioningError: a file cannot be read.
@@ -46,7 +46,7 @@ def image_digests(paths: Sequence[Path], cache_file: Path, *, progress: bool = T
 def try_image_digests(
     paths: Sequence[Path], cache_file: Path, *, progress: bool = True
 ) -> list[str | CaptioningError]:
-    """Do as :func:`image_digests`, with the error in place of the digest where there is one."""
+    """Like :func:`image_digests`, but returns the error in place of a file's digest."""
     known = _read(cache_file)
     outcomes: list[str | CaptioningError | None] = [None] * len(paths)
     stamps: dict[int, tuple[int, int]] = {}  # of the files to read, by position
@@ -72,7 +72,8 @@ def try_image_digests(
             outcomes[position] = result
             advance(1)
 
-    # A file changed this moment could change again within the clock's grain: not remembered yet.
+    # A file that was just modified could be modified again without a new modification time, as
+    # clocks of file systems are coarse. It is not remembered yet.
     settled = time.time_ns() - _SETTLED_NS
     fresh: _Known = {}
     for position, (size, changed) in stamps.items():
@@ -111,5 +112,5 @@ def _remember(cache_file: Path, fresh: _Known) -> None:
     try:
         with file_lock(cache_file.with_suffix(".lock"), f"it is updating {cache_file}"):
             atomic_write_text(cache_file, json.dumps({**_read(cache_file), **fresh}))
-    except (OSError, CaptioningError) as error:  # a shared folder that we may only read
+    except (OSError, CaptioningError) as error:  # for instance, a folder that we may only read
         log.warning("The images will be read again next time: %s", error)

@@ -1,4 +1,4 @@
-"""Running an encoder over image files: reading ahead in threads while the network computes."""
+"""Running an encoder over image files, which threads read ahead while the network computes."""
 
 import hashlib
 from collections import deque
@@ -23,12 +23,12 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Extracted(NamedTuple):
-    """The grids of a few images, and what went wrong with others.
+    """The grids of one batch of images, and the errors of those that could not be read.
 
     Attributes:
         digests: SHA-256 of each image that was encoded.
-        grids: Their grids, in that order.
-        errors: From the digest of an image that could not be read to the reason.
+        grids: Their grids, in the order of ``digests``.
+        errors: The error of each image that could not be read, by its digest.
     """
 
     digests: list[str]
@@ -40,7 +40,7 @@ def choose_device(device: str) -> torch.device:
     """Return the device of that name; ``auto`` is a GPU where there is one.
 
     Raises:
-        CaptioningError: torch knows no such device here.
+        CaptioningError: torch has no such device on this machine.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,10 +54,10 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """Return ``fp32`` or ``bf16``; ``auto`` is bf16 where the device computes in it by itself.
+    """Return ``fp32`` or ``bf16``; ``auto`` is bf16 where the hardware computes in it.
 
     Raises:
-        CaptioningError: ``precision`` is none of the three.
+        CaptioningError: ``precision`` is not one of the three.
     """
     if precision in PRECISIONS:
         return precision
@@ -66,7 +66,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        # Older torch cannot tell, and gets fp32.
+        # Older versions of torch do not report this; fp32 is chosen for them.
         capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
     else:
@@ -83,7 +83,7 @@ def extract_grids(
     precision: str,
     workers: int,
 ) -> Generator[Extracted, None, None]:
-    """Encode image files, in their order.
+    """Encode image files, in the order of ``files``.
 
     Args:
         encoder: The network; it is on ``device`` until the last batch.
@@ -94,7 +94,7 @@ def extract_grids(
         workers: Threads that read and resize images.
 
     Yields:
-        The images of one batch.
+        The grids and errors of one batch.
 
     Raises:
         CaptioningError: a grid is beyond the range of half precision.
@@ -125,16 +125,16 @@ def _load(path: Path, digest: str, preprocessing: Preprocessing) -> Tensor:
 def load_in_batches(
     load: Callable[[Item], Tensor], items: Sequence[Item], *, batch_size: int, workers: int
 ) -> Generator[tuple[dict[Item, Tensor], dict[Item, CaptioningError]], None, None]:
-    """Load images in their order, up to two batches ahead of whoever asks for them.
+    """Load images in the order of ``items``, up to two batches ahead of the consumer.
 
     Args:
-        load: Makes an image's tensor; it is called in threads.
-        items: What stands for the images, such as their files, each once.
+        load: Returns the tensor of an image; it is called in threads.
+        items: The images, such as their files, each once.
         batch_size: Images in a batch.
         workers: Threads.
 
     Yields:
-        The images of a batch, and the errors of those that could not be loaded.
+        The tensors of a batch, and the errors of the images that could not be loaded.
     """
     images: dict[Item, Tensor] = {}
     errors: dict[Item, CaptioningError] = {}
@@ -178,7 +178,7 @@ def _on_device(encoder: GridEncoder, device: torch.device) -> Iterator[None]:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Compute in ``fp32`` or ``bf16`` within a ``with`` block."""
+    """A context manager for computing in ``fp32`` or ``bf16``."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
@@ -186,12 +186,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def encode(
     encoder: GridEncoder, images: Sequence[Tensor], device: torch.device, precision: str
 ) -> Float16[Tensor, "batch locations channels"]:
-    """Return the grids of preprocessed images, on the device, as the feature store keeps them.
+    """Return the grids of preprocessed images, on the device, in the store's half precision.
 
     Raises:
         CaptioningError: a grid is beyond the range of half precision.
     """
-    # Channels last is what the fast kernels of CPUs and of tensor cores want.
+    # The fast convolutions of CPUs and of tensor cores expect the memory format channels last.
     batch = torch.stack(list(images)).to(device, memory_format=torch.channels_last)
     with torch.inference_mode(), autocast(device, precision):
         grids: Tensor = encoder(batch).half()

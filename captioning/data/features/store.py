@@ -1,20 +1,21 @@
-"""The feature store: every image's grid, computed once and kept in one file.
+"""The feature store: the encoder's grid of every image, computed once and kept in one file.
 
 A store belongs to one encoder with its weights and preprocessing, and is a folder of three files::
 
     meta.json    what made the grids, for people and for the check on opening
-    grids.bin    row after row, each an image's grid, packed
-    index.txt    line n has the SHA-256 of the image file whose grid is row n, and the row's bytes
+    grids.bin    the packed grids, one row after another
+    index.txt    line n: the SHA-256 of the image file whose grid is row n, and the row's bytes
 
-A packed grid is those of its locations x channels numbers that are not zero, in half precision, and
-then a byte for each: how far it is from the one before (the first: from place -1). Where that is
-more than 255, there are zeros among the numbers. Behind a ReLU most are zero, 92 % of VGG16's, so
-that a row is a ninth of what it would be; the numbers are the same.
+A grid has locations x channels numbers. A packed grid holds the numbers that are not zero, in half
+precision, and then one byte for each of them: its distance from the previous one (for the first,
+from position -1). A distance of more than 255 is bridged by storing zeros in between. After a ReLU
+most numbers are zero (92 % of VGG16's), so that a packed grid takes a ninth of the space, without
+any loss.
 
-Rows are found by the image's content, so data sets share them, a changed image is a new row, and
-two names of one picture have one row. Rows are only ever appended, the numbers before the index
-line: a run killed at any moment leaves at most some bytes that no line speaks of, which the next
-one cuts off before it goes on.
+The key of a row is the content of the image file. Data sets therefore share rows, a changed image
+gets a new row, and two file names of the same picture share one. Rows are only ever appended, the
+numbers before their line of the index: a process that is killed at any moment leaves at most some
+bytes in ``grids.bin`` that the index does not mention, which the next process cuts off.
 """
 
 import hashlib
@@ -46,34 +47,34 @@ from captioning.support.progress import track_progress
 log = logging.getLogger(__name__)
 
 _FORMAT = 2
-_READ_AT_ONCE = 64
+_ROWS_AT_ONCE = 64
 _LINE = re.compile("([0-9a-f]{64}) ([0-9]{1,12})")
 _NUMBER = np.dtype(np.float16)
-_FARTHEST = 255
+_MAX_DISTANCE = 255  # what one byte can hold
 
 
 class Row(NamedTuple):
-    """Where a packed grid lies in the file."""
+    """The position and the size of a packed grid in ``grids.bin``, in bytes."""
 
     offset: int
     size: int
 
 
 Index = dict[str, Row]
-"""From the digest of an image to its row."""
+"""From the SHA-256 of an image file to its row."""
 
 
 class FeatureStore:
     """Read access to the grids of a list of images.
 
-    Rows are read as they are asked for. The kernel keeps what it has room for, once for all
-    processes; of this process's memory the store takes nothing but the index. Pickling (to the
-    workers of a DataLoader) sends no grids.
+    Rows are read from the file when they are asked for. The operating system caches the file, once
+    for all processes, so that the store itself keeps only the index in memory, unless
+    :meth:`load_resident` is called. Pickling (for the workers of a DataLoader) copies no grids.
 
     Attributes:
         ids: The images, in the order given.
         shape: Locations and channels of each grid.
-        notes: For the user: pictures met twice, and images left out.
+        notes: For the user: images with the same content, and images that were left out.
     """
 
     def __init__(self, folder: Path, digests: Mapping[str, str], notes: Sequence[str] = ()) -> None:
@@ -82,7 +83,7 @@ class FeatureStore:
         Args:
             folder: The store's own folder, with ``meta.json``.
             digests: From image id to the SHA-256 of its file.
-            notes: To be kept as ``notes``.
+            notes: The initial ``notes``.
 
         Raises:
             CaptioningError: the store is damaged, or lacks an image.
@@ -99,7 +100,8 @@ class FeatureStore:
                 "build the store again."
             )
         self._rows = {image: index[digest] for image, digest in digests.items()}
-        self._held: Tensor | None = None
+        self._resident: Tensor | None = None
+        self._places: dict[str, int] = {}  # of the images in `_resident`
         self._open()
 
     def __len__(self) -> int:
@@ -107,7 +109,7 @@ class FeatureStore:
         return len(self._rows)
 
     def __contains__(self, image: object) -> bool:
-        """Tell whether an image of this id can be read."""
+        """Whether an image of this id can be read."""
         return image in self._rows
 
     @property
@@ -126,15 +128,19 @@ class FeatureStore:
         return grid
 
     def gather(self, images: Sequence[str]) -> Float16[Tensor, "batch locations channels"]:
-        """Return several images' grids, on the device that holds them, else the CPU.
+        """Return the grids of several images.
+
+        They are on the device of :meth:`load_resident` if all of them were loaded by it, and in the
+        CPU's memory otherwise.
 
         Raises:
             KeyError: no such image.
             CaptioningError: the store has become shorter.
         """
-        if self._held is not None:
+        resident = self._resident
+        if resident is not None and all(image in self._places for image in images):
             rows = torch.tensor([self._places[image] for image in images], dtype=torch.long)
-            return self._held.index_select(0, rows.to(self._held.device, non_blocking=True))
+            return resident.index_select(0, rows.to(resident.device, non_blocking=True))
         grids = np.zeros((len(images), self.shape[0] * self.shape[1]), _NUMBER)
         for image, grid in zip(images, grids, strict=True):
             row = self._rows[image]
@@ -144,33 +150,58 @@ class FeatureStore:
             try:
                 unpack(packed, grid)
             except (ValueError, IndexError):
-                raise _damaged(self.folder, f"the grid of {image} is none") from None
+                raise _damaged(self.folder, f"the stored grid of {image} is invalid") from None
         return torch.from_numpy(grids).view(-1, *self.shape)
 
     @property
     def nbytes(self) -> int:
-        """What all grids take in memory."""
+        """The bytes that all grids take in memory, unpacked."""
         return len(self) * self.shape[0] * self.shape[1] * _NUMBER.itemsize
 
-    def hold(self, device: torch.device) -> None:
-        """Read all grids into a device's memory, from where batches are taken from then on.
+    def is_resident(self, device: torch.device) -> bool:
+        """Whether :meth:`load_resident` has read all grids into the memory of this device."""
+        resident = self._resident
+        if resident is None or len(self._places) < len(self):
+            return False
+        return resident.device == torch.empty(0, device=device).device  # "cuda" means "cuda:0"
+
+    def load_resident(self, device: torch.device) -> None:
+        """Read all grids into a device's memory; :meth:`gather` then takes them from there.
 
         Raises:
             CaptioningError: they do not fit, or the store has become shorter.
         """
         ids = self.ids
+        self._resident, self._places = None, {}  # frees what an earlier call has loaded
         try:
-            held = torch.empty((len(ids), *self.shape), dtype=torch.float16, device=device)
-            for start in range(0, len(ids), _READ_AT_ONCE):
-                some = ids[start : start + _READ_AT_ONCE]
-                held[start : start + len(some)] = self.gather(some)
+            resident = torch.empty((len(ids), *self.shape), dtype=torch.float16, device=device)
+            for start in range(0, len(ids), _ROWS_AT_ONCE):
+                some = ids[start : start + _ROWS_AT_ONCE]
+                resident[start : start + len(some)] = self.gather(some)
         except RuntimeError as error:
             raise CaptioningError(
                 f"data.resident=true: {len(ids)} grids of {self.nbytes / 1e9:.1f} GB in all do not "
                 f"fit into the memory of {device}: use data.resident=false."
             ) from error
         self._places = {image: place for place, image in enumerate(ids)}
-        self._held = held
+        self._resident = resident
+
+    def extend(self, other: "FeatureStore") -> None:
+        """Add the images of another view of the same store; resident grids stay where they are.
+
+        Images of both that have the same content are added to ``notes``, and logged.
+        """
+        assert other.folder == self.folder
+        first_with = {row: image for image, row in reversed(self._rows.items()) if row.size}
+        notes = [
+            _same_picture(image, first_with[row])
+            for image, row in other._rows.items()
+            if row in first_with and image not in self._rows
+        ]
+        for note in notes:
+            log.warning("%s", note)
+        self.notes += [*other.notes, *notes]
+        self._rows |= other._rows
 
     def _open(self) -> None:
         self._file = os.open(self.folder / "grids.bin", os.O_RDONLY)
@@ -178,7 +209,7 @@ class FeatureStore:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key != "_file"}
-        return state | {"_held": None}
+        return state | {"_resident": None, "_places": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -199,11 +230,11 @@ def build_store(
 ) -> FeatureStore:
     """Open the encoder's store, after computing the grids that it does not have yet.
 
-    Several processes may do so at once: one computes, the others wait and find the rows.
+    Several processes may do so at once: one of them computes, the others wait for it.
 
-    The arithmetic (``precision``) is noted in ``meta.json`` but is no part of the store's
-    identity: in bfloat16 a grid's cosine with the one in single precision is above 0.999, and a
-    store is worth using on a machine of the other kind.
+    The precision is written into ``meta.json``, but it is not part of the store's key: the cosine
+    between a grid in bfloat16 and the same grid in single precision is above 0.999, and a store
+    should stay usable on a machine that would compute in the other precision.
 
     Args:
         directory: Where all stores are; this one's folder is made below.
@@ -211,10 +242,10 @@ def build_store(
         images: Id and file of each image.
         batch_size: Images encoded at once.
         device: ``auto`` (a GPU where there is one), or any name that torch knows.
-        precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the hardware has it.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the hardware computes in it.
         workers: Threads that read and resize images.
         skip_bad: Leave out missing and broken images, and name them in the result's ``notes``.
-        progress: Whether to show how far it is.
+        progress: Whether to show a progress bar.
 
     Raises:
         CaptioningError: an image is missing or broken and ``skip_bad`` is off; no image is left;
@@ -236,9 +267,9 @@ def build_store(
     _raise_unless(skip_bad, errors)
 
     identity = _identity(encoder)
-    folder = directory / _folder_name(identity)
+    folder = store_folder(directory, encoder)
     files = {digest: paths[image] for image, digest in digests.items()}
-    # Looked at without the lock first: a complete store may be one that we can only read.
+    # The first look takes no lock: a complete store may be in a folder that we may only read.
     if files.keys() - _read_index(folder).keys():
         with file_lock(folder / "lock", f"it is computing the grids in {folder}"):
             index = _repair(folder)
@@ -288,10 +319,19 @@ def build_store(
     for image, digest in digests.items():
         first = first_with.setdefault(digest, image)
         if first != image:
-            notes.append(f"{image} is the same picture as {first}.")
+            notes.append(_same_picture(image, first))
     for note in notes:
         log.warning("%s", note)
     return FeatureStore(folder, digests, notes)
+
+
+def store_folder(directory: Path, encoder: GridEncoder) -> Path:
+    """The folder of an encoder's store; other weights or preprocessing have another folder."""
+    return directory / _folder_name(_identity(encoder))
+
+
+def _same_picture(image: str, first: str) -> str:
+    return f"{image} is the same picture as {first}."
 
 
 def _raise_unless(skip_bad: bool, errors: Mapping[str, CaptioningError]) -> None:
@@ -302,7 +342,7 @@ def _raise_unless(skip_bad: bool, errors: Mapping[str, CaptioningError]) -> None
 
 
 def _identity(encoder: GridEncoder) -> dict[str, Any]:
-    """What a grid depends on, as ``meta.json`` has it."""
+    """Everything that a grid depends on, as it is written into ``meta.json``."""
     return {
         "format": _FORMAT,
         "encoder": encoder.name,
@@ -326,7 +366,7 @@ def _damaged(folder: Path, what: str) -> CaptioningError:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    """Read ``meta.json``, which must be the one that the folder is named after."""
+    """Read ``meta.json``, and check that the name of the folder is made from it."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         identity = {key: value for key, value in meta.items() if key != "precisions"}
@@ -342,7 +382,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
 
 
 def _write_meta(folder: Path, identity: Mapping[str, Any], precision: str) -> None:
-    """Note the arithmetic of the grids to come, beside that of those already there."""
+    """Add the precision of the grids that are about to be computed to ``meta.json``."""
     path = folder / "meta.json"
     before = _read_meta(folder)["precisions"] if path.exists() else []
     if precision not in before:
@@ -350,36 +390,36 @@ def _write_meta(folder: Path, identity: Mapping[str, Any], precision: str) -> No
 
 
 def pack(grid: Float16[np.ndarray, "locations channels"]) -> bytes:
-    """What stands in the file for a grid."""
+    """Return the bytes that stand for a grid in the file; the module's docstring describes them."""
     numbers = grid.reshape(-1)
-    places = np.flatnonzero(numbers)
-    steps = np.diff(places, prepend=-1)
-    zeros = (steps - 1) // _FARTHEST  # before each number, to bridge what a byte cannot
-    ours = np.cumsum(zeros + 1) - 1  # where each number comes to stand
-    kept = np.zeros(int((zeros + 1).sum()), _NUMBER)
-    kept[ours] = numbers[places]
-    apart = np.full(len(kept), _FARTHEST, np.uint8)
-    apart[ours] = steps - _FARTHEST * zeros
-    return kept.tobytes() + apart.tobytes()
+    positions = np.flatnonzero(numbers)
+    distances = np.diff(positions, prepend=-1)
+    zeros = (distances - 1) // _MAX_DISTANCE  # stored before each number, to bridge the distance
+    slots = np.cumsum(zeros + 1) - 1  # the index of each number among what is stored
+    stored = np.zeros(int((zeros + 1).sum()), _NUMBER)
+    stored[slots] = numbers[positions]
+    steps = np.full(len(stored), _MAX_DISTANCE, np.uint8)
+    steps[slots] = distances - _MAX_DISTANCE * zeros
+    return stored.tobytes() + steps.tobytes()
 
 
 def unpack(packed: bytes, grid: Float16[np.ndarray, " numbers"]) -> None:
-    """Set those numbers of a grid that are not zero; all have to be zero before.
+    """Write the packed numbers into a grid whose numbers are all zero.
 
     Raises:
-        ValueError, IndexError: it is not what :func:`pack` makes of a grid of that size.
+        ValueError, IndexError: :func:`pack` does not return this for a grid of that size.
     """
     count, rest = divmod(len(packed), _NUMBER.itemsize + 1)
     if rest:
-        raise ValueError("as many numbers as bytes for their places")
-    apart = np.frombuffer(packed, np.uint8, offset=count * _NUMBER.itemsize)
-    grid[np.cumsum(apart, dtype=np.int64) - 1] = np.frombuffer(packed, _NUMBER, count)
+        raise ValueError("a packed grid has one byte of distance for each number")
+    steps = np.frombuffer(packed, np.uint8, offset=count * _NUMBER.itemsize)
+    grid[np.cumsum(steps, dtype=np.int64) - 1] = np.frombuffer(packed, _NUMBER, count)
 
 
 def _read_index(folder: Path) -> Index:
-    """Return the row of each digest; none when there is no store yet.
+    """Return the row of each digest; the index is empty when there is no store yet.
 
-    A last line without its end is one that another process is just writing.
+    A last line that does not end in a newline is ignored: another process is writing it.
     """
     try:
         text = (folder / "index.txt").read_text(encoding="ascii")
@@ -389,25 +429,25 @@ def _read_index(folder: Path) -> Index:
             raise _damaged(folder, "it has no grids.bin") from None
         return {}
     except UnicodeDecodeError:
-        raise _damaged(folder, "its index.txt is no text") from None
+        raise _damaged(folder, "its index.txt is not text") from None
     lines = text.split("\n")[:-1]
     index: Index = {}
     offset = 0
     for number, line in enumerate(lines, start=1):
         found = _LINE.fullmatch(line)
         if not found:
-            raise _damaged(folder, f"line {number} of its index.txt is no SHA-256 and size")
+            raise _damaged(folder, f"line {number} of its index.txt is not a SHA-256 and a size")
         index[found[1]] = Row(offset, int(found[2]))
         offset += int(found[2])
     if size < offset:
         raise _damaged(folder, "its grids.bin is shorter than its index.txt says")
     if len(index) < len(lines):
-        raise _damaged(folder, "its index.txt says the same twice")
+        raise _damaged(folder, "its index.txt has a SHA-256 twice")
     return index
 
 
 def _repair(folder: Path) -> Index:
-    """Cut off what a killed run left behind, under the lock, and return the index."""
+    """Cut off what a killed process left behind, and return the index; needs the lock."""
     index = _read_index(folder)
     for name, size in (
         ("index.txt", sum(len(_line(digest, row.size)) for digest, row in index.items())),
@@ -435,9 +475,9 @@ def _check_space(folder: Path, needed: int) -> None:
 def _append(
     folder: Path, digests: Sequence[str], grids: Float16[np.ndarray, "batch locations channels"]
 ) -> int:
-    """Add rows, and return their bytes.
+    """Append rows, and return their size in bytes.
 
-    The numbers reach the disk before a line of the index speaks of them.
+    The numbers reach the disk before the lines of the index that mention them are written.
     """
     packed = [pack(grid) for grid in grids]
     try:

@@ -1,9 +1,9 @@
 #ifndef ELEMENT
 /* Additive attention of rows (captions) over the locations of their images, and its gradients.
  *
- * The definitions are attention.py's, which computes the same without this file where there is
- * no C compiler. All arrays are row-major and contiguous; all are float32, but exp_keys and
- * grid, which the functions whose name ends in bf16 take in bfloat16:
+ * The definition is `additive_attention` of reference.py. All arrays are row-major and contiguous.
+ * They are float32, except exp_keys and grid, which are bfloat16 in the functions whose name ends
+ * in bf16:
  *
  *   exp_keys   images x locations x units     e^{2 W_a a_i}
  *   grid       images x locations x channels  a_i
@@ -12,28 +12,28 @@
  *   alpha      rows x locations
  *   context    rows x channels
  *
- * Row r belongs to image place[r] / captions. The rows of image b are listed in `space` (images +
- * 1 + rows numbers): order[first[b]] .. order[first[b + 1] - 1]. Images are shared out to
- * threads, and each sum is made by one thread in one order: results do not depend on the number
- * of threads.
+ * Row r belongs to image row_index[r] / captions. `space` (images + 1 + rows integers) is scratch
+ * memory for the arrays `first` and `order`: the rows of image b are order[first[b]] ..
+ * order[first[b + 1] - 1]. The images are distributed over the threads, and one thread computes
+ * each sum in a fixed order, so that results do not depend on the number of threads.
  */
 
 #include "vectors.h"
 
-static inline int64_t least(int64_t x, int64_t y)
+static inline int64_t smaller(int64_t x, int64_t y)
 {
     return x < y ? x : y;
 }
 
-#define MOST_ROWS 16 /* rows of an image that are computed together */
-#define STREAMS 8    /* locations that are read side by side, each in its order in memory */
+#define MAX_ROWS 16 /* rows of an image that are computed together */
+#define STREAMS 8    /* locations that are read in parallel, each sequentially in memory */
 
-/* For a loop of no more rounds than that: what it adds up then stays in registers. */
-#define UNROLLED(most) PRAGMA(GCC unroll most)
+/* Unrolls a loop of at most `rounds` iterations, so that its sums stay in registers. */
+#define UNROLLED(rounds) PRAGMA(GCC unroll rounds)
 #define PRAGMA(text) _Pragma(#text)
 
-/* The call with n = count; up to the usual five, n is known to the compiler, and so sums over the
- * locations stay in registers. */
+/* Executes `call` with n = count. Up to the usual five captions, n is a compile-time constant, so
+ * that the sums of all rows stay in registers. */
 #define INLINED inline __attribute__((always_inline))
 #define WITH(number, call) { const int64_t n = number; call; } break
 #define FOR_COUNT(count, call)                                                                     \
@@ -46,7 +46,8 @@ static inline int64_t least(int64_t x, int64_t y)
     default: WITH(count, call);                                                                    \
     }
 
-/* The call for STREAMS locations from `start` on, again and again; at the end for fewer. */
+/* Executes `call` for blocks of `many` locations from `start` on: STREAMS at a time, and then the
+ * remaining ones. */
 #define FOR_STREAMS(locations, call)                                                               \
     do {                                                                                           \
         int64_t start = 0;                                                                         \
@@ -60,10 +61,11 @@ static inline int64_t least(int64_t x, int64_t y)
         }                                                                                          \
     } while (0)
 
-/* 1 / value, for a value of 1 at least; to the last bits, or as exactly as bfloat16 needs it. */
+/* 1 / value, for values of at least 1: accurate to the last bits of float32 in inverse_fp32, and to
+ * the precision of bfloat16 in inverse_bf16. */
 static inline vec inverse_fp32(vec value)
 {
-#ifdef __AVX512F__ /* a guess of 14 bits and a step of Newton's take half of a division's time */
+#ifdef __AVX512F__ /* a 14-bit estimate and one Newton step take half the time of a division */
     __m512 guess = _mm512_rcp14_ps((__m512)value);
     return (vec)_mm512_mul_ps(guess, _mm512_fnmadd_ps((__m512)value, guess, _mm512_set1_ps(2)));
 #else
@@ -82,49 +84,49 @@ static inline vec inverse_bf16(vec value)
 
 static void softmax(float *row, int64_t length)
 {
-    float most = row[0], sum = 0;
+    float maximum = row[0], sum = 0;
     for (int64_t i = 1; i < length; i++)
-        most = row[i] > most ? row[i] : most;
+        maximum = row[i] > maximum ? row[i] : maximum;
     vec sums = {0};
     int64_t i = 0;
     for (; i + WIDTH <= length; i += WIDTH) {
-        vec powers = exponential(load_fp32(row + i, WIDTH) - most);
+        vec powers = exponential(load_fp32(row + i, WIDTH) - maximum);
         store_fp32(row + i, powers, WIDTH);
         sums += powers;
     }
     for (; i < length; i++)
-        sum += row[i] = expf(row[i] - most);
+        sum += row[i] = expf(row[i] - maximum);
     sum += total(sums);
     for (i = 0; i < length; i++)
         row[i] /= sum;
 }
 
-/* List the rows by image: a counting sort. */
-static void list_rows(int64_t *space, const int64_t *place, int64_t captions, int64_t rows,
+/* Sorts the rows by image with a counting sort, into the arrays `first` and `order` of `space`. */
+static void list_rows(int64_t *space, const int64_t *row_index, int64_t captions, int64_t rows,
                       int64_t images)
 {
     int64_t *first = space, *order = space + images + 1;
     memset(first, 0, sizeof *first * (size_t)(images + 1));
     for (int64_t r = 0; r < rows; r++)
-        first[place[r] / captions + 1]++;
+        first[row_index[r] / captions + 1]++;
     for (int64_t b = 0; b < images; b++)
         first[b + 1] += first[b];
     for (int64_t r = rows; r-- > 0;)
-        order[--first[place[r] / captions + 1]] = r;
+        order[--first[row_index[r] / captions + 1]] = r;
     for (int64_t b = 0; b < images; b++)
         first[b] = first[b + 1];
     first[images] = rows;
 }
 
-/* The gradients of the scores, from those of alpha and of context; in `by_scores`, which holds
- * the gradient of alpha at first. */
-static void through_softmax(float *by_scores, const float *alpha, int64_t length)
+/* The backward pass of the softmax, in place: `grad_scores` contains the gradient with respect to
+ * alpha on entry, and with respect to the scores on return. */
+static void softmax_backward(float *grad_scores, const float *alpha, int64_t length)
 {
     float mean = 0;
     for (int64_t i = 0; i < length; i++)
-        mean += alpha[i] * by_scores[i];
+        mean += alpha[i] * grad_scores[i];
     for (int64_t i = 0; i < length; i++)
-        by_scores[i] = alpha[i] * (by_scores[i] - mean);
+        grad_scores[i] = alpha[i] * (grad_scores[i] - mean);
 }
 
 #define ELEMENT float
@@ -136,15 +138,16 @@ static void through_softmax(float *by_scores, const float *alpha, int64_t length
 #define NAMED(name) name##_bf16
 #include "attention.c"
 
-#else /* once for each type of exp_keys and grid */
+#else /* included once for each type of exp_keys and grid */
 
-/* v . tanh(x + y) = sum v - 2 sum v s, with s = 1 / (1 + e^{2x} e^{2y}). */
+/* out: the score of each location for each row,
+ * v . tanh(x + y) = sum v - 2 sum v s, with s = 1 / (1 + e^{2x} e^{2y}). */
 static INLINED void NAMED(scores)(const ELEMENT *keys, const float *const *queries,
                                   float *const *out, int64_t rows, const float *weight,
                                   float sum_of_weight, int64_t locations, int64_t units)
 {
     for (int64_t p = 0; p < locations; p++) {
-        vec sums[MOST_ROWS];
+        vec sums[MAX_ROWS];
         UNROLLED(5)
         for (int64_t r = 0; r < rows; r++)
             sums[r] = (vec){0};
@@ -161,6 +164,7 @@ static INLINED void NAMED(scores)(const ELEMENT *keys, const float *const *queri
     }
 }
 
+/* Adds the weighted `many` locations from `start` on to the context of each row. */
 static INLINED void NAMED(mix)(float *const *contexts, const ELEMENT *grid,
                                const float *const *weights, int64_t rows, int64_t start,
                                int64_t many, int64_t channels)
@@ -182,23 +186,23 @@ static INLINED void NAMED(mix)(float *const *contexts, const ELEMENT *grid,
 
 /* alpha = softmax(scores) and context = alpha . grid, for all rows. */
 void NAMED(attend)(float *alpha, float *context, const ELEMENT *exp_keys, const ELEMENT *grid,
-                   const float *exp_query, const float *weight, const int64_t *place,
+                   const float *exp_query, const float *weight, const int64_t *row_index,
                    int64_t *space, int64_t captions, int64_t rows, int64_t images,
                    int64_t locations, int64_t units, int64_t channels)
 {
     const int64_t *first = space, *order = space + images + 1;
-    list_rows(space, place, captions, rows, images);
+    list_rows(space, row_index, captions, rows, images);
     float sum_of_weight = 0;
     for (int64_t a = 0; a < units; a++)
         sum_of_weight += weight[a];
 #pragma omp parallel for schedule(dynamic)
     for (int64_t b = 0; b < images; b++)
-        for (int64_t from = first[b]; from < first[b + 1]; from += MOST_ROWS) {
-            int64_t count = least(first[b + 1] - from, MOST_ROWS);
+        for (int64_t from = first[b]; from < first[b + 1]; from += MAX_ROWS) {
+            int64_t count = smaller(first[b + 1] - from, MAX_ROWS);
             const ELEMENT *keys = exp_keys + b * locations * units;
             const ELEMENT *cells = grid + b * locations * channels;
-            const float *queries[MOST_ROWS];
-            float *weights[MOST_ROWS], *contexts[MOST_ROWS];
+            const float *queries[MAX_ROWS];
+            float *weights[MAX_ROWS], *contexts[MAX_ROWS];
             for (int64_t r = 0; r < count; r++) {
                 queries[r] = exp_query + order[from + r] * units;
                 weights[r] = alpha + order[from + r] * locations;
@@ -214,104 +218,103 @@ void NAMED(attend)(float *alpha, float *context, const ELEMENT *exp_keys, const 
         }
 }
 
-/* Adds to the gradients of alpha what comes by way of the context. */
-static INLINED void NAMED(unmix)(float *const *by_scores, const ELEMENT *grid,
-                                 const float *const *by_contexts, int64_t rows,
+/* Adds the part of the gradient with respect to alpha that comes through the context. */
+static INLINED void NAMED(context_backward)(float *const *grad_scores, const ELEMENT *grid,
+                                 const float *const *grad_contexts, int64_t rows,
                                  int64_t locations, int64_t channels)
 {
     for (int64_t p = 0; p < locations; p++) {
-        vec sums[MOST_ROWS] = {0};
+        vec sums[MAX_ROWS] = {0};
         for (int64_t c = 0; c < channels; c += WIDTH) {
             vec here = NAMED(load)(grid + p * channels + c, channels - c);
             for (int64_t r = 0; r < rows; r++)
-                sums[r] += here * load_fp32(by_contexts[r] + c, channels - c);
+                sums[r] += here * load_fp32(grad_contexts[r] + c, channels - c);
         }
         for (int64_t r = 0; r < rows; r++)
-            by_scores[r][p] += total(sums[r]);
+            grad_scores[r][p] += total(sums[r]);
     }
 }
 
-static INLINED void NAMED(slopes)(float *by_keys, float *const *by_queries, float *by_weight,
-                                  const float *const *by_scores, const ELEMENT *exp_keys,
-                                  const float *const *queries, int64_t rows, int64_t start,
-                                  int64_t many, int64_t units)
+/* Adds the gradients that pass through the tanh at `many` locations from `start` on, with respect
+ * to keys, queries and v, from the gradients with respect to the scores. */
+static INLINED void NAMED(tanh_backward)(float *grad_keys, float *const *grad_queries,
+                                         float *grad_weight, const float *const *grad_scores,
+                                         const ELEMENT *exp_keys, const float *const *queries,
+                                         const float *weight, int64_t rows, int64_t start,
+                                         int64_t many, int64_t units)
 {
     for (int64_t a = 0; a < units; a += WIDTH) {
         int64_t left = units - a;
-        vec of_key[STREAMS] = {0}, keys[STREAMS], of_weight = load_fp32(by_weight + a, left);
+        vec grad_key[STREAMS] = {0}, keys[STREAMS], sum_weight = load_fp32(grad_weight + a, left);
+        vec scale = 4 * load_fp32(weight + a, left);
         for (int64_t p = 0; p < many; p++)
             keys[p] = NAMED(load)(exp_keys + (start + p) * units + a, left);
         for (int64_t r = 0; r < rows; r++) {
             vec query = load_fp32(queries[r] + a, left);
-            vec of_query = load_fp32(by_queries[r] + a, left);
+            vec sum_query = load_fp32(grad_queries[r] + a, left);
             for (int64_t p = 0; p < many; p++) {
                 vec s = NAMED(inverse)(1 + keys[p] * query);
-                vec weighed = by_scores[r][start + p] * s, slope = weighed - weighed * s;
-                of_weight += weighed;
-                of_query += slope;
-                of_key[p] += slope;
+                vec weighed = grad_scores[r][start + p] * s, slope = weighed - weighed * s;
+                sum_weight -= 2 * weighed;
+                sum_query += slope * scale;
+                grad_key[p] += slope;
             }
-            store_fp32(by_queries[r] + a, of_query, left);
+            store_fp32(grad_queries[r] + a, sum_query, left);
         }
-        store_fp32(by_weight + a, of_weight, left);
+        store_fp32(grad_weight + a, sum_weight, left);
         for (int64_t p = 0; p < many; p++) {
-            float *to = by_keys + (start + p) * units + a;
-            store_fp32(to, load_fp32(to, left) + of_key[p], left);
+            float *to = grad_keys + (start + p) * units + a;
+            store_fp32(to, load_fp32(to, left) + scale * grad_key[p], left);
         }
     }
 }
 
-/* by_scores: the gradient of alpha; becomes that of the scores.
- * by_keys (images x locations x units) is added to and by_query (rows x units) is set; both lack
- * their factor 4 v. by_weight (images x units) is set to sum by_scores . s. */
-void NAMED(gradients)(float *by_scores, float *by_keys, float *by_query, float *by_weight,
-                      const float *by_context, const float *alpha, const ELEMENT *exp_keys,
-                      const ELEMENT *grid, const float *exp_query, const int64_t *place,
-                      int64_t *space, int64_t captions, int64_t rows, int64_t images,
-                      int64_t locations, int64_t units, int64_t channels)
+/* The backward pass of `attend`.
+ *
+ *   grad_scores  rows x locations           the gradient with respect to alpha on entry, and with
+ *                                           respect to the scores on return
+ *   grad_keys    images x locations x units  the gradient with respect to the keys is added to it
+ *   grad_query   rows x units               the gradient with respect to the query
+ *   grad_weight  images x units             the gradient with respect to v, for each image
+ *
+ * The derivative of tanh(x + y) is 4 s (1 - s). The gradients with respect to the scores of a row
+ * sum to 0, so that grad_weight = sum grad_scores . tanh = -2 sum grad_scores . s. */
+void NAMED(attend_backward)(float *grad_scores, float *grad_keys, float *grad_query,
+                            float *grad_weight, const float *grad_context, const float *alpha,
+                            const ELEMENT *exp_keys, const ELEMENT *grid, const float *exp_query,
+                            const float *weight, const int64_t *row_index, int64_t *space,
+                            int64_t captions, int64_t rows, int64_t images, int64_t locations,
+                            int64_t units, int64_t channels)
 {
     const int64_t *first = space, *order = space + images + 1;
-    list_rows(space, place, captions, rows, images);
+    list_rows(space, row_index, captions, rows, images);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t b = 0; b < images; b++) {
-        memset(by_weight + b * units, 0, 4 * (size_t)units);
-        for (int64_t from = first[b]; from < first[b + 1]; from += MOST_ROWS) {
-            int64_t count = least(first[b + 1] - from, MOST_ROWS);
+        memset(grad_weight + b * units, 0, 4 * (size_t)units);
+        for (int64_t from = first[b]; from < first[b + 1]; from += MAX_ROWS) {
+            int64_t count = smaller(first[b + 1] - from, MAX_ROWS);
             const ELEMENT *keys = exp_keys + b * locations * units;
             const ELEMENT *cells = grid + b * locations * channels;
-            const float *queries[MOST_ROWS], *by_contexts[MOST_ROWS];
-            float *scores[MOST_ROWS], *by_queries[MOST_ROWS];
+            const float *queries[MAX_ROWS], *grad_contexts[MAX_ROWS];
+            float *scores[MAX_ROWS], *grad_queries[MAX_ROWS];
             for (int64_t r = 0; r < count; r++) {
                 queries[r] = exp_query + order[from + r] * units;
-                by_contexts[r] = by_context + order[from + r] * channels;
-                scores[r] = by_scores + order[from + r] * locations;
-                by_queries[r] = by_query + order[from + r] * units;
-                memset(by_queries[r], 0, sizeof(float) * (size_t)units);
+                grad_contexts[r] = grad_context + order[from + r] * channels;
+                scores[r] = grad_scores + order[from + r] * locations;
+                grad_queries[r] = grad_query + order[from + r] * units;
+                memset(grad_queries[r], 0, sizeof(float) * (size_t)units);
             }
-            FOR_COUNT(count, NAMED(unmix)(scores, cells, by_contexts, n, locations, channels));
+            FOR_COUNT(count, NAMED(context_backward)(scores, cells, grad_contexts, n, locations,
+                                                     channels));
             for (int64_t r = 0; r < count; r++)
-                through_softmax(scores[r], alpha + order[from + r] * locations, locations);
+                softmax_backward(scores[r], alpha + order[from + r] * locations, locations);
             FOR_STREAMS(locations,
-                        NAMED(slopes)(by_keys + b * locations * units, by_queries,
-                                      by_weight + b * units, (const float *const *)scores,
-                                      keys, queries, count, start, many, units));
+                        NAMED(tanh_backward)(grad_keys + b * locations * units, grad_queries,
+                                             grad_weight + b * units,
+                                             (const float *const *)scores, keys, queries, weight,
+                                             count, start, many, units));
         }
     }
-}
-
-/* out: what was added to by_keys (images x locations x units), times a factor for each unit; by_keys
- * becomes 0. */
-void NAMED(sum_of_words)(ELEMENT *out, float *by_keys, const float *factor, int64_t images,
-                         int64_t locations, int64_t units)
-{
-#pragma omp parallel for
-    for (int64_t p = 0; p < images * locations; p++)
-        for (int64_t a = 0; a < units; a += WIDTH) {
-            int64_t left = units - a;
-            vec value = load_fp32(by_keys + p * units + a, left) * load_fp32(factor + a, left);
-            NAMED(store)(out + p * units + a, value, left);
-            store_fp32(by_keys + p * units + a, (vec){0}, left);
-        }
 }
 
 #endif

@@ -1,13 +1,14 @@
 #ifndef ELEMENT
 /* The pointwise part of an LSTM cell for rows (captions), and its gradients.
  *
- * The definition is cell.py's, which computes the same without this file where there is no C
- * compiler: with the sum of the addends in the order input, forget, cell, output,
+ * The definition is `lstm_cell` of reference.py. With the sum of the addends in the order input,
+ * forget, cell, output:
  *
- *   cell = sigmoid(f) before + sigmoid(i) tanh(g)      hidden = sigmoid(o) tanh(cell)
+ *   cell = sigmoid(f) previous + sigmoid(i) tanh(g)      hidden = sigmoid(o) tanh(cell)
  *
- * The addends are 1 to 3 matrices of 4 x size columns, each with its own distance between rows, in
- * float32, or in bfloat16 for the functions whose name ends so; all else is contiguous float32.
+ * The addends are 1 to 3 matrices of rows x 4 size, each with its own stride between rows. They are
+ * float32, or bfloat16 in the functions whose name ends in bf16. All other arrays are contiguous
+ * float32 of rows x size.
  */
 
 #include "vectors.h"
@@ -22,7 +23,7 @@ static inline vec hyperbolic_tangent(vec x)
     return 1 - 2 / (1 + exponential(2 * x));
 }
 
-#define MOST_ADDENDS 3
+#define MAX_ADDENDS 3
 
 #define ELEMENT float
 #define NAMED(name) name##_fp32
@@ -33,16 +34,17 @@ static inline vec hyperbolic_tangent(vec x)
 #define NAMED(name) name##_bf16
 #include "cell.c"
 
-#else /* once for each type of the addends */
+#else /* included once for each type of the addends */
 
-/* active (rows x 4 size), or NULL: the four gates after their functions, for the gradients. */
-void NAMED(cell)(float *hidden, float *cell, float *active, const float *before,
+/* active (rows x 4 size) or NULL: the four gates after their activations, for the backward pass.
+ * first_step, second_step, third_step: the strides between the rows of the addends, in elements. */
+void NAMED(cell)(float *hidden, float *cell, float *active, const float *previous,
                  const ELEMENT *first, const ELEMENT *second, const ELEMENT *third,
                  int64_t first_step, int64_t second_step, int64_t third_step, int64_t rows,
                  int64_t size)
 {
-    const ELEMENT *addends[MOST_ADDENDS] = {first, second, third};
-    const int64_t steps[MOST_ADDENDS] = {first_step, second_step, third_step};
+    const ELEMENT *addends[MAX_ADDENDS] = {first, second, third};
+    const int64_t steps[MAX_ADDENDS] = {first_step, second_step, third_step};
 #pragma omp parallel for
     for (int64_t r = 0; r < rows; r++)
         for (int64_t k = 0; k < size; k += WIDTH) {
@@ -50,21 +52,21 @@ void NAMED(cell)(float *hidden, float *cell, float *active, const float *before,
             vec gates[4];
             for (int gate = 0; gate < 4; gate++) {
                 gates[gate] = NAMED(load)(first + r * first_step + gate * size + k, left);
-                for (int a = 1; a < MOST_ADDENDS && addends[a]; a++)
+                for (int a = 1; a < MAX_ADDENDS && addends[a]; a++)
                     gates[gate] += NAMED(load)(addends[a] + r * steps[a] + gate * size + k, left);
                 gates[gate] = gate == 2 ? hyperbolic_tangent(gates[gate]) : sigmoid(gates[gate]);
                 if (active)
                     store_fp32(active + (4 * r + gate) * size + k, gates[gate], left);
             }
-            vec now = gates[1] * load_fp32(before + r * size + k, left) + gates[0] * gates[2];
+            vec now = gates[1] * load_fp32(previous + r * size + k, left) + gates[0] * gates[2];
             store_fp32(cell + r * size + k, now, left);
             store_fp32(hidden + r * size + k, gates[3] * hyperbolic_tangent(now), left);
         }
 }
 
-/* by_gates (rows x 4 size): the gradient of each addend. */
-void NAMED(cell_gradients)(ELEMENT *by_gates, float *by_before, const float *by_hidden,
-                           const float *by_cell, const float *active, const float *before,
+/* grad_gates (rows x 4 size): the gradient with respect to each addend; all have the same one. */
+void NAMED(cell_backward)(ELEMENT *grad_gates, float *grad_previous, const float *grad_hidden,
+                           const float *grad_cell, const float *active, const float *previous,
                            const float *cell, int64_t rows, int64_t size)
 {
 #pragma omp parallel for
@@ -75,18 +77,18 @@ void NAMED(cell_gradients)(ELEMENT *by_gates, float *by_before, const float *by_
             for (int gate = 0; gate < 4; gate++)
                 gates[gate] = load_fp32(active + (4 * r + gate) * size + k, left);
             vec i = gates[0], f = gates[1], g = gates[2], o = gates[3];
-            vec of_hidden = load_fp32(by_hidden + at, left);
+            vec grad_h = load_fp32(grad_hidden + at, left);
             vec seen = hyperbolic_tangent(load_fp32(cell + at, left));
-            vec of_cell = load_fp32(by_cell + at, left) + of_hidden * o * (1 - seen * seen);
+            vec grad_c = load_fp32(grad_cell + at, left) + grad_h * o * (1 - seen * seen);
             vec by[4] = {
-                of_cell * g * i * (1 - i),
-                of_cell * load_fp32(before + at, left) * f * (1 - f),
-                of_cell * i * (1 - g * g),
-                of_hidden * seen * o * (1 - o),
+                grad_c * g * i * (1 - i),
+                grad_c * load_fp32(previous + at, left) * f * (1 - f),
+                grad_c * i * (1 - g * g),
+                grad_h * seen * o * (1 - o),
             };
-            store_fp32(by_before + at, of_cell * f, left);
+            store_fp32(grad_previous + at, grad_c * f, left);
             for (int gate = 0; gate < 4; gate++)
-                NAMED(store)(by_gates + (4 * r + gate) * size + k, by[gate], left);
+                NAMED(store)(grad_gates + (4 * r + gate) * size + k, by[gate], left);
         }
 }
 

@@ -1,14 +1,12 @@
 #ifndef ELEMENT
-/* What is made of an image's grid and of a query before attention looks at them, each in one pass.
+/* Prepares the grid of an image and a query for attention, each in one pass.
  *
- * The definitions are those of decoder.py and attention.py, which compute the same without this
- * file. Arrays are row-major and contiguous float32, or bfloat16 where the functions whose name ends
- * so have ELEMENT.
- */
+ * The definitions are `standardize` and `exp2x` of the Python modules. Arrays are row-major and
+ * contiguous, and float32 except where ELEMENT stands for bfloat16. */
 
 #include "vectors.h"
 
-#define MOST_CHANNELS 4096 /* of a sum that a thread keeps */
+#define MAX_CHANNELS 4096 /* length of the array of sums that a thread has on its stack */
 
 #define ELEMENT float
 #define NAMED(name) name##_fp32
@@ -19,17 +17,17 @@
 #define NAMED(name) name##_bf16
 #include "grid.c"
 
-#else /* once for each type of the results */
+#else /* included once for each type of the results */
 
-/* out: the grid (images x locations x channels), each location less its mean and divided by its
- * deviation, sqrt(variance + epsilon[0]). mean (images x channels): of an image's locations then.
- * There are no more than MOST_CHANNELS channels. */
+/* out: the grid (images x locations x channels), each location minus its mean over the channels and
+ * divided by sqrt(variance + epsilon[0]). mean (images x channels): the mean of `out` over the
+ * locations of an image. There are at most MAX_CHANNELS channels. */
 void NAMED(standardize)(ELEMENT *out, float *mean, const float *grid, const float *epsilon,
                         int64_t images, int64_t locations, int64_t channels)
 {
 #pragma omp parallel for
     for (int64_t b = 0; b < images; b++) {
-        float sums[MOST_CHANNELS] = {0};
+        float sums[MAX_CHANNELS] = {0};
         for (int64_t p = b * locations; p < (b + 1) * locations; p++) {
             const float *from = grid + p * channels;
             vec sum = {0}, squares = {0};
@@ -60,9 +58,9 @@ void NAMED(standardize)(ELEMENT *out, float *mean, const float *grid, const floa
     }
 }
 
-/* out: e^{2x} of x within -limit[0] and limit[0], in float32 if `exactly`, else as x is. Rows of x are
- * `step` numbers apart. */
-void NAMED(exp_twice)(void *out, const ELEMENT *x, const float *limit, int64_t rows, int64_t size,
+/* out: e^{2x} of x clamped to -limit[0] .. limit[0], in float32 if `exactly`, else in the type of
+ * x. `step` is the stride between the rows of x, in elements. */
+void NAMED(exp2x)(void *out, const ELEMENT *x, const float *limit, int64_t rows, int64_t size,
                       int64_t step, int64_t exactly)
 {
 #pragma omp parallel for

@@ -1,4 +1,4 @@
-/* Vectors of floats, from arrays of float32 and of bfloat16. */
+/* Vectors of float32, loaded from and stored to arrays of float32 or bfloat16. */
 #pragma once
 
 #ifdef __AVX512F__
@@ -8,12 +8,13 @@
 #include <stdint.h>
 #include <string.h>
 
-#define WIDTH 16 /* floats that are computed together: one register of AVX-512, two of AVX2 */
+#define WIDTH 16 /* floats in a vector: one register of AVX-512, two of AVX2 */
 typedef float vec __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 typedef uint16_t halves __attribute__((vector_size(2 * WIDTH), aligned(2), may_alias));
 typedef uint32_t words __attribute__((vector_size(4 * WIDTH)));
 
-/* Up to WIDTH numbers: what is beyond `count` is read as 0, and not written. */
+/* Loads and stores of up to WIDTH elements. If `count` is smaller, the remaining elements are 0
+ * after a load, and are not stored. */
 static inline vec load_fp32(const float *from, int64_t count)
 {
     if (count >= WIDTH)
@@ -39,7 +40,7 @@ static inline vec load_bf16(const uint16_t *from, int64_t count)
         part = *(const halves *)from;
     else
         memcpy(&part, from, 2 * (size_t)count);
-#ifdef __AVX512F__ /* of which compilers make four instructions */
+#ifdef __AVX512F__ /* compilers generate four instructions for the portable form */
     return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)part), 16);
 #else
     return (vec)(__builtin_convertvector(part, words) << 16);
@@ -49,7 +50,7 @@ static inline vec load_bf16(const uint16_t *from, int64_t count)
 static inline void store_bf16(uint16_t *to, vec value, int64_t count)
 {
     words bits = (words)value;
-    bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16; /* to the nearest, ties to even */
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16; /* round to nearest, ties to even */
     halves part = __builtin_convertvector(bits, halves);
     if (count >= WIDTH)
         *(halves *)to = part;
@@ -57,7 +58,7 @@ static inline void store_bf16(uint16_t *to, vec value, int64_t count)
         memcpy(to, &part, 2 * (size_t)count);
 }
 
-/* The sum of all. */
+/* The sum of all elements. */
 static inline float total(vec value)
 {
 #ifdef __AVX512F__
@@ -69,7 +70,7 @@ static inline float total(vec value)
     return value[0];
 }
 
-/* What is no number stays none. */
+/* x clamped to from .. to; NaN stays NaN. */
 static inline vec bounded(vec x, float from, float to)
 {
     vec low = from - (vec){0}, high = to - (vec){0};

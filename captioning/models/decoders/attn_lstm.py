@@ -1,106 +1,122 @@
 """Show, Attend and Tell (Xu et al. 2015) with soft attention."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from captioning.kernels.cell import lstm_cell
-from captioning.kernels.dropout import Dropout
-from captioning.models.attention.additive import AdditiveAttention, Rows
-from captioning.models.decoders.base import (
-    Linear,
-    Memory,
-    RecurrentDecoder,
-    State,
-    check_settings,
-)
+from captioning.kernels.ops import Dropout, Rows, lstm_cell
+from captioning.models.attention import ATTENTIONS
+from captioning.models.attention.base import Attention, Memory
+from captioning.models.decoders.base import State
+from captioning.models.decoders.lstm import LSTM
+from captioning.models.decoders.recurrent import check_shares, check_sizes
+from captioning.support.build import build
 
 
-class AttentionLSTM(RecurrentDecoder):
-    """An LSTM that looks at a soft-weighted mix of the image's locations for every word.
-
-    Takes the arguments of :class:`~captioning.models.decoders.base.RecurrentDecoder` and:
+class AttentionLSTM(LSTM):
+    """An LSTM that reads a weighted mean of the image's locations at every word.
 
     Args:
-        attention_dim: units of the attention's hidden layer (A).
-        gate: how much of the context passes, beta_t = sigmoid(f_beta(h_{t-1})): one number a word
-            (``scalar``, the paper's section 4.2.1), one a channel (``channel``), or all (``none``).
-        grid_dropout: share of the grid's numbers that are dropped in training, one pattern an
-            image and step.
-        word_query: let the last word choose, too, where to look. The paper's query is h_{t-1}
-            alone, which has not read word t-1 when it chooses the locations for word t.
-        deep_output: let the context take part in the output layer (L_z z); without it, the words
-            are predicted from h_t and the last word alone.
+        vocabulary_size: number of tokens (V).
+        channels: channels of the grid (C).
+        attention: ``additive`` (the paper's), ``multiplicative``, ``scaled_dot``, the dotted path
+            of an :class:`~captioning.models.attention.base.Attention`, or a mapping of ``_target_``
+            (any of these) and its further arguments.
+        attention_dim: dimension to which attention projects queries and locations (A).
+        gate: the gate beta_t = sigmoid(f_beta(h_{t-1})) by which the context is multiplied:
+            ``scalar``, one number per word (section 4.2.1 of the paper); ``channel``, one number
+            per channel; or ``none``, no gate.
+        grid_dropout: dropout probability of the grid's elements, for the attention only; one mask
+            per image and training step.
+        word_query: add a projection of the previous word's embedding to the query. The paper's
+            query is h_{t-1} alone, which has not read word t-1 when it attends for word t.
+        deep_output: add the context to the output layer (L_z z); without it, words are predicted
+            from h_t and the previous word alone.
+        base: the other arguments of
+            :class:`~captioning.models.decoders.recurrent.RecurrentDecoder`.
     """
+
+    static = True
 
     def __init__(
         self,
         vocabulary_size: int,
         channels: int,
         *,
-        hidden_dim: int = 512,
-        embed_dim: int = 512,
+        attention: str | Mapping[str, Any] = "additive",
         attention_dim: int = 512,
-        dropout: float = 0.5,
-        recurrent_dropout: float = 0.0,
-        word_dropout: float = 0.0,
-        grid_dropout: float = 0.0,
         gate: Literal["scalar", "channel", "none"] = "channel",
+        grid_dropout: float = 0.0,
         word_query: bool = False,
         deep_output: bool = True,
-        tie_embeddings: bool = False,
-        normalize_grid: bool = True,
+        **base: Any,
     ) -> None:
-        super().__init__(
-            vocabulary_size,
-            channels,
-            hidden_dim=hidden_dim,
-            embed_dim=embed_dim,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            word_dropout=word_dropout,
-            tie_embeddings=tie_embeddings,
-            normalize_grid=normalize_grid,
-            query_dim=attention_dim if word_query else 0,
-        )
-        check_settings({"attention_dim": attention_dim}, {"grid_dropout": grid_dropout})
-        self.word_query = word_query
-        self.attention = AdditiveAttention(channels, attention_dim)
+        super().__init__(vocabulary_size, channels, **base)
+        check_sizes(attention_dim=attention_dim)
+        check_shares(grid_dropout=grid_dropout)
+        self.attention = build_attention(attention, channels, self.hidden_dim, attention_dim)
         gate_dim = {"scalar": 1, "channel": channels, "none": 0}[gate]
-        # One product of the state serves the LSTM's gates, the attention's query and the gate beta.
-        self.shares = [4 * hidden_dim, attention_dim, gate_dim]
-        self.recurrent = nn.Linear(hidden_dim, sum(self.shares))
-        self.context_gates = nn.Linear(channels, 4 * hidden_dim, bias=False)
-        self.output_context = nn.Linear(channels, embed_dim, bias=False) if deep_output else None
+        self.gate = nn.Linear(self.hidden_dim, gate_dim) if gate_dim else None
+        self.context_gates = nn.Linear(channels, 4 * self.hidden_dim, bias=False)
+        self.word_query = nn.Linear(self.embed_dim, attention_dim) if word_query else None
+        self.output_context = (
+            nn.Linear(channels, self.embed_dim, bias=False) if deep_output else None
+        )
         self.grid_dropout = Dropout(grid_dropout)
 
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
         memory = super().prepare(grid)
-        return memory | self.attention.project(self.grid_dropout(memory["grid"]))
+        return memory | self.attention.prepare(self.grid_dropout(memory["grid"]))
 
-    def advance(
-        self, gates: Tensor, state: State, memory: Memory, rows: Rows, linear: Linear
+    def word_inputs(self, embedded: Float[Tensor, "tokens embed"]) -> dict[str, Tensor]:
+        """The words' contributions to the gates and, with ``word_query``, to the query."""
+        inputs = super().word_inputs(embedded)
+        return inputs if self.word_query is None else inputs | {"query": self.word_query(embedded)}
+
+    def recurrent_step(
+        self, inputs: Mapping[str, Tensor], state: State, memory: Memory, rows: Rows
     ) -> State:
-        of_hidden = linear(self.recurrent, state["hidden"])
-        recurrent, query, beta = torch.split(of_hidden, self.shares, -1)
-        if self.word_query:
-            gates, of_word = torch.split(gates, self.shares[:2], -1)
-            query = query + of_word
-        attention, context = self.attention(query, memory, rows)
-        if self.shares[-1]:
-            context = beta.sigmoid() * context
-        of_context = linear(self.context_gates, context)
-        state = lstm_cell(state["cell"], gates, recurrent, of_context)
-        return state | {"attention": attention, "context": context}
-
-    def read_out(self, embedded: Tensor, hidden: Tensor, context: Tensor | None) -> Tensor:
-        return super().read_out(
-            embedded, hidden, context if self.output_context is not None else None
+        """Process one word: attend (alpha_t, z_t), gate the context (beta_t), get h_t and c_t."""
+        hidden = state["hidden"]
+        query = self.attention.query(hidden)
+        if self.word_query is not None:
+            query = query + inputs["query"]
+        weights, context = self.attention(query, memory, rows)
+        if self.gate is not None:
+            context = self.gate(hidden).sigmoid() * context
+        hidden, cell = lstm_cell(
+            state["cell"], inputs["gates"], self.hidden_gates(hidden), self.context_gates(context)
         )
+        return {"hidden": hidden, "cell": cell, "context": context, "attention": weights}
 
-    def read_context(self, context: Tensor) -> Tensor:
-        assert self.output_context is not None
-        projected: Tensor = self.output_context(context)
-        return projected
+    def output_logits(
+        self,
+        embedded: Float[Tensor, "tokens embed"],
+        hidden: Float[Tensor, "tokens hidden"],
+        context: Float[Tensor, "tokens channels"] | None,
+    ) -> Float[Tensor, "tokens words"]:
+        """The deep output L_o (E y + L_h h + L_z z) (Xu et al. 2015, eq. 7)."""
+        if self.output_context is not None:
+            embedded = embedded + self.output_context(context)
+        return super().output_logits(embedded, hidden, context)
+
+
+def build_attention(
+    spec: str | Mapping[str, Any], channels: int, query_dim: int, attention_dim: int
+) -> Attention:
+    """Build the attention of a configuration.
+
+    Raises:
+        CaptioningError: there is no such attention, or it does not take one of the arguments.
+    """
+    return build(
+        spec,
+        Attention,
+        "model.attention",
+        names=ATTENTIONS,
+        channels=channels,
+        query_dim=query_dim,
+        attention_dim=attention_dim,
+    )

@@ -1,49 +1,52 @@
-"""The classic captioner without attention: the baseline that attention must beat."""
+"""An LSTM captioner without attention, the baseline for attention models."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from captioning.kernels.cell import lstm_cell
-from captioning.models.attention.additive import Rows
-from captioning.models.decoders.base import Linear, Memory, RecurrentDecoder, State
+from captioning.kernels.ops import Rows, lstm_cell
+from captioning.models.attention.base import Memory
+from captioning.models.decoders.base import State
+from captioning.models.decoders.recurrent import RecurrentDecoder
 
 
 class LSTM(RecurrentDecoder):
-    """Sees the mean of the grid once, in its first state, and then only its own words.
+    """Reads the mean of the grid once, to initialise its state, and after that only the words.
 
-    Takes the arguments of :class:`~captioning.models.decoders.base.RecurrentDecoder`.
+    Args:
+        vocabulary_size: number of tokens (V).
+        channels: channels of the grid (C).
+        base: the other arguments of :class:`RecurrentDecoder`.
     """
 
-    def __init__(
-        self,
-        vocabulary_size: int,
-        channels: int,
-        *,
-        hidden_dim: int = 512,
-        embed_dim: int = 512,
-        dropout: float = 0.5,
-        recurrent_dropout: float = 0.0,
-        word_dropout: float = 0.0,
-        tie_embeddings: bool = False,
-        normalize_grid: bool = True,
-    ) -> None:
-        super().__init__(
-            vocabulary_size,
-            channels,
-            hidden_dim=hidden_dim,
-            embed_dim=embed_dim,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-            word_dropout=word_dropout,
-            tie_embeddings=tie_embeddings,
-            normalize_grid=normalize_grid,
-        )
-        self.recurrent = nn.Linear(hidden_dim, 4 * hidden_dim, bias=False)
+    static = True
 
-    def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
-        return {"mean": super().prepare(grid)["mean"]}
+    def __init__(self, vocabulary_size: int, channels: int, **base: Any) -> None:
+        super().__init__(vocabulary_size, channels, **base)
+        hidden_dim = self.hidden_dim
+        self.initial_hidden = nn.Linear(channels, hidden_dim)
+        self.initial_cell = nn.Linear(channels, hidden_dim)
+        self.input_gates = nn.Linear(self.embed_dim, 4 * hidden_dim)
+        self.hidden_gates = nn.Linear(hidden_dim, 4 * hidden_dim, bias=False)
+        with torch.no_grad():  # forget gate bias of 1 (Jozefowicz et al. 2015)
+            self.input_gates.bias[hidden_dim : 2 * hidden_dim] += 1
 
-    def advance(
-        self, gates: Tensor, state: State, memory: Memory, rows: Rows, linear: Linear
+    def init_state(self, memory: Memory) -> State:
+        """h_0 and c_0 from the mean of the grid (Xu et al. 2015, section 3.1.2)."""
+        mean = memory["mean"]
+        hidden, cell = self.initial_hidden(mean).tanh(), self.initial_cell(mean)
+        return {"hidden": hidden.to(mean.dtype), "cell": cell.to(mean.dtype)}
+
+    def word_inputs(self, embedded: Float[Tensor, "tokens embed"]) -> dict[str, Tensor]:
+        """The words' contributions to the gates."""
+        return {"gates": self.input_gates(embedded)}
+
+    def recurrent_step(
+        self, inputs: Mapping[str, Tensor], state: State, memory: Memory, rows: Rows
     ) -> State:
-        return lstm_cell(state["cell"], gates, linear(self.recurrent, state["hidden"]))
+        hidden_gates = self.hidden_gates(state["hidden"])
+        hidden, cell = lstm_cell(state["cell"], inputs["gates"], hidden_gates)
+        return {"hidden": hidden, "cell": cell}

@@ -1,8 +1,9 @@
-"""What every image encoder offers: an image becomes a grid of feature vectors."""
+"""The interface of image encoders, which turn an image into a grid of feature vectors."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,31 +14,39 @@ from torch import Tensor, nn
 from captioning.support.errors import CaptioningError
 from captioning.support.weights import ImageNet, fingerprint, load_weights
 
-Encoder = TypeVar("Encoder", bound="GridEncoder")  # beartype has no use for typing.Self here
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of red, green and blue over ImageNet's pictures, for pixels in [0, 1]."""
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of red, green and blue over ImageNet's pictures, for pixels in [0, 1]."""
+
+Encoder = TypeVar("Encoder", bound="GridEncoder")  # beartype does not support typing.Self here
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a picture of any size to the tensor that an encoder reads.
+    """Turns a picture of any size into the input tensor of an encoder.
 
     Attributes:
         size: Height and width of the result, in pixels.
         resize: ``squash`` scales both sides to ``size`` and keeps the whole picture; ``crop``
-            scales the shorter side to 256/224 of ``size`` and cuts the middle out, as Xu et al.
-        mean: Of each channel (red, green, blue), for pixels in [0, 1].
-        std: Likewise.
+            scales the shorter side to 256/224 of ``size`` and takes the centre crop, as Xu et al.
+        mean: Mean of each channel (red, green, blue), for pixels in [0, 1].
+        std: Standard deviation of each channel.
     """
 
     size: int = 224
     resize: str = "squash"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         if self.resize not in ("squash", "crop"):
             raise CaptioningError(
                 f"encoder.resize={self.resize} is unknown: choose squash or crop."
             )
+        if not all(0 < value < math.inf for value in self.std):
+            raise CaptioningError(f"encoder.std={list(self.std)}: give three positive numbers.")
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
         """Resize an RGB picture and normalise each channel."""
@@ -49,7 +58,7 @@ class Preprocessing:
         if self.resize == "squash":
             box = None
         else:
-            # Scaling the crop's own box is the same as scaling all and cutting, in one step.
+            # Resizing the box of the crop is the same as resizing the picture and then cropping it.
             side = min(image.size) * 224 / 256
             left, top = ((length - side) / 2 for length in image.size)
             box = (left, top, left + side, top + side)
@@ -57,29 +66,34 @@ class Preprocessing:
 
 
 class GridEncoder(nn.Module, ABC):
-    """A convolutional network up to its last map, read as a row-major list of locations.
+    """A network up to its last feature map, which is returned as a row-major list of locations.
 
-    A subclass states the class attributes and the three abstract methods; ``build`` names its
-    layers as torchvision does, so that torchvision's state dicts fit. The network always stays in
-    evaluation mode: its BatchNorms keep the statistics they were trained with.
+    A subclass defines ``build``, ``map`` and ``last_block``. It has ``name``, ``channels`` and
+    ``stride`` either as class attributes, or as instance attributes, which ``build`` may set.
+    Layers with torchvision's names can load torchvision's state dicts. The network always stays in
+    evaluation mode: BatchNorm keeps the statistics of its pretraining.
+    :func:`captioning.testing.check_encoder` checks an encoder of your own.
 
     Attributes:
-        name: Short name, also in the name of the feature store's folder.
+        name: Short name; it is part of the name of the feature store's folder.
         channels: Length of the vector at each location.
-        stride: Pixels between two neighbouring locations.
-        imagenet: Where the ImageNet weights are found.
-        preprocessing: What to do to a picture before ``forward``.
+        stride: Distance of neighbouring locations, in pixels.
+        imagenet: The sources of the ImageNet weights; None if there are none.
+        unused_weights: Prefixes of the names of tensors that a file of weights may contain although
+            the encoder does not use them.
+        preprocessing: The preprocessing of pictures before ``forward``: size, resize, mean and std.
         grid_size: Rows and columns of the grid.
-        locations: Their product.
-        weights_source: For people: where the loaded weights came from.
-        fingerprint: SHA-256 over the name and all tensors as they were loaded. Equal weights have
-            equal fingerprints, from whichever source they came.
+        locations: Number of locations of the grid, rows x columns.
+        weights_source: A description of where the weights came from.
+        fingerprint: SHA-256 over the name and all tensors after loading. It depends on the weights,
+            not on their source.
     """
 
-    name: ClassVar[str]
-    channels: ClassVar[int]
-    stride: ClassVar[int]
-    imagenet: ClassVar[ImageNet | None] = None
+    name: str
+    channels: int
+    stride: int
+    imagenet: ImageNet | None = None
+    unused_weights: tuple[str, ...] = ("classifier.", "fc.")  # the heads of VGG and of ResNet
 
     def __init__(
         self,
@@ -87,43 +101,54 @@ class GridEncoder(nn.Module, ABC):
         image_size: int = 224,
         resize: str = "squash",
         trainable: bool = False,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         """Build the network and load its weights.
 
         Args:
-            weights: ``imagenet``, ``random`` (the same each time), or the path of a state dict.
+            weights: ``imagenet``, ``random`` (from a fixed seed), or the path of a state dict.
             image_size: Side of the square input in pixels, a multiple of ``stride``.
             resize: ``squash`` or ``crop``; see :class:`Preprocessing`.
-            trainable: Whether the last block learns; everything before it is always frozen.
+            trainable: Whether the last block is trained; everything before it is always frozen.
+            mean: Mean of red, green and blue, for pixels in [0, 1].
+            std: Standard deviation of red, green and blue.
 
         Raises:
-            CaptioningError: a value is not among the valid ones, or the weights cannot be had.
+            CaptioningError: a value is not among the valid ones, or the weights are not available.
         """
         super().__init__()
+        self.preprocessing = Preprocessing(image_size, resize, mean, std)
+        with torch.device("meta"):  # tensors without values, which are loaded below
+            self.build()
         if image_size < self.stride or image_size % self.stride:
             raise CaptioningError(
                 f"encoder.image_size={image_size} does not fit {self.name}: "
-                f"give a multiple of {self.stride}, such as 224."
+                f"give a multiple of {self.stride}, such as {-(-224 // self.stride) * self.stride}."
             )
-        self.preprocessing = Preprocessing(size=image_size, resize=resize)
-        self.grid_size = (image_size // self.stride, image_size // self.stride)
+        self.grid_size = self.measure(image_size)
         self.locations = self.grid_size[0] * self.grid_size[1]
 
-        with torch.device("meta"):  # shapes alone: every value is loaded right below
-            self.build()
         state, self.weights_source = load_weights(
-            weights, name=self.name, expected=self.state_dict(), imagenet=self.imagenet
+            weights,
+            name=self.name,
+            expected=self.state_dict(),
+            imagenet=self.imagenet,
+            unused=self.unused_weights,
         )
         self.load_state_dict(state, assign=True)
         self.fingerprint = fingerprint(self.name, state)
         self.requires_grad_(False)
-        for parameter in self.last_block():
-            parameter.requires_grad_(trainable)
+        last_block = self.last_block() if trainable else []
+        if trainable and not last_block:
+            raise CaptioningError(f"encoder.trainable=true: {self.name} has nothing to train.")
+        for parameter in last_block:
+            parameter.requires_grad_()
         self.train(False)
 
     @abstractmethod
     def build(self) -> None:
-        """Register the layers, under the names of torchvision's model."""
+        """Register the layers; called on torch's meta device, on which tensors have no values."""
 
     @abstractmethod
     def map(
@@ -135,11 +160,22 @@ class GridEncoder(nn.Module, ABC):
     def last_block(self) -> list[nn.Parameter]:
         """Return what ``trainable`` unfreezes: the parameters of the last convolution block."""
 
+    def measure(self, image_size: int) -> tuple[int, int]:
+        """Return the rows and columns of the grid of a picture of ``image_size`` pixels."""
+        return image_size // self.stride, image_size // self.stride
+
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch locations channels"]:
         """Encode preprocessed images; location ``r * columns + c`` is row r, column c."""
-        grid: Tensor = self.map(images).flatten(2).transpose(1, 2)
+        last_map = self.map(images)
+        if last_map.requires_grad:
+            # Without this, torch's BatchNorm on the CPU gives wrong gradients in evaluation mode
+            # for a batch of one image: it misreads the strides that `transpose` leaves behind.
+            last_map.register_hook(  # type: ignore[no-untyped-call]
+                lambda grad: None if grad is None else grad.contiguous()
+            )
+        grid: Tensor = last_map.flatten(2).transpose(1, 2)
         return grid
 
     def train(self: Encoder, mode: bool = True) -> Encoder:

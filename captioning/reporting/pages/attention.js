@@ -1,23 +1,24 @@
-/* A caption whose words show where the model looked. No dependencies; one function:
+/* A caption whose words show their attention maps. It has no dependencies and one function:
  *
  *   showAttention(figure, {words, maps, rows, columns, region, caption})
  *
- * figure   an element around one <img>, alone in its parent, and an element of class "caption"
- * words    the caption's words
- * maps     Uint8Array of words x rows x columns, 255 at each word's peak; null: the words are text
- * region   the part of the photograph that the maps cover, as shares [x0, y0, x1, y1]; default all
- * caption  where the words go, for figures with several captions; default figure's ".caption"
+ * figure   an element with one <img>, the only child of its parent, and an element ".caption"
+ * words    the words of the caption
+ * maps     Uint8Array of words x rows x columns, 255 at each word's peak; null shows plain text
+ * region   the part of the photograph that the maps cover, as fractions [x0, y0, x1, y1] of its
+ *          width and height; by default all of it
+ * caption  the element for the words, if the figure has several captions; default ".caption"
  *
- * Hover, focus or tap a word to lay its map over the photograph. A caption is one stop of the Tab
- * key, within which the arrow keys move. A second tap, a tap on the photograph or Escape ends it.
- * Calling it again replaces the caption.
+ * Hovering, focusing or tapping a word shows its map over the photograph. A caption is one stop of
+ * the Tab key; the arrow keys move from word to word. A second tap, a tap on the photograph or
+ * Escape hides the map. Calling the function again replaces the caption.
  */
 const showAttention = (() => {
   "use strict";
 
-  const PIXELS = 160; // a side of the canvas, which is then stretched over the photograph
+  const PIXELS = 160; // width and height of the canvas, which CSS stretches over the photograph
 
-  // From where the model did not look to where it looked most: red, green, blue, opacity.
+  // Colours from attention 0 to the map's peak: red, green, blue, opacity.
   const STOPS = [
     [6, 8, 22, 0.8],
     [60, 14, 40, 0.66],
@@ -35,7 +36,7 @@ const showAttention = (() => {
     return Uint8ClampedArray.of(red, green, blue, 255 * opacity);
   });
 
-  const overlays = new WeakMap(); // of an image: its canvas, and the maps under mouse and focus
+  const overlays = new WeakMap(); // for each image: its canvas, and the hovered and the focused map
 
   function overlayOf(image) {
     if (!overlays.has(image)) {
@@ -82,8 +83,8 @@ const showAttention = (() => {
     context.putImageData(picture, 0, 0);
   }
 
-  // Of each pixel: the cells that it is made of, and their shares. Cubic B-splines, which are
-  // smooth and never negative; nothing outside the region.
+  // For each pixel along a side: the cells that contribute to it, with their weights. These are
+  // cubic B-splines, which are smooth and never negative. Pixels outside the region have none.
   function weights(cells, start, end) {
     return Array.from({ length: PIXELS }, (_, pixel) => {
       const share = ((pixel + 0.5) / PIXELS - start) / (end - start);
@@ -132,7 +133,7 @@ const showAttention = (() => {
     group.append(...buttons.flatMap((button, index) => (index ? [" ", button] : [button])));
     caption.replaceChildren(group);
 
-    // A finger hovers nowhere: its tap is a focus.
+    // Ignore hovering by touch: a tap focuses the word instead.
     group.addEventListener("pointerover", (event) => {
       overlay.hovered = event.pointerType === "touch" ? null : mapOf(event.target);
       update(overlay);
@@ -150,13 +151,13 @@ const showAttention = (() => {
       overlay.focused = null;
       update(overlay);
     });
-    let before = null; // what had the focus when the finger or the mouse came down
+    let before = null; // the focused element before the pointer was pressed
     group.addEventListener("pointerdown", () => {
       before = document.activeElement;
     });
     group.addEventListener("click", (event) => {
       if (!buttons.includes(event.target)) return;
-      // Safari gives a tapped button no focus of its own.
+      // Safari does not focus a tapped button by itself.
       if (before === event.target) event.target.blur();
       else event.target.focus();
       before = null;

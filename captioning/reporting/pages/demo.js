@@ -1,4 +1,4 @@
-/* The demo: a photograph is chosen, dropped or pasted, sent, and shown with its captions. */
+/* The demo page: uploads a photograph that is chosen, dropped or pasted, and shows its captions. */
 (() => {
   "use strict";
 
@@ -10,9 +10,9 @@
   const described = document.querySelector(".described");
   const figure = described.querySelector("figure");
   const list = described.querySelector("ol");
-  const mostBytes = Number(form.dataset.mostBytes);
+  const maxBytes = Number(form.dataset.maxBytes);
 
-  class Refusal extends Error {} // its message is for people
+  class UserError extends Error {} // an error whose message the page shows
 
   const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 
@@ -24,29 +24,29 @@
   }
 
   async function answerTo(file, signal) {
-    if (file.size > mostBytes)
-      throw new Refusal(`${file.name} has more than ${mostBytes / 1e6} MB: choose a smaller file.`);
+    if (file.size > maxBytes)
+      throw new UserError(`${file.name} has more than ${maxBytes / 1e6} MB: choose a smaller file.`);
     const body = new FormData();
     body.append("photo", file);
     const response = await fetch("caption", { method: "POST", body, signal });
     const answer = await response.json();
-    if (!response.ok) throw new Refusal(answer.error);
+    if (!response.ok) throw new UserError(answer.error);
     return answer;
   }
 
-  let asked = null; // what the latest question is aborted by
+  let latest = null; // the AbortController of the latest request
 
   async function ask(files) {
-    asked?.abort();
-    asked = new AbortController();
-    const { signal } = asked;
+    latest?.abort();
+    latest = new AbortController();
+    const { signal } = latest;
     failure.textContent = status.textContent = "";
     form.removeAttribute("aria-busy");
     const [file] = files;
     if (files.length !== 1) {
       failure.textContent = file
-        ? "Photographs are captioned one at a time: drop a single one."
-        : "That was no file: save a picture of another page first.";
+        ? "Photographs are captioned one at a time: drop a single file."
+        : "That was no file: save the picture to a file first.";
       return;
     }
     status.textContent = `Looking at ${file.name} …`;
@@ -58,12 +58,12 @@
       const seconds = ((performance.now() - start) / 1000).toFixed(1);
       status.textContent = `${file.name} was captioned in ${seconds} s.`;
     } catch (error) {
-      if (signal.aborted) return; // there is a later question
+      if (signal.aborted) return; // a newer request has replaced this one
       status.textContent = "";
       failure.textContent =
-        error instanceof Refusal
+        error instanceof UserError
           ? error.message
-          : `${file.name} could not be sent: is it a file, and does the demo still run?`;
+          : `${file.name} could not be sent: is it a file, and is the demo still running?`;
     }
     form.removeAttribute("aria-busy");
   }
@@ -79,12 +79,12 @@
     frame.append(image);
     figure.querySelector(".photo").replaceWith(frame);
 
-    const looked = captions[0].attention !== null;
+    const hasAttention = captions[0].attention !== null;
     const choices = captions.map(({ text, log_prob }, index) => {
-      const choice = document.createElement(looked ? "button" : "div");
+      const choice = document.createElement(hasAttention ? "button" : "div");
       choice.className = "choice";
       choice.append(pieceOf("", text), pieceOf("log-prob", log_prob.toFixed(2).replace("-", "−")));
-      if (looked) {
+      if (hasAttention) {
         choice.type = "button";
         choice.addEventListener("click", () => choose(index));
       }
@@ -94,7 +94,7 @@
     function choose(index) {
       const { words, attention } = captions[index];
       showAttention(figure, { words, ...attention, maps: attention && bytes(attention.maps) });
-      if (looked)
+      if (hasAttention)
         choices.forEach((choice, place) => choice.setAttribute("aria-pressed", place === index));
     }
 
@@ -105,7 +105,7 @@
         return item;
       }),
     );
-    figure.querySelector(".hint").hidden = !looked;
+    figure.querySelector(".hint").hidden = !hasAttention;
     figure.querySelector(".alternatives").hidden = captions.length < 2;
     choose(0);
     described.hidden = false;
@@ -113,9 +113,10 @@
 
   input.addEventListener("change", () => {
     if (input.files.length) ask([...input.files]);
-    input.value = ""; // so that choosing the same file again is a change
+    input.value = ""; // so that choosing the same file again fires a change event
   });
-  // Anywhere in the window: a photograph that misses the frame must not replace the page.
+  // Accept drops anywhere in the window. By default, a photograph dropped beside the frame would
+  // replace the page.
   document.addEventListener("dragover", (event) => {
     event.preventDefault();
     drop.classList.add("over");

@@ -1,4 +1,4 @@
-/* The gallery: cards that are filled as they come near the window, sorted and searched. */
+/* The gallery: cards that can be sorted and searched; each is filled when it comes near the window. */
 (() => {
   "use strict";
 
@@ -53,7 +53,7 @@
     card.replaceChildren(figure);
   }
 
-  // What an image is sorted by: a run's score, or how far the runs are apart; null without a score.
+  // The sort key of an image: a run's score, or the largest difference between runs; null if unknown.
   function keyOf(image, metric, run) {
     const scores = image.captions.map((caption) => caption.scores[metric] ?? null);
     if (run !== "") return scores[run];
@@ -101,7 +101,7 @@
         const keyed = cards.map(({ card, image }) => ({ card, key: keyOf(image, metric, run) }));
         keyed.sort((a, b) =>
           a.key === null || b.key === null
-            ? (a.key === null) - (b.key === null) // without a score: last, either way
+            ? (a.key === null) - (b.key === null) // images without a score come last in both directions
             : direction * (a.key - b.key),
         );
         order = keyed;
@@ -123,7 +123,7 @@
         : `${count(cards.length)} images`;
     }
 
-    // The first of what was asked for, not whatever is now where one had scrolled to.
+    // After sorting or searching, scroll back to the first result.
     function toTop() {
       if (list.getBoundingClientRect().top < 0) gallery.scrollIntoView();
     }

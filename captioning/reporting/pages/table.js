@@ -1,4 +1,4 @@
-/* Tables whose rows are sorted by a click on a column: numbers best first, missing ones last. */
+/* Tables that are sorted by a click on a column: numbers in descending order first, missing last. */
 for (const table of document.querySelectorAll("table.sortable")) {
   const headers = [...table.tHead.rows[0].cells];
   const collator = new Intl.Collator("en", { numeric: true });

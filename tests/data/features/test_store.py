@@ -13,9 +13,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -179,7 +180,7 @@ def test_a_row_that_is_no_grid_is_told(
     else:
         index.write_text(index.read_text().replace(" 48", " 47"))
         store = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
-    with pytest.raises(CaptioningError, match=r"0\.png is none.*delete that folder"):
+    with pytest.raises(CaptioningError, match=r"0\.png is invalid.*delete that folder"):
         store.gather(["0.png"])
 
 
@@ -262,6 +263,71 @@ def test_a_killed_build_goes_on_where_it_was(
     assert contents(store) == contents(whole)
 
 
+def test_at_no_moment_the_index_names_numbers_that_are_not_there(
+    tmp_path: Path, tiny: Tiny, images: list[tuple[str, Path]]
+) -> None:
+    """The files as they are before each line of the code that appends, where a kill may come."""
+    whole = build_store(tmp_path / "whole", tiny, images, **OPTIONS)
+    numbers = {image: whole.grid(image) for image in whole.ids}
+    digests = dict(
+        zip(whole.ids, image_digests([p for _, p in images], tmp_path / "d.json"), strict=True)
+    )
+    store = tmp_path / "stores"
+    named: list[int] = []
+    written: list[int] = []
+
+    def check() -> None:
+        for folder in store.glob("tiny-*"):
+            index = folder / "index.txt"
+            lines = index.read_text().splitlines(keepends=True) if index.exists() else []
+            complete = {line.split()[0] for line in lines if line.endswith("\n")}
+            known = {image: digest for image, digest in digests.items() if digest in complete}
+            if known:
+                opened = FeatureStore(folder, known)
+                for image in known:
+                    np.testing.assert_array_equal(opened.grid(image), numbers[image])
+            named.append(len(known))
+            rows = folder / "grids.bin"
+            written.append(rows.stat().st_size if rows.exists() else 0)
+
+    def each_line(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_name != "_append":
+            return None
+        if event == "line":
+            check()
+        return each_line
+
+    before = sys.gettrace()
+    sys.settrace(each_line)
+    try:
+        build_store(store, tiny, images, **OPTIONS)
+    finally:
+        sys.settrace(before)
+    assert set(named) == {0, 2, 4, 5}
+    # Between the numbers of a batch and their lines there is a moment with the numbers alone.
+    assert any(n == 0 and size > 0 for n, size in zip(named, written, strict=True))
+
+
+def test_the_numbers_are_on_the_disk_before_the_index_names_them(
+    tmp_path: Path, tiny: Tiny, images: list[tuple[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, after a power failure, the disk could have the later write and not the earlier."""
+    synced: list[tuple[int, int]] = []
+
+    def fsync(file: int, really: Callable[[int], None] = os.fsync) -> None:
+        really(file)
+        for grids in (tmp_path / "stores").glob("tiny-*/grids.bin"):
+            if os.path.samestat(os.fstat(file), grids.stat()):
+                index = grids.with_name("index.txt")
+                lines = len(index.read_text().splitlines()) if index.exists() else 0
+                synced.append((grids.stat().st_size, lines))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    build_store(tmp_path / "stores", tiny, images, **OPTIONS)
+    # Batches of 2, 2 and 1 images, whose grids of 16 numbers take 48 bytes each.
+    assert synced == [(2 * 48, 0), (4 * 48, 2), (5 * 48, 4)]
+
+
 def test_of_two_processes_one_computes_and_the_other_waits(
     tmp_path: Path,
     tiny: Tiny,
@@ -288,6 +354,22 @@ def test_one_picture_under_two_names_has_one_row(
     assert sum(Tiny.encoded) == 5
     assert store.notes == ["copy.png is the same picture as 2.png."]
     np.testing.assert_array_equal(store.grid("copy.png"), store.grid("2.png"))
+
+
+def test_a_picture_in_two_parts_of_a_store_is_noted(
+    tmp_path: Path, tiny: Tiny, images: list[tuple[str, Path]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as a picture of the training split that is in the test split too."""
+    copy = tmp_path / "copy.png"
+    shutil.copy(images[2][1], copy)
+    store = build_store(tmp_path / "stores", tiny, images[:3], **OPTIONS)
+    others = [*images[3:], ("copy.png", copy)]
+    store.extend(build_store(tmp_path / "stores", tiny, others, **OPTIONS))
+    assert store.notes == ["copy.png is the same picture as 2.png."]
+    assert store.notes[0] in caplog.text
+    assert store.ids == ["0.png", "1.png", "2.png", "3.png", "4.png", "copy.png"]
+    together = build_store(tmp_path / "stores", tiny, [*images, ("copy.png", copy)], **OPTIONS)
+    assert torch.equal(store.gather(store.ids), together.gather(store.ids))
 
 
 @pytest.mark.parametrize("broken", ["truncated", "missing"])
@@ -338,9 +420,9 @@ def test_a_damaged_store_is_told_with_the_remedy(
     damages: dict[str, tuple[str, bytes | None]] = {
         "shorter": ("grids.bin", files["grids.bin"][:-1]),
         "no grids.bin": ("grids.bin", None),
-        "no SHA-256": ("index.txt", b"garbage\n" + files["index.txt"]),
-        "no text": ("index.txt", b"\xff\xfe\n"),
-        "the same twice": ("index.txt", 2 * (files["index.txt"].partition(b"\n")[0] + b"\n")),
+        "not a SHA-256": ("index.txt", b"garbage\n" + files["index.txt"]),
+        "not text": ("index.txt", b"\xff\xfe\n"),
+        "a SHA-256 twice": ("index.txt", 2 * (files["index.txt"].partition(b"\n")[0] + b"\n")),
         "no meta.json": ("meta.json", None),
         "does not describe": ("meta.json", b"{"),
         "its meta.json does": ("meta.json", json.dumps({**meta, "channels": 2}).encode()),

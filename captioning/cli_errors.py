@@ -1,0 +1,183 @@
+"""Error messages for mistakes on the command line: one sentence, in place of Hydra's report.
+
+Hydra answers a mistyped key with "To append to your config use +model.attention_dims=64", which
+leads to the next error. This module suggests the most similar valid key instead. It does not import
+torch, and it composes the configuration a second time only after a mistake.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from hydra._internal import utils
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import CompactHydraException, HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from captioning.support.nearest import did_you_mean
+from captioning.support.renamed import renamed
+
+
+@contextmanager
+def one_sentence(config_name: str) -> Iterator[None]:
+    """Make Hydra's main function exit with one sentence and status 1 at a user's mistake.
+
+    With HYDRA_FULL_ERROR=1 the exception is raised, as without this function.
+
+    Args:
+        config_name: the name of the main configuration, for example ``train``.
+    """
+    report = utils.run_and_report
+
+    def run_and_report(func: Any) -> Any:
+        def explained() -> Any:
+            try:
+                return func()
+            except (HydraException, OmegaConfBaseException) as error:
+                if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                    raise
+                print(f"error: {explain(error, config_name)}", file=sys.stderr)
+                sys.exit(1)
+
+        return report(explained)
+
+    utils.run_and_report = run_and_report
+    try:
+        yield
+    finally:
+        utils.run_and_report = report
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """A sentence that says which override is wrong and what was probably meant."""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: cannot be read as KEY=VALUE; a value with commas, brackets or "
+            "spaces needs quotes within quotes, as in \"KEY='VALUE'\""
+        )
+    if isinstance(error, CompactHydraException) and GlobalHydra.instance().is_initialized():
+        arguments = utils.get_args_parser().parse_args()
+        loader = GlobalHydra.instance().config_loader()
+        try:
+            mistake = _mistake(loader, arguments.config_name or config_name, arguments.overrides)
+        except (HydraException, OmegaConfBaseException):
+            mistake = None  # the mistake is in a file, not on the command line
+        if mistake is not None:
+            return mistake
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("To append", "full_key", "object_type"))]
+    return " ".join(kept) or type(error).__name__
+
+
+def _mistake(loader: ConfigLoader, config_name: str, arguments: list[str]) -> str | None:
+    """A message about the first wrong override; None if all are valid."""
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
+    chosen = []
+    for override in overrides:
+        options = options_of(loader, override.key_or_group)
+        if not options:
+            continue
+        values = _values(override)
+        for value in values:
+            if "/" not in value and value.removesuffix(".yaml") not in options:
+                suggestion = did_you_mean(value, options)
+                listed = f"here are {', '.join(options)}"
+                return (
+                    f"{_key(override)}={value}: there is no such choice; "
+                    f"{f'{suggestion} T' if suggestion else 't'}{listed}"
+                )
+        if override.is_sweep_override():  # one value suffices to find out which keys exist
+            chosen += [f"{_key(override)}={values[0]}"] if values else []
+        elif override.input_line is not None:
+            chosen.append(override.input_line)
+    config = loader.load_configuration(config_name, chosen, run_mode=RunMode.RUN)
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    for override in overrides:
+        if options_of(loader, override.key_or_group):
+            continue
+        if (mistake := _wrong_key(override, plain)) is not None:
+            return mistake
+    return None
+
+
+def options_of(loader: ConfigLoader, group: str) -> list[str]:
+    """The choices of a configuration group; empty if there is no such group."""
+    return [] if "." in group else sorted(loader.get_group_options(group, ObjectType.CONFIG))
+
+
+def _values(override: Override) -> list[str]:
+    """The choices that an override of a configuration group selects."""
+    if override.is_delete():
+        return []
+    if override.is_discrete_sweep():
+        return list(override.sweep_string_iterator())
+    value = override.value()
+    values = value if isinstance(value, list) else [value]
+    return [each for each in values if isinstance(each, str)]
+
+
+def _key(override: Override) -> str:
+    return override.get_key_element().lstrip("+~")
+
+
+def _wrong_key(override: Override, config: Mapping[Any, Any]) -> str | None:
+    """A message about the key of an override; None if the key is valid."""
+    key = _key(override)
+    keys = dict(_flat(config))
+    known = key in keys or _within_a_list(key, keys)
+    if not known and (new := renamed(key, keys)) is not None:
+        return f"{key}: {new}"
+    if override.is_add():
+        if known and keys.get(key) is not None and not isinstance(keys[key], dict | list):
+            return f"+{key}: there is such a setting already; leave out the +"
+        return None
+    if known or override.is_force_add():
+        return None
+    return f"{'~' if override.is_delete() else ''}{key}: no such setting; {_remedy(override, keys)}"
+
+
+def _remedy(override: Override, keys: Mapping[str, Any]) -> str:
+    """Suggest similar keys, or else list the keys of the group; say how to add a key if allowed."""
+    key = _key(override)
+    is_hydra_key = key.partition(".")[0] == "hydra"
+    candidates = [
+        each
+        for each in keys
+        if (each.partition(".")[0] == "hydra") == is_hydra_key and not each.endswith("_target_")
+    ]
+    within = key
+    while within and not isinstance(keys.get(within), dict):
+        within = within.rpartition(".")[0]
+    suggestion = did_you_mean(key, candidates)
+    if not suggestion:
+        beside = keys[within] if within else {each for each in candidates if "." not in each}
+        listed = ", ".join(sorted(map(str, beside)))
+        suggestion = f"{f'{within} has' if within else 'there are'} {listed or 'none'}"
+    target = str(keys.get(f"{within}._target_", "captioning." if within != "callbacks" else ""))
+    if override.is_delete() or target.startswith("captioning."):
+        return suggestion
+    separator = "" if suggestion.endswith("?") else "."
+    what = f"another argument of {target}" if target else "an entry"
+    return f"{suggestion}{separator} To add {what}, write +{override.input_line}"
+
+
+def _flat(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All keys of a configuration in dotted form, with their values."""
+    for name, value in config.items():
+        yield f"{prefix}{name}", value
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+
+
+def _within_a_list(key: str, keys: Mapping[str, Any]) -> bool:
+    parts = key.split(".")
+    return any(isinstance(keys.get(".".join(parts[:end])), list) for end in range(1, len(parts)))

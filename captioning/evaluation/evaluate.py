@@ -1,0 +1,147 @@
+"""The work of ``eval.py ckpt=PATH``: decode a split with a checkpoint, score and record it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from captioning.captioner import Captioner
+from captioning.data.datamodule import CaptionDataModule
+from captioning.decoding import Decoding
+from captioning.evaluation.captions_file import EvalSettings
+from captioning.evaluation.extra_metrics import ExtraMetrics
+from captioning.evaluation.records import Scored, arithmetic_of, identify, write_record
+from captioning.kernels.backend import check_backend, use_backend
+from captioning.metrics import METRICS
+from captioning.metrics.bootstrap import intervals
+from captioning.metrics.grounding import ground
+from captioning.metrics.language import describe_each, describe_language
+from captioning.metrics.torchmetric import CaptionScores
+from captioning.reporting import results
+from captioning.reporting.gallery import GalleryImage
+from captioning.reporting.report import write_report
+from captioning.reporting.terminal import show_results
+from captioning.support.build import build
+from captioning.support.memory import keep_freed_memory
+from captioning.support.progress import Clock
+from captioning.support.special_tokens import SPECIAL_WORDS, UNK
+from captioning.trainer import evaluation_trainer, quieten
+
+
+def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str, dict[str, float]]:
+    """Score a checkpoint on a split.
+
+    Args:
+        config: the configuration, composed from ``conf/eval.yaml``.
+        folder: the folder for ``results.json`` and the captions.
+        command: the command line, for ``results.json``.
+
+    Returns:
+        ``{split: {metric: score}}``.
+    """
+    quieten()
+    keep_freed_memory()
+    settings = EvalSettings.of(config)
+    decoding = build(config["decoding"], Decoding, "decoding")
+    settings.prepare()
+    assert settings.ckpt is not None  # without it, score_file is called
+    captioner = Captioner.load_from_checkpoint(settings.ckpt)
+    captioner.backend = settings.backend
+    tester = evaluation_trainer(config["trainer"], folder)
+    check_backend(settings.backend, tester.strategy.root_device.type)
+    data = build(config["data"], CaptionDataModule, "data", vocabulary=captioner.vocabulary)
+    clock = Clock()
+    with clock("data"):
+        data.prepare_data()
+        data.read_text()
+    with clock("features"):
+        data.open_features(captioner.encoder, [settings.split])
+    with clock(f"score {settings.split}"), use_backend(settings.backend):
+        found = score_split(tester, captioner, data, settings.split, decoding, folder, settings)
+    all_found: dict[str, Scored] = {settings.split: found}
+    written = write_record(
+        folder,
+        config,
+        settings.name or captioner.run["name"],
+        command,
+        captioner,
+        identify(data, {settings.split: len(found.gallery)}, all_found),
+        decoding,
+        all_found,
+        clock.seconds,
+        arithmetic_of(tester, settings.backend),
+        training=captioner.run.get("config"),
+    )
+    # Training writes RUN/checkpoints/best.ckpt, so that RUN is the folder of its curves.
+    checkpoints = Path(settings.ckpt).resolve().parent
+    training = checkpoints.parent if checkpoints.name == "checkpoints" else None
+    write_report(folder, settings.split, found.gallery, training=training)
+    show_results(written, folder)
+    return written.scores
+
+
+def score_split(
+    tester: pl.Trainer,
+    captioner: Captioner,
+    data: CaptionDataModule,
+    split: str,
+    decoding: Decoding,
+    folder: Path,
+    extra: ExtraMetrics,
+) -> Scored:
+    """Decode a split without teacher forcing, and score it with all metrics.
+
+    Writes ``captions_<split>.json`` and ``statistics_<split>.json``.
+
+    Args:
+        tester: a Trainer on one device; see :func:`captioning.trainer.evaluation_trainer`.
+        captioner: the model.
+        data: the data set, whose features are open for the split.
+        split: ``train``, ``dev`` or ``test``.
+        decoding: how captions are decoded.
+        folder: where the files are written.
+        extra: the metrics to compute in addition to the standard ones.
+    """
+    references = data.references(split)
+    captioner.set_references(references, METRICS, decoding)
+    tester.test(captioner, data.evaluation_dataloader(split), verbose=False)
+    assert isinstance(captioner.caption_scores, CaptionScores)
+    found, captions = captioner.caption_scores.scores(), captioner.caption_scores.captions
+    photographs = {image.id: image.path for image in data.images(split)}
+    found = extra.add_to(found, captions, references, photographs)
+    train = [text for image in data.corpus.split("train") for text in data.descriptions[image.id]]
+    each = describe_each(captions, train=train, unknown=SPECIAL_WORDS[UNK])
+    results.write_captions(folder / f"captions_{split}.json", captions, found.per_image, each)
+    results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
+    maps = {
+        image: weights.reshape(-1, *captioner.encoder.grid_size).numpy()
+        for image, weights in captioner.attention_maps.items()
+    }
+    gallery = [
+        GalleryImage(
+            id=image.id,
+            path=image.path,
+            references=image.captions,
+            caption=captions[image.id],
+            scores=found.per_image[image.id],
+            attention=maps.get(image.id),
+        )
+        for image in data.images(split)
+        if image.id in captions
+    ]
+    objects = ground(captions, maps, data.boxes)
+    language = describe_language(
+        list(captions.values()),
+        train=train,
+        vocabulary_size=len(captioner.vocabulary.words),
+        unknown=SPECIAL_WORDS[UNK],
+    )
+    return Scored(
+        corpus=found.corpus,
+        intervals=intervals(found.statistics),
+        references=found.statistics.references,
+        language=language,
+        objects=objects,
+        gallery=gallery,
+    )

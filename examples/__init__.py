@@ -1,0 +1,1 @@
+"""Extensions of the package from outside of it: one file and one configuration each."""

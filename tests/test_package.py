@@ -1,0 +1,66 @@
+"""What ``import captioning`` offers, and what it costs."""
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import captioning
+
+ROOT = Path(__file__).parents[1]
+
+HEAVY = ("torch", "torchvision", "pytorch_lightning", "hydra", "matplotlib", "pydantic", "triton")
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Which of the heavy packages a fresh process has imported after a statement."""
+    code = f"import sys\n{statement}\nprint(*[name for name in {HEAVY} if name in sys.modules])"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return set(ended.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import captioning",
+        "import captioning; dir(captioning)",
+        "import captioning.metrics",
+        "from captioning import score_captions",
+        "from captioning.metrics import METRICS, CaptionScorer, compare, score_captions\n"
+        "assert score_captions({'a': 'a dog'}, {'a': ['a dog runs']}, ('BLEU',)).corpus",
+        "from captioning import CaptioningError",
+    ],
+)
+def test_nothing_heavy_is_imported_for(statement: str) -> None:
+    assert loaded_after(statement) == set()
+
+
+def test_the_check_itself_would_notice() -> None:
+    assert "torch" in loaded_after("from captioning import Beam")
+
+
+@pytest.mark.parametrize("package", ["captioning", "captioning.metrics", "captioning.objectives",
+                                     "captioning.decoding",
+                                     "captioning.testing"])  # fmt: skip
+def test_every_public_name_is_there(package: str) -> None:
+    module = import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    assert set(module.__all__) <= set(dir(module)) or package == "captioning.metrics"
+    scope: dict[str, object] = {}
+    exec(f"from {package} import *", scope)  # as a notebook may
+    assert set(module.__all__) <= scope.keys()
+
+
+def test_public_names_are_what_they_are_called() -> None:
+    for name in captioning.__all__:
+        assert getattr(captioning, name).__name__ == name
+    assert len({*captioning.__all__}) == len(captioning.__all__)
+    with pytest.raises(AttributeError, match=r"'captioning' has no attribute 'Captionr'"):
+        captioning.Captionr  # noqa: B018

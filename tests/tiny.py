@@ -1,0 +1,112 @@
+"""A captioner that trains in no time, and what its tests need besides."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from captioning.captioner import Captioner
+from captioning.data.batch import Batch
+from captioning.data.datamodule import CaptionDataModule
+from captioning.models.decoders.base import Decoder
+from captioning.models.encoders.torchvision import TorchvisionEncoder
+from captioning.objectives import CrossEntropy, Objective
+
+QUIET = (
+    "ignore:.*does not have many workers",
+    "ignore:.*LeafSpec",
+    "ignore:.*in eval mode",
+    "ignore:Checkpoint directory",
+    "ignore:.*smaller than the logging interval",
+    "ignore:.*exists and is not empty",
+)
+"""Lightning's hints on runs as small as these, as pytest's filters of warnings."""
+
+MODEL = {"hidden_dim": 12, "embed_dim": 8, "attention_dim": 6, "dropout": 0.3}
+
+
+class Encoder(TorchvisionEncoder):
+    """25,632 parameters, and a grid of 7 x 7 locations of 128 channels."""
+
+    short_name = "tiny"
+
+    def __init__(
+        self, weights: str = "random", image_size: int = 32, trainable: bool = False
+    ) -> None:
+        super().__init__(
+            "squeezenet1_1", "features.4", weights=weights, image_size=image_size,
+            trainable=trainable,
+        )  # fmt: skip
+
+
+ENCODER = {"_target_": f"{__name__}.Encoder"}
+
+
+class Weighted(Objective):
+    """Cross entropy times a learned scale, and a buffer that counts the calls."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = CrossEntropy()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.mix = nn.Parameter(torch.full((2, 2), 0.5))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def setup(self, data: CaptionDataModule) -> None:
+        self.images = len(data.images("train"))
+        self.calls.zero_()  # a run begins; one that goes on keeps its number
+
+    def forward(self, decoder: Decoder, batch: Batch) -> dict[str, Tensor]:
+        self.calls += 1
+        loss = self.plain(decoder, batch)["loss"]
+        return {"loss": loss * self.scale * self.mix.sum() + self.scale**2, "plain": loss}
+
+
+class Record(pl.Callback):
+    """The losses of the steps, the images behind them, and the seeds of the noise."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.ids: list[tuple[str, ...]] = []
+        self.seeds: list[int] = []
+        self.training: list[bool] = []
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        *_: Any,
+    ) -> None:
+        self.losses.append(float(outputs["loss"]))
+        self.ids.append(tuple(batch.ids))
+        self.seeds.append(torch.initial_seed())
+        self.training.append(all(m.training for m in pl_module.decoder.modules()))
+
+
+def data(root: Path, cache: Path, **settings: Any) -> CaptionDataModule:
+    plain: dict[str, Any] = {"min_count": 1, "batch_size": 3, "eval_batch_size": 2, "workers": 0}
+    return CaptionDataModule(str(root), cache=str(cache), **plain | settings)
+
+
+def captioner(data: CaptionDataModule, **settings: Any) -> Captioner:
+    return Captioner.for_data(data, **{"encoder": ENCODER} | MODEL | settings)
+
+
+def trainer(folder: Path, *callbacks: pl.Callback, **settings: Any) -> pl.Trainer:
+    """On the CPU, without a word and without files unless ``settings`` ask for them."""
+    plain: dict[str, Any] = {
+        "accelerator": "cpu",
+        "max_epochs": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+    }
+    return pl.Trainer(callbacks=[*callbacks], **plain | settings)
