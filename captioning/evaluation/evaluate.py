@@ -12,7 +12,7 @@ from captioning.decoding import Decoding
 from captioning.evaluation.captions_file import EvalSettings
 from captioning.evaluation.extra_metrics import ExtraMetrics
 from captioning.evaluation.records import Scored, arithmetic_of, identify, write_record
-from captioning.kernels.backend import check_backend, use_backend
+from captioning.kernels.backend import check_backend
 from captioning.metrics import METRICS
 from captioning.metrics.bootstrap import intervals
 from captioning.metrics.grounding import ground
@@ -46,8 +46,7 @@ def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str,
     decoding = build(config["decoding"], Decoding, "decoding")
     settings.prepare()
     assert settings.ckpt is not None  # without it, score_file is called
-    captioner = Captioner.load_from_checkpoint(settings.ckpt)
-    captioner.backend = settings.backend
+    captioner = Captioner.load_from_checkpoint(settings.ckpt, backend=settings.backend)
     tester = evaluation_trainer(config["trainer"], folder)
     check_backend(settings.backend, tester.strategy.root_device.type)
     data = build(config["data"], CaptionDataModule, "data", vocabulary=captioner.vocabulary)
@@ -57,7 +56,7 @@ def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str,
         data.read_text()
     with clock("features"):
         data.open_features(captioner.encoder, [settings.split])
-    with clock(f"score {settings.split}"), use_backend(settings.backend):
+    with clock(f"score {settings.split}"):
         found = score_split(tester, captioner, data, settings.split, decoding, folder, settings)
     all_found: dict[str, Scored] = {settings.split: found}
     written = write_record(

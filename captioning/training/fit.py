@@ -24,7 +24,7 @@ from captioning.evaluation.records import (
     plain,
     write_record,
 )
-from captioning.kernels.backend import Backend, check_backend, use_backend
+from captioning.kernels.backend import Backend, check_backend
 from captioning.reporting.report import write_report
 from captioning.reporting.terminal import show_results
 from captioning.support.build import build, only_groups, own, validated
@@ -132,21 +132,20 @@ def _train(
         *(len(data.images("train")), data.data_name, count_parameters(captioner) / 1e6),
         *(len(data.vocabulary), trainer.precision, folder),
     )
-    with clock("training"), use_backend(settings.backend):
+    with clock("training"):
         fit(trainer, captioner, data, settings.resume)
     if not leave_process_group(trainer):
         return {}
 
     best = scored_checkpoint(trainer)
     if best is not None:
-        captioner = Captioner.load_from_checkpoint(best)
-    captioner.backend = settings.backend
+        captioner = Captioner.load_from_checkpoint(best, backend=settings.backend)
     log.info("Scoring %s", best or "the weights at the end of training")
     images = {"train": len(data.images("train"))}
     found: dict[str, Scored] = {}
     for split in ("dev", "test"):
         tester = evaluation_trainer(config["trainer"], folder)
-        with clock(f"score {split}"), use_backend(settings.backend):
+        with clock(f"score {split}"):
             found[split] = score_split(tester, captioner, data, split, decoding, folder, settings)
         images[split] = len(found[split].gallery)
     written = write_record(
