@@ -121,21 +121,35 @@ def locate(path: str, base: Callable[..., T], key: str) -> type[T]:
     Raises:
         CaptioningError: there is no such class, or it is not a concrete subclass of ``base``.
     """
-    # `base` is typed as a callable, because mypy does not accept an abstract class as a `type`.
-    assert isinstance(base, type)
     if not path:
         raise CaptioningError(
             f"{key}._target_ is missing: give the dotted path of a {base.__name__}."
         )
+    return import_class(path, base, f"{key}._target_")
+
+
+def import_class(path: str, base: Callable[..., T], key: str) -> type[T]:
+    """Import the class that a setting names by its dotted path.
+
+    Args:
+        path: The value of the setting.
+        base: What the class must be a concrete subclass of.
+        key: The setting, for messages.
+
+    Raises:
+        CaptioningError: there is no such class, or it is not a concrete subclass of ``base``.
+    """
+    # `base` is typed as a callable, because mypy does not accept an abstract class as a `type`.
+    assert isinstance(base, type)
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise CaptioningError(f"{key}._target_={path}: no such class ({error}).") from error
+        raise CaptioningError(f"{key}={path}: no such class ({error}).") from error
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise CaptioningError(f"{key}._target_={path} is not a {base.__name__}.")
+        raise CaptioningError(f"{key}={path} is not a {base.__name__}.")
     if inspect.isabstract(found):
-        raise CaptioningError(f"{key}._target_={path} is abstract: name a subclass of it.")
+        raise CaptioningError(f"{key}={path} is abstract: name a subclass of it.")
     return cast(type[T], found)
 
 

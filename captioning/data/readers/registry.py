@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from importlib import import_module
 from pathlib import Path
 
 from captioning.data.readers.base import CorpusReader
 from captioning.data.readers.kaggle import KaggleReader
 from captioning.data.readers.karpathy import KarpathyReader
 from captioning.data.readers.official import OfficialReader
+from captioning.support.build import import_class
 from captioning.support.errors import CaptioningError
 
 READERS: dict[str, CorpusReader] = {
@@ -46,18 +45,9 @@ def find_reader(layout: str) -> CorpusReader:
     """
     if layout in READERS:
         return READERS[layout]
-    module, _, name = layout.rpartition(".")
-    if not module:
+    if not layout.rpartition(".")[0]:
         raise CaptioningError(
             f"data.layout={layout} is not known; choose auto, {', '.join(LAYOUTS)}, or the dotted "
             "path of a CorpusReader."
         )
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise CaptioningError(f"data.layout={layout}: no such class ({error}).") from error
-    if not (isinstance(found, type) and issubclass(found, CorpusReader)):
-        raise CaptioningError(f"data.layout={layout} is not a CorpusReader.")
-    if inspect.isabstract(found):
-        raise CaptioningError(f"data.layout={layout} is abstract: name a subclass of it.")
-    return found()
+    return import_class(layout, CorpusReader, "data.layout")()
