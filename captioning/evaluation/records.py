@@ -58,11 +58,6 @@ def arithmetic_of(trainer: pl.Trainer, backend: Backend) -> Arithmetic:
     )
 
 
-def count_parameters(captioner: pl.LightningModule) -> int:
-    """The number of trainable parameters."""
-    return sum(p.numel() for p in captioner.parameters() if p.requires_grad)
-
-
 def decoder_name(target: str) -> str:
     """The name of a decoder in tables: that of its module in this package, or else of its class.
 

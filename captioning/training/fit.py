@@ -19,12 +19,13 @@ from captioning.evaluation.extra_metrics import ExtraMetrics
 from captioning.evaluation.records import (
     Scored,
     arithmetic_of,
-    count_parameters,
     identify,
+    parts_of,
     plain,
     write_record,
 )
 from captioning.kernels.backend import Backend, check_backend
+from captioning.reporting.arithmetic import count_parameters
 from captioning.reporting.report import write_report
 from captioning.reporting.terminal import show_results
 from captioning.support.build import build, only_groups, own, validated
@@ -126,10 +127,11 @@ def _train(
     captioner.set_references(data.references("dev"))
 
     log_settings(trainer.loggers, config)
+    _, trainable = count_parameters(parts_of(captioner))
     log.info(
         "Training %s on %d images of %s: %.1f M parameters, %d words, %s, in %s",
         type(captioner.decoder).__name__,
-        *(len(data.images("train")), data.data_name, count_parameters(captioner) / 1e6),
+        *(len(data.images("train")), data.data_name, trainable / 1e6),
         *(len(data.vocabulary), trainer.precision, folder),
     )
     with clock("training"):

@@ -45,6 +45,12 @@ def without_hooks_of(ours: type, lightnings: type) -> Callable[[type], Any]:
     return restore
 
 
+class StubEncoder(nn.Module):
+    """An encoder without parameters, and what is said of it."""
+
+    name, weights_source, fingerprint = "stub", "none", "0"
+
+
 @without_hooks_of(Captioner, pl.LightningModule)
 class Stub(Captioner):
     """Its weight is the number of steps that were made, and its dev scores are given.
@@ -55,7 +61,7 @@ class Stub(Captioner):
     script: ClassVar[Sequence[float]] = ()
     loaded: ClassVar[list[Path]] = []
     built: ClassVar[list[dict[str, Any]]] = []
-    encoder: Any = SimpleNamespace(name="stub", weights_source="none", fingerprint="0")
+    encoder: Any = StubEncoder()
 
     def __init__(self, **given: Any) -> None:
         pl.LightningModule.__init__(self)
