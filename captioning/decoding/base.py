@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from captioning.kernels.ops import mask_tokens
 from captioning.models.decoders.base import Decoder
@@ -139,19 +139,26 @@ matrix products recur; see :data:`captioning.models.decoders.packing.ROW_MULTIPL
 
 
 @contextmanager
-def generating(decoder: Decoder) -> Iterator[None]:
-    """Evaluation mode without gradients; the modules' modes are restored afterwards.
-
-    Not inference mode, under which autocast would cast the weights again at every word.
-    """
-    in_training = [module for module in decoder.modules() if module.training]
-    decoder.eval()
+def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """Put modules into evaluation mode within the block; their modes are restored afterwards."""
+    before = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.eval()
     try:
-        with torch.inference_mode(False), torch.no_grad():
-            yield
+        yield
     finally:
-        for module in in_training:
-            module.training = True
+        for part, training in before:
+            part.training = training
+
+
+@contextmanager
+def generating(decoder: Decoder) -> Iterator[None]:
+    """Evaluation mode without gradients within the block.
+
+    This is not inference mode, in which autocast would cast the weights again at every word.
+    """
+    with evaluation_mode(decoder), torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def images_to_keep(live: Bool[Tensor, " images"]) -> Bool[Tensor, " images"]:

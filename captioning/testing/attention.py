@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captioning.decoding.base import evaluation_mode
 from captioning.kernels.backend import use_backend
 from captioning.kernels.ops import Rows
 from captioning.models.attention.base import Attention, Memory
@@ -14,7 +15,6 @@ from captioning.testing.comparison import (
     assert_close,
     check_gradients,
     devices,
-    evaluation_mode,
     in_double,
 )
 

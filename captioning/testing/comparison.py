@@ -1,8 +1,7 @@
 """What the checks have in common: comparisons with informative messages."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,19 +36,6 @@ def random_like(tensor: Tensor, seed: int = 7) -> Tensor:
 def in_double(module: nn.Module) -> nn.Module:
     """A copy in double precision."""
     return copy.deepcopy(module).double()
-
-
-@contextmanager
-def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Put modules into evaluation mode within the block; their modes are restored afterwards."""
-    before = [(part, part.training) for module in modules for part in module.modules()]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training
 
 
 def check_gradients(

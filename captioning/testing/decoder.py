@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from captioning.decoding import Beam, Decoding, Greedy, Sample
+from captioning.decoding.base import evaluation_mode
 from captioning.kernels.backend import Backend, use_backend
 from captioning.models.decoders.base import Decoder
 from captioning.support.special_tokens import END, PAD, START, UNK
@@ -15,7 +16,6 @@ from captioning.testing.comparison import (
     assert_close,
     check_gradients,
     devices,
-    evaluation_mode,
     in_double,
 )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from captioning.data.batch import Batch
+from captioning.decoding.base import evaluation_mode
 from captioning.kernels.backend import Backend, use_backend
 from captioning.models.decoders.attn_lstm import AttentionLSTM
 from captioning.models.decoders.base import Decoder, TeacherForced
@@ -17,7 +18,6 @@ from captioning.testing.comparison import (
     assert_close,
     check_gradients,
     devices,
-    evaluation_mode,
     in_double,
 )
 from captioning.testing.decoder import made_up_captions
