@@ -1,5 +1,6 @@
 """Monitors the training losses without synchronising with the GPU."""
 
+import math
 from collections import deque
 
 import torch
@@ -41,7 +42,7 @@ class LossMonitor:
             if event is not None:
                 event.synchronize()
             value = float(loss)
-            if not torch.isfinite(torch.tensor(value)):
+            if not math.isfinite(value):
                 raise CaptioningError(
                     f"The loss is {value} at step {step}: lower optimizer.lr or "
                     "trainer.gradient_clip_val, or use trainer.precision=32-true."
