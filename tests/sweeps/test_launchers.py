@@ -42,7 +42,7 @@ def test_each_job_has_a_gpu_to_itself_and_a_dead_one_costs_only_itself(multirun:
     ended = multirun(
         "-m", "model.dropout=0.1,0.2,0.3,3", "hydra/launcher=ray_local",
         "hydra.launcher.ray.init.num_gpus=2", "hydra.launcher.ray.init.num_cpus=8",
-        STUB_SECONDS="1.5",
+        STUB_JOBS="2",
     )  # fmt: skip
     assert ended.status == 1, ended.out
     assert "'num_gpus': 1, 'num_cpus': 4" in ended.out
@@ -135,8 +135,8 @@ def ray_node(environment: dict[str, str], *options: str) -> Iterator[str]:
 def test_a_sweep_spreads_over_the_machines_of_a_cluster(
     multirun: Run, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    head = environment | {"STUB_NODE": "head", "STUB_SECONDS": "2"}
-    second = environment | {"STUB_NODE": "second", "STUB_SECONDS": "2"}
+    head = environment | {"STUB_NODE": "head", "STUB_JOBS": "2"}
+    second = environment | {"STUB_NODE": "second", "STUB_JOBS": "2"}
     address = "127.0.0.1:63790"
     with (
         ray_node(head, "--head", "--port=63790", "--include-dashboard=false"),

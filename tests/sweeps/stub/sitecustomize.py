@@ -2,6 +2,8 @@
 
 ``model.dropout`` selects the outcome: a value below 1 finishes with a tenth of it as the dev CIDEr;
 2 fails; 3 is killed and 4 waits to be killed, unless they are resumed; 5 scores NaN.
+``STUB_SECONDS`` is how long a job takes, and ``STUB_JOBS`` how many jobs must have started before
+one ends.
 """
 
 import json
@@ -13,6 +15,15 @@ import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+
+def wait_for_jobs(folder: Path, count: int) -> None:
+    """Wait until ``count`` jobs of the sweep have started, so that they do run side by side."""
+    (folder / "started").touch()
+    until = time.time() + 60
+    while len(list(folder.parent.glob("*/started"))) < count and time.time() < until:
+        time.sleep(0.05)
+    time.sleep(0.2 if count > 1 else 0)
 
 
 def train(config: dict[str, Any], folder: Path, command: str, logger: Any) -> None:
@@ -30,6 +41,7 @@ def train(config: dict[str, Any], folder: Path, command: str, logger: Any) -> No
         (folder / "pid").write_text(str(os.getpid()))
         time.sleep(60)
     time.sleep(float(os.environ.get("STUB_SECONDS", "0")))
+    wait_for_jobs(folder, int(os.environ.get("STUB_JOBS", "1")))
     scores = {"CIDEr": dropout / 10 if dropout < 1 else math.nan if dropout == 5 else 0.5}
     write_results(
         folder / "results.json",
