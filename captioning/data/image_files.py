@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache
 from glob import glob
 from itertools import takewhile
 from pathlib import Path
@@ -10,14 +11,29 @@ from typing import Final, NamedTuple, NoReturn
 
 from PIL import Image
 
+from captioning.data.images import READS_HEIF
 from captioning.support.errors import CaptioningError
 
 log = logging.getLogger(__name__)
 
 FORMATS: Final = frozenset(
     {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
+    | ({"HEIF"} if READS_HEIF else set())
 )
 """The formats of photographs, by Pillow's names. Pillow opens others too, such as MPEG and PDF."""
+
+
+_HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The suffixes of image files, in lower case.
+
+    Those of HEIC are among them even if it cannot be read, so that such a file is named.
+    """
+    known = Image.registered_extensions().items()
+    return frozenset({suffix for suffix, format in known if format in FORMATS} | _HEIF_SUFFIXES)
 
 
 class FoundImages(NamedTuple):
@@ -62,9 +78,7 @@ def find_images(name: str) -> FoundImages:
         files = [Path(match) for match in set(matches) if Path(match).is_file()]
         # The common path, since a pattern such as */../.. matches files outside its first folder.
         root = Path(os.path.commonpath([Path(*fixed), *files]))
-    suffixes = {
-        suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS
-    }
+    suffixes = image_suffixes()
     images = sorted(file for file in files if file.suffix.lower() in suffixes)
     if not images:
         what = "this folder has no image" if path.is_dir() else "no such file, folder or pattern"

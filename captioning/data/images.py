@@ -8,6 +8,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from captioning.support.errors import CaptioningError
 
+try:  # the extra `heic`
+    from pillow_heif import register_heif_opener
+except ImportError:
+    READS_HEIF = False
+else:
+    register_heif_opener()
+    READS_HEIF = True
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
 
 def load_rgb(path: Path) -> Image.Image:
     """Read an image file as RGB; see :func:`decode_rgb`.
@@ -54,6 +64,11 @@ def decode_rgb(data: bytes, path: Path) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise many exceptions for damaged files
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no known format" if unknown else str(error) or type(error).__name__
+        if unknown and data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and not READS_HEIF:
+            raise CaptioningError(
+                f"{path} is a HEIC photograph, which pip install pillow-heif makes readable; "
+                "install that, or save it as JPEG."
+            ) from error
         raise CaptioningError(
             f"{path} is not a readable image ({reason}): replace or remove it."
         ) from error
