@@ -170,7 +170,10 @@ def _assemble(raw: RawCorpus, name: str, layout: str, root: Path, skip_bad: bool
             f"images that {raw.splits_source} names, with neither captions nor a file",
             lambda image: image not in raw.captions and image not in raw.files,
         ),
-        ("images of a split without any caption", lambda image: not raw.captions.get(image)),
+        (
+            f"images of a split without any caption in {root}",
+            lambda image: not raw.captions.get(image),
+        ),
         (
             f"images of a split without a file in {raw.folders}",
             lambda image: image not in raw.files,

@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Final, Literal, TypedDict, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from captioning.data.images import load_rgb
 from captioning.metrics.registry import STANDARD_SCORES, ordered_scores
@@ -103,6 +104,7 @@ class ImageData(TypedDict):
     captions: list[CaptionData]
 
 
+@with_config(ConfigDict(extra="forbid"))
 class GalleryData(TypedDict):
     """A gallery. ``metrics`` are the metrics by which its images can be sorted."""
 
