@@ -227,6 +227,24 @@ def test_what_cannot_be_read_is_named_and_the_rest_go_on(
     assert "Traceback" not in ended.err
 
 
+def test_pipes_and_devices_in_a_folder_are_named_and_not_read(
+    run: Run, photographs: dict[str, Image.Image], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "in" / "pipe.jpg")
+    (tmp_path / "in" / "zero.jpg").symlink_to("/dev/zero")
+    (tmp_path / "in" / "gone.jpg").symlink_to("nowhere")
+    for images in ("in", "in/*"):
+        ended = run(f"images={tmp_path}/{images}")
+        assert ended.status == 1
+        assert ended.captions.keys() == {
+            path for path in photographs if images == "in" or "sub" not in path
+        }
+        for name, reason in (("pipe", "a pipe"), ("zero", "a device"), ("gone", "No such file")):
+            (line,) = [line for line in ended.err.splitlines() if f"{name}.jpg" in line]
+            assert line.startswith("error: ")
+            assert reason in line
+
+
 def test_a_photograph_of_too_many_pixels_is_one_that_cannot_be_read(
     run: Run, photographs: dict[str, Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
