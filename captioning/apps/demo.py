@@ -8,7 +8,6 @@ sites are refused.
 import argparse
 import base64
 import json
-import logging
 import os
 import signal
 import socket
@@ -293,7 +292,6 @@ def _serve(settings: DemoSettings) -> None:
         # A photograph with this warning is refused.
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         app = create_app(Captioner.load_from_checkpoint(ckpt).to(device), decoding)
-        logging.getLogger("werkzeug").setLevel(logging.WARNING)  # do not log each request
         server = DemoServer(app, listener)
         print(f"Open http://{HOST}:{port}", flush=True)
         # From now on, Ctrl-C ends the process at once. There is nothing to clean up, and Python's

@@ -84,8 +84,8 @@ class _Handler(WSGIRequestHandler):
         self._timed.allow(self.server.body_seconds)
         super().run_wsgi()
 
-    def log_error(self, format: str, *arguments: Any) -> None:
-        """Log nothing: a client that is slow or sends no valid request is not a fault here."""
+    def log(self, type: str, message: str, *args: Any) -> None:
+        """Log no request, neither a good one nor one that is slow or invalid."""
 
 
 class _TimedReader(RawIOBase):
