@@ -14,27 +14,26 @@ from rich.console import Console
 from rich.table import Table
 
 from captioning.reporting.results import commit
-from captioning.support.files import atomic_write_json
+from captioning.support.files import atomic_write_json, atomic_write_text
 from faults.outcome import SUCCESSES
-from faults.record import HEADER, Record, record_of, rows, total
+from faults.record import HEADER, Record, fill, record_of, rows, total
 
 PARTS: Final = ("checkpoints", "kills", "readers", "file_system", "signals", "images")
-ROOT: Final = Path(__file__).parents[1]
+DOCS: Final = Path(__file__).parents[1] / "docs"
 NAME: Final = "reliability.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts one after the other; returns 1 if a try failed.
 
-    The record is saved after each part. Parts that are not run keep their figures in it.
+    The record is saved after each part. Parts that are not run keep their figures in it. If it is
+    the one in docs/results, the table of docs/reliability.md is updated, too.
     """
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; or all")
     parser.add_argument("--tries", type=int, help="tries of each part (default: the part's own)")
     parser.add_argument("--seed", type=int, default=0, help="the cases are drawn from it")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "docs" / "results", help=f"the folder of {NAME}"
-    )
+    parser.add_argument("--out", type=Path, default=DOCS / "results", help=f"the folder of {NAME}")
     options = parser.parse_args(arguments)
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown:
@@ -47,7 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in options.parts or PARTS:
         ran[part] = run(part, options.tries, options.seed, console)
         merged = records | ran
-        atomic_write_json(out, {name: merged[name] for name in PARTS if name in merged})
+        merged = {name: merged[name] for name in PARTS if name in merged}
+        atomic_write_json(out, merged)
+        page = DOCS / "reliability.md"
+        if options.out == DOCS / "results":
+            atomic_write_text(page, fill(page.read_text(), merged))
     console.print(table(ran))
     console.print(f"The figures are in {out}.", highlight=False)
     return 1 if total(rows(ran))[1] else 0

@@ -4,6 +4,7 @@ Each image must be captioned as the picture that it is, or refused in one senten
 by both; images beside it are captioned in any case. The page must also outlast slow clients.
 """
 
+import itertools
 import os
 import random
 import socket
@@ -38,7 +39,7 @@ from faults.outcome import Outcome, Try
 DEFAULT_TRIES: Final = 200
 
 _SECONDS: Final = 60.0  # for one try; the largest picture takes a few seconds
-_BY_SERVER: Final = 10  # one in so many tries is made on the running server
+_BY_SERVER: Final = 10  # one in so many tries is made on the running server, another in a folder
 _TOLERANCE: Final = 16  # mean difference of levels between a picture and its JPEG
 
 
@@ -71,15 +72,16 @@ def run(tries: int, folder: Path, seed: int) -> Iterator[Try]:
     app = create_app(captioner, Greedy())
     good = folder / "good.png"
     good.write_bytes(_encoded(_picture(rng), "PNG"))
+    kinds, servers = itertools.cycle(_KINDS), itertools.cycle((_slow, _held))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of damaged metadata
         for number in range(tries):
             if number % _BY_SERVER == 0:
-                yield (_slow, _held)[number // _BY_SERVER % 2](app, rng)
+                yield next(servers)(app, rng)
             elif number % _BY_SERVER == 1:
                 yield _not_a_file(captioner, folder / str(number), good, rng)
             else:
-                kind = [*_KINDS][number % len(_KINDS)]
+                kind = next(kinds)
                 yield _try_image(kind, _KINDS[kind](rng), captioner, app, folder, good)
 
 
@@ -222,6 +224,7 @@ def _unusual(rng: random.Random) -> Case:
     """A valid image whose pixels are not eight-bit RGB."""
     picture = _picture(rng)
     grey = np.asarray(picture.convert("L"))
+    other = _picture(rng).resize(picture.size)
     wide = Image.fromarray(grey.astype(np.uint16) * 257)
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
@@ -247,7 +250,7 @@ def _unusual(rng: random.Random) -> Case:
         ),
         **{
             f"animated {format}": lambda format=format: (  # type: ignore[misc]
-                _encoded(picture, format, save_all=True, append_images=[_picture(rng)] * 2),
+                _encoded(picture, format, save_all=True, append_images=[other] * 2),
                 picture,
             )
             for format in ("GIF", "PNG", "WEBP", "TIFF")

@@ -11,6 +11,8 @@ Record = dict[str, Any]
 
 HEADER: Final = ("part", "kind", "tries", "failures")
 _MAX_DETAIL: Final = 500
+_BEGIN: Final = "<!-- The table is written by make faults. -->"
+_END: Final = "<!-- The end of the table. -->"
 
 
 def record_of(tries: Sequence[Try], *, seed: int, seconds: float, commit: str | None) -> Record:
@@ -36,6 +38,15 @@ def record_of(tries: Sequence[Try], *, seed: int, seconds: float, commit: str | 
             if each.outcome not in SUCCESSES
         ],
     }
+
+
+def fill(page: str, records: Mapping[str, Record]) -> str:
+    """A page with the table of these records between the two marks of a table."""
+    before, _, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not end:
+        raise ValueError(f"the page has no {_BEGIN} ... {_END}")
+    return f"{before}{_BEGIN}\n\n{markdown(records)}\n{_END}{after}"
 
 
 def rows(records: Mapping[str, Record]) -> list[tuple[str, str, int, int]]:
