@@ -340,6 +340,31 @@ def test_figures_are_drawn_from_each_photographs_own_attention(
     Image.open("f/sub/0.png.png").load()
 
 
+def test_captions_are_kept_where_a_figure_cannot_be_drawn(
+    run: Run, photographs: dict[str, Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, write_figures = tmp_path / "in" / "2.png", module.write_figures
+
+    def write(*arguments: Any) -> Any:
+        gone.unlink(missing_ok=True)  # after it has been captioned
+        return write_figures(*arguments)
+
+    monkeypatch.setattr(module, "write_figures", write)
+    ended = run(f"images={tmp_path}/in", "out=a.json", "figures=f", "batch_size=100")
+    assert ended.status == 1
+    assert f"error: {gone} cannot be read (No such file" in ended.err
+    rows = json.loads(Path("a.json").read_text())
+    assert [row["image"] for row in rows] == sorted(photographs, key=Path)
+    assert len(list(Path("f").rglob("*.png"))) == 6
+
+    longest = tmp_path / "in" / f"{'a' * 250}.png"  # the name of its figure would be too long
+    noise(0).save(longest)
+    ended = run(f"images={longest}", "out=a.json", "figures=f")
+    assert ended.status == 1
+    assert "error: figures=f cannot be written (File name too long)." in ended.err
+    assert [row["image"] for row in json.loads(Path("a.json").read_text())] == [str(longest)]
+
+
 def test_a_mistake_is_told_before_the_work(
     run: Run, photographs: dict[str, Image.Image], tmp_path: Path, blind_ckpt: Path
 ) -> None:
