@@ -112,8 +112,8 @@ def read_corpus(
         root: Its folder.
         name: Its name; picks ``dataset_<name>.json`` among several, and the splits that come with
             this package (``flickr8k`` only).
-        layout: ``official``, ``karpathy``, ``kaggle``, the dotted path of a reader of one's own
-            (:mod:`captioning.data.readers.base`), or ``auto`` to find one of the first three.
+        layout: ``official``, ``karpathy``, ``kaggle``, ``flickr30k``, the dotted path of a reader
+            of one's own (:mod:`captioning.data.readers.base`), or ``auto`` to find one of ours.
         skip_bad: Leave out images of a split that have no file or no caption, and empty captions,
             with a note for each, instead of raising an error.
 

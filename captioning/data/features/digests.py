@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from captioning.data.images import open_file
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text
 from captioning.support.locks import file_lock
@@ -91,8 +92,10 @@ def try_image_digests(
 
 def _digest(path: Path) -> str | CaptioningError:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+    except CaptioningError as error:
+        return error
     except OSError as error:
         return _unreadable(path, error)
 
