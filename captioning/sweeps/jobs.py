@@ -7,7 +7,7 @@ In addition to the files of every run, a job's folder holds:
     output.log    what it printed, if several jobs run at the same time
 
 If the same job is started again in the same folder, it is skipped if ``results.json`` exists, and
-resumed if ``checkpoints/last.ckpt`` exists. A different job is refused.
+resumed if ``checkpoints/`` holds a whole ``last.ckpt`` or ``best.ckpt``. A different job is refused.
 """
 
 import json

@@ -177,7 +177,12 @@ def make_captioner(config: Config, settings: TrainSettings, data: CaptionDataMod
         encoder_lr=settings.encoder_lr,
         backend=settings.backend,
     )
-    captioner.run = {"name": settings.name, "seed": settings.seed, "config": plain(config)}
+    captioner.run = {
+        "name": settings.name,
+        "seed": settings.seed,
+        "config": plain(config),
+        "data": data.corpus.fingerprint,
+    }
     log.info(
         "Encoder %s: weights from %s", captioner.encoder.name, captioner.encoder.weights_source
     )
