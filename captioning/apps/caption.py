@@ -55,6 +55,7 @@ class CaptionSettings:
     batch_size: int = 32
     device: str = "auto"
     precision: str = "auto"
+    trust: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -187,7 +188,7 @@ def caption(config: Mapping[str, Any]) -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # its encoding may lack characters of file names
         sys.stdout.reconfigure(errors="backslashreplace")
     root, files = find_images(settings.images)
-    captioner = Captioner.load_from_checkpoint(settings.ckpt)
+    captioner = Captioner.load_from_checkpoint(settings.ckpt, trust=settings.trust)
     out = Path(settings.out) if settings.out else None
     figures = Path(settings.figures) if settings.figures else None
     if out:

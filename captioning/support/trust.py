@@ -76,7 +76,9 @@ def check_trusted(path: str, key: str) -> None:
     module, _, name = path.rpartition(".")
     if not all(part.isidentifier() for part in (*module.split("."), name)):
         raise CaptioningError(f"{key}={path!r} is not the dotted path of a class.")
-    if path in _named_by_user or any(f"{module}.".startswith(f"{p}.") for p in (*OFFERED, *trusted)):
+    if path in _named_by_user or any(
+        f"{module}.".startswith(f"{p}.") for p in (*OFFERED, *trusted)
+    ):
         return
     package = module.partition(".")[0]
     if package == "captioning":

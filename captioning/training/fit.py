@@ -35,7 +35,7 @@ from captioning.support.progress import Clock
 from captioning.trainer import evaluation_trainer, make_trainer, quieten
 from captioning.training.callbacks import make_callbacks, scored_checkpoint
 from captioning.training.loggers import closing_wandb, log_final_scores, log_settings, make_loggers
-from captioning.training.resume import check_resumable
+from captioning.training.resume import check_resumable, explaining_restore_errors
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +200,8 @@ def fit(
             value that is not logged.
     """
     try:
-        trainer.fit(captioner, datamodule=data, ckpt_path=resume)
+        with explaining_restore_errors(trainer, resume):
+            trainer.fit(captioner, datamodule=data, ckpt_path=resume)
     except MisconfigurationException as error:
         raise CaptioningError(f"Training cannot go on: {' '.join(str(error).split())}") from error
     except SystemExit:  # Lightning turns Ctrl-C into SystemExit
