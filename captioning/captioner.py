@@ -253,8 +253,8 @@ class Captioner(pl.LightningModule):
         """Begin a run of the trainer; Lightning restores a checkpoint after this hook."""
         if self._references_from != "user":
             self._references_from = None  # the data module may be another one than before
+        make_checkpoints_atomic(self.trainer)
         if stage == "fit":
-            make_checkpoints_atomic(self.trainer)
             self.noise_seed = None
             data = getattr(self.trainer, "datamodule", None)
             if data is not None:
@@ -455,9 +455,10 @@ class Captioner(pl.LightningModule):
         checkpoint["format"] = FORMAT
         checkpoint["run"] = dict(self.run)
         checkpoint["noise_seed"] = self.noise_seed
+        metrics = self._trainer.callback_metrics if self._trainer else {}  # a Strategy saves, too
         checkpoint["epoch_means"] = {
             name: float(value)
-            for name, value in self.trainer.callback_metrics.items()
+            for name, value in metrics.items()
             if name.startswith("train/") and name.endswith("_epoch")
         }
         checkpoint["encoder"] = {
