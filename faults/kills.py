@@ -214,7 +214,7 @@ def _count_changes(place: Path, kill_at: int) -> SimpleNamespace:
         change()
         fsync(file)
 
-    os.fsync = synced
+    os.fsync = synced  # type: ignore[assignment]
     sys.addaudithook(hook)
     return counted
 
@@ -387,7 +387,7 @@ def _prepare(folder: Path, data: Path) -> Any:
 
 
 def _draw_scenes(folder: Path) -> Any:
-    scenes.IMAGES = {"train": 6, "dev": 2, "test": 2}  # type: ignore[misc]
+    scenes.IMAGES = {"train": 6, "dev": 2, "test": 2}
     root = scenes.make_scenes(folder / "scenes", progress=False)
     files = sorted(path for path in root.rglob("*") if _is_result(path))
     return {str(path.relative_to(root)): _digest(path.read_bytes()) for path in files}
