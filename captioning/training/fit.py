@@ -162,9 +162,9 @@ def _train(
         clock.seconds,
         arithmetic_of(trainer, settings.backend),
     )
-    write_report(folder, "test", found["test"].gallery)
-    show_results(written, folder)
     log_final_scores(trainer.loggers, written.scores)
+    write_report(folder, "test", found["test"].gallery)  # the last file: a sweep's job is then done
+    show_results(written, folder)
     return written.scores
 
 
