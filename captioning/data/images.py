@@ -1,9 +1,9 @@
 """Reading an image file as eight-bit RGB, whatever its format."""
 
 import stat
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -54,7 +54,7 @@ def read_file(path: Path) -> bytes:
         raise CaptioningError(f"{path} cannot be read ({error.strerror}).") from error
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file, or a link to one. Reading a pipe or a device might never end.
 
     Raises:
