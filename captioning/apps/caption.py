@@ -207,23 +207,30 @@ def caption(config: Mapping[str, Any]) -> None:
     resize = captioner.encoder.preprocessing.resize
     rows: list[Row] = []
     failed = 0
+
+    def write_captions() -> None:
+        if out and rows:
+            with explain_write_errors("out", out):
+                write_rows(out, rows)
+
     with closing(batches), track_progress("Captioning", len(files)) as advance:
         for captioned, errors in batches:
             for found in captioned:
                 print(one_line(found.path), found.caption, sep="\t")
             sys.stdout.flush()
+            rows += map(row_of, captioned)
+            if figures:
+                try:
+                    with explain_write_errors("figures", figures):
+                        errors |= write_figures(figures, root, captioned, resize)
+                except CaptioningError:
+                    write_captions()
+                    raise
             for error in errors.values():
                 print(f"error: {error}", file=sys.stderr)
             failed += len(errors)
-            if figures:
-                with explain_write_errors("figures", figures):
-                    write_figures(figures, root, captioned, resize)
-            if out:
-                rows += map(row_of, captioned)
             advance(len(captioned) + len(errors))
-    if out and rows:
-        with explain_write_errors("out", out):
-            write_rows(out, rows)
+    write_captions()
     if failed:
         raise CaptioningError(f"{failed} of {len(files)} photographs could not be read.")
 
@@ -285,7 +292,9 @@ def write_rows(out: Path, rows: Sequence[Row]) -> None:
     atomic_write_text(out, text.getvalue())
 
 
-def write_figures(folder: Path, root: Path, captioned: Sequence[Captioned], resize: str) -> None:
+def write_figures(
+    folder: Path, root: Path, captioned: Sequence[Captioned], resize: str
+) -> dict[Path, CaptioningError]:
     """Draw the attention maps of some captions, one PNG for each photograph.
 
     Args:
@@ -294,18 +303,25 @@ def write_figures(folder: Path, root: Path, captioned: Sequence[Captioned], resi
         root: a folder that contains all photographs.
         captioned: the photographs, captioned by a model with attention.
         resize: how the encoder resized them: ``squash`` or ``crop``.
+
+    Returns:
+        The errors of photographs that can no longer be read.
     """
 
-    def draw(found: Captioned) -> None:
+    def draw(found: Captioned) -> CaptioningError | None:
         assert found.attention is not None
-        picture = load_rgb(found.path)
+        try:
+            picture = load_rgb(found.path)
+        except CaptioningError as error:
+            return error
         region = region_of(resize, picture.size)
         figure = attention_figure(picture, found.caption.split(), found.attention, region=region)
         data = BytesIO()
         # Three times as fast as the default level 6, and hardly larger.
         figure.savefig(data, format="png", pil_kwargs={"compress_level": 4})
         atomic_write_bytes(folder / f"{found.path.relative_to(root)}.png", data.getvalue())
+        return None
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for _ in threads.map(draw, captioned):
-            pass
+        drawn = zip(captioned, threads.map(draw, captioned), strict=True)
+        return {found.path: error for found, error in drawn if error is not None}

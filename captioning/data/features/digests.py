@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from captioning.data.images import open_file
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text
 from captioning.support.locks import file_lock
@@ -87,8 +88,10 @@ def try_image_digests(
 
 def _digest(path: Path) -> str | CaptioningError:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+    except CaptioningError as error:
+        return error
     except OSError as error:
         return _unreadable(path, error)
 
