@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache
 from glob import glob
 from itertools import takewhile
 from pathlib import Path
@@ -14,6 +15,19 @@ from captioning.data.images import FORMATS
 from captioning.support.errors import CaptioningError
 
 log = logging.getLogger(__name__)
+
+
+_HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The suffixes of image files, in lower case.
+
+    Those of HEIC are among them even if it cannot be read, so that such a file is named.
+    """
+    known = Image.registered_extensions().items()
+    return _HEIC_SUFFIXES | {suffix for suffix, format in known if format in FORMATS}
 
 
 class FoundImages(NamedTuple):
@@ -57,9 +71,7 @@ def find_images(name: str) -> FoundImages:
             root, files = _match(name)
     except OSError as error:  # such as a name that is too long
         raise CaptioningError(f"images={name} cannot be read ({error.strerror}).") from error
-    suffixes = {
-        suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS
-    }
+    suffixes = image_suffixes()
     images = sorted(file for file in files if file.suffix.lower() in suffixes)
     if not images:
         what = "this folder has no image" if path.is_dir() else "no such file, folder or pattern"

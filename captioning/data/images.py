@@ -10,8 +10,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from captioning.support.errors import CaptioningError
 
+try:  # the extra `heic`
+    from pillow_heif import register_heif_opener
+except ImportError:
+    READS_HEIC = False
+else:
+    register_heif_opener()
+    READS_HEIC = True
+
 FORMATS: Final = frozenset(
     {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
+    | ({"HEIF"} if READS_HEIC else set())
 )
 """The formats of photographs, by Pillow's names. No file is decoded as any other: Pillow would hand
 EPS, for example, to Ghostscript, which runs it as a program."""
@@ -99,6 +108,11 @@ def decode_rgb(data: bytes, path: Path, max_pixels: int | None = None) -> Image.
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
+        if _is_heic(data) and not READS_HEIC:
+            raise UnknownFormatError(
+                f"{path} is a HEIC photograph: pip install pillow-heif to read it, or save it as "
+                "JPEG."
+            ) from error
         raise UnknownFormatError(
             f"{path} is of no known format: choose one of {', '.join(sorted(FORMATS))}."
         ) from error
@@ -107,6 +121,11 @@ def decode_rgb(data: bytes, path: Path, max_pixels: int | None = None) -> Image.
     except Exception as error:  # Pillow's decoders raise many exceptions for damaged files
         reason = str(error) or type(error).__name__
         raise CaptioningError(f"{path} is not a readable image ({reason}): {remedy}.") from error
+
+
+def _is_heic(data: bytes) -> bool:
+    """Whether a file is in the format of iPhones (ISO/IEC 23008-12)."""
+    return data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"heim", b"heis", b"mif1")
 
 
 class _SizeError(ValueError):

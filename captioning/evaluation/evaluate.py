@@ -111,7 +111,10 @@ def score_split(
     found = extra.add_to(found, captions, references, photographs)
     train = [text for image in data.corpus.split("train") for text in data.descriptions[image.id]]
     each = describe_each(captions, train=train, unknown=SPECIAL_WORDS[UNK])
-    results.write_captions(folder / f"captions_{split}.json", captions, found.per_image, each)
+    numbers = {image.id: image.number for image in data.images(split) if image.number is not None}
+    results.write_captions(
+        folder / f"captions_{split}.json", captions, found.per_image, each, numbers
+    )
     results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
     maps = {
         image: weights.reshape(-1, *captioner.encoder.grid_size).numpy()
