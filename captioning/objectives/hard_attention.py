@@ -80,7 +80,9 @@ class HardAttention(CrossEntropy):
             log_probs = (log_probs - log_sum_exp(output.logits)).where(real, 0)  # log p(y_t | s, a)
             lengths = output.lengths.flatten()
             reward = log_probs.new_zeros(lengths.shape).index_add(0, captions, log_probs)
-            advantage = (reward - lengths * self.baseline)[captions].where(real & (location >= 0), 0)
+            advantage = (reward - lengths * self.baseline)[captions].where(
+                real & (location >= 0), 0
+            )
             if self.training:
                 mean = log_probs.sum() / words
                 self.baseline.lerp_(mean.to(self.baseline.dtype), 1 - self.baseline_decay)

@@ -112,9 +112,7 @@ def _with_rows_of_padding(
         rows = output.attention[:1].expand(len(ended), -1)
         output = replace(output, attention=torch.cat([output.attention, rows]))
     if output.location is not None:
-        output = replace(
-            output, location=torch.cat([output.location, torch.full_like(ended, -1)])
-        )
+        output = replace(output, location=torch.cat([output.location, torch.full_like(ended, -1)]))
     return replace(
         output,
         logits=torch.cat([output.logits, output.logits[:1].expand(len(ended), -1)]),

@@ -18,9 +18,9 @@ class AdaptiveLSTM(RecurrentDecoder):
     """An LSTM that decides at every word how much it looks at the image, and then where.
 
     The query of the attention is the state h_t that has read the last word, unlike in
-    :class:`~captioning.models.decoders.attn_lstm.AttentionLSTM`. Beside the locations, it can choose
-    the visual sentinel s_t, which is a part of what the LSTM remembers (numbers of the equations in
-    arXiv:1612.01887v2; biases are omitted there):
+    :class:`~captioning.models.decoders.attn_lstm.AttentionLSTM`. Beside the locations, it can
+    choose the visual sentinel s_t, which is a part of what the LSTM remembers (numbers of the
+    equations in arXiv:1612.01887v2, which omits biases):
 
         v_i = ReLU(W_a a_i)    v^g = ReLU(W_b mean_i a_i)    x_t = [w_t; v^g]             (14-16)
         h_t, m_t = LSTM(x_t, h_{t-1}, m_{t-1})                                                (4)
@@ -108,9 +108,7 @@ class AdaptiveLSTM(RecurrentDecoder):
             some = slice(first, first + together)
             # Each word of a caption takes the place of a caption.
             index = [part.index * together + word for word, part in enumerate(rows[some])]
-            words = rows[0]._replace(
-                index=torch.cat(index), captions=rows[0].captions * together
-            )
+            words = rows[0]._replace(index=torch.cat(index), captions=rows[0].captions * together)
             parts.append(self.attend(super().read_out(states[some], memory, rows), memory, words))
         return super().read_out(parts, memory, rows)
 

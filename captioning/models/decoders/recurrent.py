@@ -102,8 +102,8 @@ class RecurrentDecoder(Decoder):
 
         Returns:
             The new state, with ``hidden`` (rows x H) and, with attention, ``context`` (rows x C)
-            and ``attention`` (rows x P, the weights). A decoder that samples a location of the image
-            for each word has ``location`` (rows), as in :class:`TeacherForced`.
+            and ``attention`` (rows x P, the weights). A decoder that samples locations has
+            ``location`` (rows), as in :class:`TeacherForced`.
         """
 
     def read_out(self, states: Sequence[State], memory: Memory, rows: Sequence[Rows]) -> State:
