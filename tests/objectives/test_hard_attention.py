@@ -189,10 +189,8 @@ CAPTIONS = [[1, 4, 5, 2], [1, 6, 2]]
 """Of one image: 3 targets and 2, so that there are 3^5 sequences of locations."""
 
 
-@pytest.mark.parametrize("baseline", [0.0, -1.7])
-def test_the_expected_gradient_is_the_exact_one(
-    baseline: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_expected_gradient_is_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the cross entropy per word, for any baseline."""
     decoder = decoder_of().train()
     objective = HardAttention(1.0, 0.0, label_smoothing=0.0).double().train()
     grid = torch.randn(1, LOCATIONS, CHANNELS, generator=torch.Generator().manual_seed(1)).double()
@@ -221,11 +219,11 @@ def test_the_expected_gradient_is_the_exact_one(
         monkeypatch.setattr(
             hard_attn_lstm, "sample", lambda _, drawn=drawn: torch.tensor(next(drawn))
         )
-        objective.baseline.fill_(baseline)
+        objective.baseline.fill_(-1.7)
         parts = objective(decoder, Batch(grid, tokens, ["a"]))
         pair = log_p[0][first], log_p[1][second]
         torch.testing.assert_close(-5 * parts["cross_entropy"], pair[0][0] + pair[1][0])
-        probability = float((pair[0][1] + pair[1][1]).exp())
+        probability = (pair[0][1] + pair[1][1]).exp().item()
         total += probability
         for sum_, gradient in zip(
             estimate, torch.autograd.grad(parts["loss"], parameters), strict=True
