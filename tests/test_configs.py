@@ -220,9 +220,11 @@ def test_the_published_recipe() -> None:
     assert (config["seed"], config["encoder_lr"], config["backend"]) == (0, 1e-5, "auto")
 
 
-@pytest.mark.parametrize("experiment", ["scenes", "show_attend_and_tell", "null"])
-def test_hard_attention_comes_with_its_objective(experiment: str) -> None:
-    config = composed("train", f"experiment={experiment}", "model=hard_attn_lstm")
+@pytest.mark.parametrize(
+    "others", [[], ["experiment=scenes"], ["experiment=show_attend_and_tell"]], ids=str
+)
+def test_hard_attention_comes_with_its_objective(others: list[str]) -> None:
+    config = composed("train", "model=hard_attn_lstm", *others)
     assert config["model"]["_target_"].endswith("HardAttentionLSTM")
     assert config["objective"]["_target_"].endswith("HardAttention")
     paper = {"reinforce": 0.1, "entropy": 0.002, "baseline_decay": 0.9}

@@ -131,8 +131,7 @@ class AdaptiveLSTM(RecurrentDecoder):
     ) -> Float[Tensor, " rows"]:
         """The score w_h . tanh(key + query) of one key for each row, in single precision."""
         score = self.attention.score
-        summed: Tensor = ((keys + query).to(score.dtype).tanh() * score).sum(-1)
-        return summed
+        return ((keys.to(score.dtype) + query).tanh() * score).sum(-1)
 
     def output_logits(
         self,
