@@ -306,8 +306,11 @@ def test_lstm_equals_pytorchs_cell(lengths: list[list[int]], implementation: str
     assert_equals_textbook(decoder_of(LSTM), mean_grid_lstm, tokens_of(lengths))
 
 
-@IMPLEMENTATIONS
-@LAYOUTS
+@pytest.mark.parametrize(
+    ("lengths", "implementation"),
+    [*product([UNSORTED, SORTED, [[1]]], ["C", "torch"]), ([[2, 1]], "Triton")],
+    ids=str,
+)
 def test_adaptive_attention_follows_the_papers_equations(
     lengths: list[list[int]], implementation: str, use: Use
 ) -> None:
