@@ -2,5 +2,6 @@
 
 from captioning.objectives.base import Objective
 from captioning.objectives.cross_entropy import CrossEntropy
+from captioning.objectives.hard_attention import HardAttention
 
-__all__ = ["CrossEntropy", "Objective"]
+__all__ = ["CrossEntropy", "HardAttention", "Objective"]
