@@ -45,7 +45,11 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
         "attn_lstm": "captioning.models.decoders.attn_lstm.AttentionLSTM",
         "lstm": "captioning.models.decoders.lstm.LSTM",
     },
-    "objective": {"cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy"},
+    "objective": {
+        "cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy",
+        "scheduled_sampling": "captioning.objectives.scheduled_sampling.ScheduledSampling",
+        "self_critical": "captioning.objectives.self_critical.SelfCritical",
+    },
     "optimizer": {"adamw": "torch.optim.AdamW", "rmsprop": "torch.optim.RMSprop"},
     "scheduler": {
         "constant": "captioning.training.schedules.Constant",

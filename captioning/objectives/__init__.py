@@ -2,5 +2,7 @@
 
 from captioning.objectives.base import Objective
 from captioning.objectives.cross_entropy import CrossEntropy
+from captioning.objectives.scheduled_sampling import ScheduledSampling
+from captioning.objectives.self_critical import SelfCritical
 
-__all__ = ["CrossEntropy", "Objective"]
+__all__ = ["CrossEntropy", "Objective", "ScheduledSampling", "SelfCritical"]
