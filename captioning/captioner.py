@@ -50,6 +50,8 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     "objective": {
         "cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy",
         "hard_attention": "captioning.objectives.hard_attention.HardAttention",
+        "scheduled_sampling": "captioning.objectives.scheduled_sampling.ScheduledSampling",
+        "self_critical": "captioning.objectives.self_critical.SelfCritical",
     },
     "optimizer": {"adamw": "torch.optim.AdamW", "rmsprop": "torch.optim.RMSprop"},
     "scheduler": {

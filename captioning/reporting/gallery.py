@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Final, Literal, NotRequired, TypedDict, TypeVar
+from typing import Final, Literal, NotRequired, TypeVar
 
 import numpy as np
 from jaxtyping import Float
