@@ -37,8 +37,8 @@ from captioning.support.signals import stopping_later
 from captioning.trainer import evaluation_trainer, interruptible, make_trainer, quieten
 from captioning.training.callbacks import make_callbacks, scored_checkpoint
 from captioning.training.callbacks.stopping import StopAtSignal, ValidateAtLastStep
-from captioning.training.limits import check_limits, check_splits, is_misconfiguration
 from captioning.training.initialization import initial_vocabulary, initialize
+from captioning.training.limits import check_limits, check_splits, is_misconfiguration
 from captioning.training.loggers import closing_wandb, log_final_scores, log_settings, make_loggers
 from captioning.training.resume import check_resumable
 

@@ -76,5 +76,5 @@ def test_what_does_not_fit_is_named(
 
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CaptioningError, match="missing.ckpt"):
+    with pytest.raises(CaptioningError, match=r"missing\.ckpt"):
         initial_vocabulary(str(tmp_path / "missing.ckpt"), None)
