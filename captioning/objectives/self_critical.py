@@ -13,7 +13,7 @@ from captioning.decoding import Greedy, Hypothesis, Sample
 from captioning.decoding.base import evaluation_mode
 from captioning.kernels.ops import at_least_single
 from captioning.metrics.reward import CaptionReward
-from captioning.models.decoders.base import Decoder
+from captioning.models.decoders.base import Decoder, TeacherForced
 from captioning.objectives.base import Objective
 from captioning.objectives.cross_entropy import CrossEntropy
 from captioning.support.errors import CaptioningError
@@ -176,11 +176,12 @@ class SelfCritical(Objective):
         tokens: Int[Tensor, "images captions length"],
     ) -> Float[Tensor, "images captions"]:
         """The log-probability of each caption under the distribution that is sampled."""
-        output = decoder(grid, tokens)
+        output: TeacherForced = decoder(grid, tokens)
         logits = at_least_single(output.logits) / self.sampling.temperature
         never = torch.tensor([PAD, START], device=logits.device)
         possible = logits.index_fill(-1, never, -torch.inf)
         # The target of rows of padding is <pad>: its log-probability, which is not used, must not
         # be -inf, because -inf * 0 is NaN.
         possible = possible.where(output.targets[:, None] != PAD, 0)
-        return replace(output, logits=possible).token_log_probs().sum(-1)
+        log_probs: Tensor = replace(output, logits=possible).token_log_probs().sum(-1)
+        return log_probs
