@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from pytorch_lightning.plugins import Precision
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
@@ -28,7 +29,10 @@ from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective
 from captioning.support.build import build, expand, import_class
 from captioning.support.errors import CaptioningError
+from captioning.training.checkpoint_io import make_checkpoints_atomic
 from captioning.training.loss_monitor import LossMonitor
+from captioning.training.moved_checkpoints import find_moved_checkpoints
+from captioning.training.resumable_settings import check_same_settings
 from captioning.training.schedules import build_scheduler
 
 Spec = Mapping[str, Any]
@@ -251,6 +255,7 @@ class Captioner(pl.LightningModule):
         if self._references_from != "user":
             self._references_from = None  # the data module may be another one than before
         if stage == "fit":
+            make_checkpoints_atomic(self.trainer)
             self.noise_seed = None
             data = getattr(self.trainer, "datamodule", None)
             if data is not None:
@@ -451,6 +456,11 @@ class Captioner(pl.LightningModule):
         checkpoint["format"] = FORMAT
         checkpoint["run"] = dict(self.run)
         checkpoint["noise_seed"] = self.noise_seed
+        checkpoint["epoch_means"] = {
+            name: float(value)
+            for name, value in self.trainer.callback_metrics.items()
+            if name.startswith("train/") and name.endswith("_epoch")
+        }
         checkpoint["encoder"] = {
             "fingerprint": encoder.fingerprint,
             "weights_source": encoder.weights_source,
@@ -462,7 +472,8 @@ class Captioner(pl.LightningModule):
 
         Raises:
             CaptioningError: the checkpoint is of version 0.1, or has another vocabulary or encoder
-                than this captioner, for which the trainer's data module prepares the batches.
+                than this captioner, for which the trainer's data module prepares the batches; or
+                it is trained further, and has other settings.
         """
         check_format(checkpoint, "ckpt_path")
         saved = checkpoint["encoder"]
@@ -474,6 +485,13 @@ class Captioner(pl.LightningModule):
                 f"{self.encoder.weights_source}"
             )
         else:
+            if self.trainer.state.fn == TrainerFn.FITTING:
+                check_same_settings(
+                    without_vocabulary(checkpoint["hyper_parameters"]),
+                    without_vocabulary(self.hparams),
+                    "ckpt_path",
+                )
+                find_moved_checkpoints(checkpoint, self.trainer.checkpoint_callbacks)
             return self._restore(checkpoint)
         raise CaptioningError(
             f"ckpt_path: that checkpoint has {different}: use the same one, or the captioner that "
@@ -551,6 +569,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CaptioningError(f"ckpt={path}: a checkpoint, but not one of this project's.")
     check_format(checkpoint, f"ckpt={path}")
     return checkpoint
+
+
+def without_vocabulary(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a captioner that are settings."""
+    return {name: value for name, value in settings.items() if name != "vocabulary"}
 
 
 def check_format(checkpoint: Mapping[str, Any], name: str) -> None:

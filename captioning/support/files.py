@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 
 
-def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Write ``data`` to a file, replacing an existing one. Missing parent folders are created.
 
     The data is written and synced to a temporary file in the same folder, which is then renamed.

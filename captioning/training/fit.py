@@ -186,8 +186,8 @@ def _train(
         clock.seconds,
         arithmetic_of(trainer, settings.backend),
     )
-    write_report(folder, "test", found["test"].gallery)
     log_final_scores(trainer.loggers, written.scores)
+    write_report(folder, "test", found["test"].gallery)  # the last file: a sweep's job is then done
     show_results(written, folder)  # after the files: whoever reads the output may go before its end
     return written.scores
 
@@ -201,7 +201,12 @@ def make_captioner(config: Config, settings: TrainSettings, data: CaptionDataMod
         encoder_lr=settings.encoder_lr,
         backend=settings.backend,
     )
-    captioner.run = {"name": settings.name, "seed": settings.seed, "config": plain(config)}
+    captioner.run = {
+        "name": settings.name,
+        "seed": settings.seed,
+        "config": plain(config),
+        "data": data.corpus.fingerprint,
+    }
     log.info(
         "Encoder %s: weights from %s", captioner.encoder.name, captioner.encoder.weights_source
     )

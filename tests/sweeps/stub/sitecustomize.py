@@ -57,6 +57,7 @@ def train(config: dict[str, Any], folder: Path, command: str, logger: Any) -> No
             scores={"dev": scores, "test": {"CIDEr": 0.9 - scores["CIDEr"]}},
         ),
     )
+    (folder / "report.html").touch()
     ran = {
         "pid": os.getpid(), "start": start, "end": time.time(), "resume": config["resume"],
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "group": os.environ["WANDB_RUN_GROUP"],
@@ -69,3 +70,13 @@ def train(config: dict[str, Any], folder: Path, command: str, logger: Any) -> No
 fit = ModuleType("captioning.training.fit")
 fit.train = train  # type: ignore[attr-defined]
 sys.modules["captioning.training.fit"] = fit
+
+
+def checkpoint_to_resume(folder: Path) -> Path | None:
+    last = folder / "checkpoints" / "last.ckpt"
+    return last if last.is_file() else None
+
+
+resume = ModuleType("captioning.training.resume")
+resume.checkpoint_to_resume = checkpoint_to_resume  # type: ignore[attr-defined]
+sys.modules["captioning.training.resume"] = resume
