@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from captioning.data.text import Vocabulary
 from captioning.support.checkpoint_file import check_file, damaged_part
 from captioning.support.errors import CaptioningError
 
@@ -102,6 +103,10 @@ def check_content(checkpoint: object, name: str) -> None:
     words = settings.get("vocabulary")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise CaptioningError(f"{name}: the vocabulary of this checkpoint is no list of words.")
+    try:
+        Vocabulary(words)
+    except CaptioningError as error:
+        raise CaptioningError(f"{name}: {error}") from error
     for what, state in (
         ("model", checkpoint["state_dict"]),
         ("encoder", encoder.get("state_dict")),

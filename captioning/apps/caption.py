@@ -37,6 +37,7 @@ from captioning.support.build import build, own, validated
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from captioning.support.memory import keep_freed_memory
+from captioning.support.output import reader_has_gone
 from captioning.support.progress import track_progress
 
 log = logging.getLogger(__name__)
@@ -219,6 +220,8 @@ def caption(config: Mapping[str, Any]) -> None:
             for found in captioned:
                 print(one_line(found.path), found.caption, sep="\t")
             sys.stdout.flush()
+            if reader_has_gone() and not (out or figures):
+                raise BrokenPipeError  # nobody would see the other captions
             rows += map(row_of, captioned)
             if figures:
                 try:

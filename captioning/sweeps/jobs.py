@@ -33,6 +33,7 @@ from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json
 from captioning.support.locks import file_lock
 from captioning.support.reading import load_record
+from captioning.support.signals import STOPPING
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +150,7 @@ def _run_process(folder: Path, cwd: Path, output: Path | None) -> int:
     except KeyboardInterrupt:
         os.killpg(process.pid, signal.SIGINT)
         process.wait()
+        log.warning("Stopped; it can be continued after its last complete epoch: %s", folder)
         raise
     finally:
         with suppress(ProcessLookupError):
@@ -159,6 +161,9 @@ def _run_process(folder: Path, cwd: Path, output: Path | None) -> int:
 
 def describe_exit(status: int) -> str:
     """A sentence that describes the exit status of a process."""
+    if status - 128 in STOPPING:
+        name = signal.Signals(status - 128).name
+        return f"It was stopped by {name}, as before a time limit; the same command continues it."
     if status >= 0:
         return f"The process ended with exit status {status}."
     name = signal.Signals(-status).name
