@@ -246,7 +246,7 @@ def _changing(change: Callable[[random.Random, Content], str]) -> Callable[..., 
 
 
 _ODD: Final[tuple[Any, ...]] = (
-    None, True, -1, 0, 3, 10**9, 10**5000, 1.5, float("nan"), float("inf"), "", "x", "a.b", "\x1b[2J\n",
+    None, True, -1, 0, 3, 10**9, 10**100, 10**5000, 1.5, float("nan"), float("inf"), "", "x", "a.b", "\x1b[2J\n",
     "\ud800", "x" * 10**5, b"x", [], [None], ["a", "a"], [[]], {}, {"a": {}}, {"_target_": "x.Y"}, {1: 2},
     (1, 2), torch.zeros(2), torch.device("cpu"), torch.float16,
 )  # fmt: skip

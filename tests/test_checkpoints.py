@@ -133,11 +133,11 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
         (lambda c: c["hyper_parameters"].update(encoder=3), "hyper_parameters.encoder=3"),
         (lambda c: c["hyper_parameters"]["model"].update(more=1), "model.more: AttentionLSTM has"),
         (lambda c: c["hyper_parameters"]["model"].update(hidden_dim="x"), "model.hidden_dim=x"),
-        (lambda c: c["hyper_parameters"]["model"].update(hidden_dim=13), "has the shape [48, 8]"),
+        (lambda c: c["hyper_parameters"]["model"].update(hidden_dim=13), "do not belong together"),
         (lambda c: c["hyper_parameters"]["model"].update(hidden_dim=20_000), "a larger model than"),
         (lambda c: c["hyper_parameters"]["model"].update(hidden_dim=10**9), "model"),
         (lambda c: c["hyper_parameters"]["model"].update(dropout={}), "model.dropout={}"),
-        (lambda c: c["hyper_parameters"]["model"].update(gate=10**5000), "number that is too large"),
+        (lambda c: c["hyper_parameters"]["model"].update(gate=10**100), "number that is too large"),
         (lambda c: c["state_dict"].update(more=torch.ones(1)), "the weights have more"),
         (lambda c: c["state_dict"].pop("decoder.embedding.weight"), "lack decoder.embedding.weight"),
         (lambda c: c["state_dict"]["decoder.embedding.weight"].fill_(torch.nan), "are no numbers"),
@@ -169,7 +169,7 @@ def test_values_without_end_are_refused_at_once(changed: Callable[..., Path]) ->
 def test_the_checkpoint_itself_loads_as_it_was_saved(changed: Callable[..., Path]) -> None:
     captioner = Captioner.load_from_checkpoint(changed(lambda c: None))
     assert captioner.run == {"name": "captioner", "seed": 0}
-    assert captioner.encoder.weights_source == "random"
+    assert captioner.encoder.weights_source.startswith("random numbers")
 
 
 @pytest.mark.parametrize("seed", [5])
