@@ -257,11 +257,11 @@ def restoring(name: str, size: int) -> Iterator[None]:
         ) from error
 
 
-class _Limit(TorchDispatchMode):
+class _Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses each new tensor of more than so many bytes, before its memory is filled."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.limit = limit
 
     def __torch_dispatch__(

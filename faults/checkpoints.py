@@ -1,7 +1,7 @@
-"""Damaged and hostile checkpoints, through ``Captioner.load_from_checkpoint`` and through resuming.
+"""Damaged and hostile checkpoints, through ``Captioner.load_from_checkpoint`` and when resuming.
 
-Each must load as the captioner that was saved, or be refused in one sentence. None may run code, and
-none may load with other weights than were saved.
+Each must load as the captioner that was saved, or be refused in one sentence. None may run code,
+and none may load with other weights than were saved.
 """
 
 import io
@@ -246,10 +246,37 @@ def _changing(change: Callable[[random.Random, Content], str]) -> Callable[..., 
 
 
 _ODD: Final[tuple[Any, ...]] = (
-    None, True, -1, 0, 3, 10**9, 10**100, 10**5000, 1.5, float("nan"), float("inf"), "", "x", "a.b", "\x1b[2J\n",
-    "\ud800", "x" * 10**5, b"x", [], [None], ["a", "a"], [[]], {}, {"a": {}}, {"_target_": "x.Y"}, {1: 2},
-    (1, 2), torch.zeros(2), torch.device("cpu"), torch.float16,
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    3,
+    10**9,
+    10**100,
+    10**5000,
+    1.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "a.b",
+    "\x1b[2J\n",
+    "\ud800",
+    "x" * 10**5,
+    b"x",
+    [],
+    [None],
+    ["a", "a"],
+    [[]],
+    {},
+    {"a": {}},
+    {"_target_": "x.Y"},
+    {1: 2},
+    (1, 2),
+    torch.zeros(2),
+    torch.device("cpu"),
+    torch.float16,
+)
 
 
 def _places(value: Any, below: str = "") -> list[tuple[Any, Any, str]]:
@@ -348,13 +375,28 @@ def _names(rng: random.Random, content: Content) -> str:
     settings = content["hyper_parameters"]
     path = rng.choice(
         (
-            f"{_MODULE}.Part", f"{_MODULE}.inner.Part", "antigravity.Part", "os.system", "builtins.eval",
-            "torch.nn.Linear", "torch.hub.load", "captioning.apps.demo.main", "captioning.Captioner",
-            f"captioning.{_MODULE}.Part", f"captioning.models.{_MODULE}.Part", f"..{_MODULE}.Part",
-            f"captioning.models..{_MODULE}.Part", _MODULE, f"{_MODULE}.", f" {_MODULE}.Part",
-            f"torch.optim.{_MODULE}.Part", f"{_MODULE}\n.Part", f"{_MODULE}." * 30 + "Part", "",
+            f"{_MODULE}.Part",
+            f"{_MODULE}.inner.Part",
+            "antigravity.Part",
+            "os.system",
+            "builtins.eval",
+            "torch.nn.Linear",
+            "torch.hub.load",
+            "captioning.apps.demo.main",
+            "captioning.Captioner",
+            f"captioning.{_MODULE}.Part",
+            f"captioning.models.{_MODULE}.Part",
+            f"..{_MODULE}.Part",
+            f"captioning.models..{_MODULE}.Part",
+            _MODULE,
+            f"{_MODULE}.",
+            f" {_MODULE}.Part",
+            f"torch.optim.{_MODULE}.Part",
+            f"{_MODULE}\n.Part",
+            f"{_MODULE}." * 30 + "Part",
+            "",
         )
-    )  # fmt: skip
+    )
     role = rng.choice(
         ("model", "encoder", "objective", "validation", "attention", "attention as text")
     )

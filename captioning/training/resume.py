@@ -127,7 +127,7 @@ def _numbers(trainer: pl.Trainer) -> list[dict[str, type]]:
     """The kind of each number, and list of numbers, in the states of optimisers and schedules."""
     states = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
     states += [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    kinds = [
+    return [
         {
             name: float if isinstance(value, int) else type(value)
             for name, value in state.items()
@@ -135,7 +135,6 @@ def _numbers(trainer: pl.Trainer) -> list[dict[str, type]]:
         }
         for state in states
     ]
-    return kinds
 
 
 @contextmanager

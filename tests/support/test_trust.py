@@ -69,11 +69,22 @@ def test_a_class_of_a_stranger_is_refused_without_an_import(strangers: list[str]
 @pytest.mark.parametrize(
     "path",
     [
-        "captioning.apps.demo.main", "captioning.cli.Sweep", "captioning.__main__.main",
-        "captioningx.Part", "captioning.decodingx.Part", "torch.hub.load", "torch.optimx.Part",
-        "captioning.models..os.system", "..os.system", "os.system\n", " os.system", "os", "", "a" * 999,
+        "captioning.apps.demo.main",
+        "captioning.cli.Sweep",
+        "captioning.__main__.main",
+        "captioningx.Part",
+        "captioning.decodingx.Part",
+        "torch.hub.load",
+        "torch.optimx.Part",
+        "captioning.models..os.system",
+        "..os.system",
+        "os.system\n",
+        " os.system",
+        "os",
+        "",
+        "a" * 999,
     ],
-)  # fmt: skip
+)
 def test_a_path_of_another_kind_is_refused_without_an_import(path: str) -> None:
     assert len(refused(path)) < 600
 
