@@ -64,7 +64,7 @@ def read_checkpoint(path: str | Path, key: str = "ckpt") -> dict[str, Any]:
                 file.seek(0)
                 checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise many kinds; torch advises unsafe loading
-        # In a file that is cut short, zipfile seeks to a negative position: EINVAL.
+        # In a file with wrong offsets, zipfile may seek to a negative position: EINVAL.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise CaptioningError(f"{name} cannot be read ({error.strerror}).") from error
         raise CaptioningError(f"{name}: not a checkpoint, or cut short.") from error

@@ -182,6 +182,37 @@ def test_faults_of_each_kind_are_loaded_right_or_refused(tmp_path: Path, seed: i
     assert [each for each in found if each.outcome not in SUCCESSES] == []
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.pop("optimizer_states"), "contains only the model"),
+        (
+            lambda c: c.update(optimizer_states=3),
+            "the optimizer_states of this checkpoint is a int",
+        ),
+        (
+            lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr="x"),
+            "lr of the optimiser",
+        ),
+        (lambda c: c["lr_schedulers"][0].update(last_epoch={}), "last_epoch of the optimiser or"),
+        (lambda c: c["loops"].pop("fit_loop"), "KeyError: 'fit_loop'"),
+    ],
+)
+def test_a_training_whose_state_is_odd_does_not_go_on(
+    tmp_path: Path, change: Callable[[Content], Any], said: str
+) -> None:
+    path = tmp_path / "last.ckpt"
+    faults._train(path)
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    with pytest.raises(CaptioningError) as error:
+        faults._resume(path)
+    assert said in str(error.value)
+    assert str(path) in str(error.value)
+
+
 # Classes
 
 
