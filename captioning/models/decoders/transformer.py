@@ -278,7 +278,8 @@ class TransformerDecoder(Decoder):
         angles = words[:, None] * torch.exp(units * (-math.log(10000.0) / self.hidden_dim))
         positions = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
         embedded = self.embedding(tokens) * math.sqrt(self.hidden_dim)
-        return self.dropout(embedded + positions.to(embedded.dtype))
+        states: Tensor = self.dropout(embedded + positions.to(embedded.dtype))
+        return states
 
     def drop_words(
         self, tokens: Int[Tensor, "images captions words"]
