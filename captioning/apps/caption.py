@@ -34,7 +34,7 @@ from captioning.data.images import load_rgb
 from captioning.decoding import Decoding, Greedy, Hypothesis
 from captioning.reporting.figures import attention_figure, region_of
 from captioning.support.build import build, own, validated
-from captioning.support.errors import CaptioningError
+from captioning.support.errors import CaptioningError, printable
 from captioning.support.files import atomic_write_bytes, atomic_write_json, atomic_write_text
 from captioning.support.memory import keep_freed_memory
 from captioning.support.output import reader_has_gone
@@ -56,6 +56,7 @@ class CaptionSettings:
     batch_size: int = 32
     device: str = "auto"
     precision: str = "auto"
+    trust: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -188,7 +189,7 @@ def caption(config: Mapping[str, Any]) -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # its encoding may lack characters of file names
         sys.stdout.reconfigure(errors="backslashreplace")
     root, files = find_images(settings.images)
-    captioner = Captioner.load_from_checkpoint(settings.ckpt)
+    captioner = Captioner.load_from_checkpoint(settings.ckpt, trust=settings.trust)
     out = Path(settings.out) if settings.out else None
     figures = Path(settings.figures) if settings.figures else None
     if out:
@@ -217,7 +218,7 @@ def caption(config: Mapping[str, Any]) -> None:
     with closing(batches), track_progress("Captioning", len(files)) as advance:
         for captioned, errors in batches:
             for found in captioned:
-                print(one_line(found.path), found.caption, sep="\t")
+                print(one_line(found.path), printable(found.caption), sep="\t")
             sys.stdout.flush()
             if reader_has_gone() and not (out or figures):
                 raise BrokenPipeError  # nobody would see the other captions

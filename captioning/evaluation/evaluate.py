@@ -46,7 +46,9 @@ def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str,
     decoding = build(config["decoding"], Decoding, "decoding")
     settings.prepare()
     assert settings.ckpt is not None  # without it, score_file is called
-    captioner = Captioner.load_from_checkpoint(settings.ckpt, backend=settings.backend)
+    captioner = Captioner.load_from_checkpoint(
+        settings.ckpt, backend=settings.backend, trust=settings.trust
+    )
     tester = evaluation_trainer(config["trainer"], folder)
     check_backend(settings.backend, tester.strategy.root_device.type)
     data = build(config["data"], CaptionDataModule, "data", vocabulary=captioner.vocabulary)
