@@ -5,8 +5,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from captioning.support.errors import CaptioningError
+from captioning.support.files import reason_of, writing
 
 log = logging.getLogger(__name__)
 
@@ -24,17 +26,27 @@ def file_lock(path: Path, waiting_for: str) -> Iterator[None]:
         waiting_for: what the holder of the lock is doing, for the log line of a waiting process.
 
     Raises:
-        CaptioningError: the file cannot be written.
+        CaptioningError: the file cannot be written, or its file system has no locks.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
-    except OSError as error:
-        raise CaptioningError(f"{path} cannot be written ({error.strerror}).") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("Waiting for another process: %s", waiting_for)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, waiting_for)
+        except (
+            OSError
+        ) as error:  # such as ENOLCK: without a lock, two processes could write at once
+            raise CaptioningError(
+                f"{path} cannot be locked ({reason_of(error)}): choose a folder whose file system "
+                "has locks, such as one on a local disk; CAPTIONING_CACHE moves the cache."
+            ) from error
         yield
+
+
+def _lock(file: TextIO, waiting_for: str) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.info("Waiting for another process: %s", waiting_for)
+        fcntl.flock(file, fcntl.LOCK_EX)
