@@ -18,7 +18,8 @@ def file_lock(path: Path, waiting_for: str) -> Iterator[None]:
     """Hold an exclusive lock on the file ``path``, which is created with its folder.
 
     A process that has to wait logs what it waits for. The kernel releases the lock when its holder
-    exits or is killed, so a lock never becomes stale. The empty file is not removed, because then
+    exits or is killed, so a lock never becomes stale. On a file system without locks, the work is
+    refused, because two processes at once could damage each other's files. The empty file is not removed, because then
     two processes could lock two different files.
 
     Args:
@@ -34,9 +35,7 @@ def file_lock(path: Path, waiting_for: str) -> Iterator[None]:
     with file:
         try:
             _lock(file, waiting_for)
-        except (
-            OSError
-        ) as error:  # such as ENOLCK: without a lock, two processes could write at once
+        except OSError as error:  # for example ENOLCK
             raise CaptioningError(
                 f"{path} cannot be locked ({reason_of(error)}): choose a folder whose file system "
                 "has locks, such as one on a local disk; CAPTIONING_CACHE moves the cache."
