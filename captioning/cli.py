@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from captioning.cli_errors import one_sentence
 from captioning.support.errors import CaptioningError
-from captioning.support.files import atomic_write_text
+from captioning.support.files import atomic_write_text, naming_disk_faults
 
 Task = Literal["train", "evaluate", "caption"]
 
@@ -53,31 +53,8 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
     # On a new machine, matplotlib logs that it builds its font cache when it is imported.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
-        settings = resolved(config)
-        # Imported here, so that --help and wrong keys need not wait for torch.
-        if task == "caption":
-            from captioning.apps.caption import caption
-            from captioning.support.build import only_groups
-
-            only_groups(settings, ("decoding",))
-            caption(settings)
-            return {}
-        folder = Path(hydra.runtime.output_dir)
-        command = command_of(hydra)
-        if task == "evaluate":
-            # Scoring a file of captions needs no model and does not import torch.
-            from captioning.evaluation.captions_file import EvalSettings, score_file
-            from captioning.support.build import only_groups
-
-            only_groups(settings, ("data", "decoding", "trainer"))
-            if EvalSettings.of(settings).captions:
-                return score_file(settings, folder, command)
-            from captioning.evaluation.evaluate import evaluate
-
-            return evaluate(settings, folder, command)
-        from captioning.training import fit
-
-        return fit.train(settings, folder, command)
+        with naming_disk_faults(hydra.runtime.output_dir):
+            return _run_task(task, config, hydra)
     except CaptioningError as error:
         in_multirun = hydra.mode is RunMode.MULTIRUN
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or (in_multirun and task == "caption"):
@@ -103,6 +80,36 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
         sys.exit(130)
 
 
+def _run_task(
+    task: Task, config: DictConfig, hydra: HydraConf | DictConfig
+) -> dict[str, dict[str, float]]:
+    settings = resolved(config)
+    # Imported here, so that --help and wrong keys need not wait for torch.
+    if task == "caption":
+        from captioning.apps.caption import caption
+        from captioning.support.build import only_groups
+
+        only_groups(settings, ("decoding",))
+        caption(settings)
+        return {}
+    folder = Path(hydra.runtime.output_dir)
+    command = command_of(hydra)
+    if task == "evaluate":
+        # Scoring a file of captions needs no model and does not import torch.
+        from captioning.evaluation.captions_file import EvalSettings, score_file
+        from captioning.support.build import only_groups
+
+        only_groups(settings, ("data", "decoding", "trainer"))
+        if EvalSettings.of(settings).captions:
+            return score_file(settings, folder, command)
+        from captioning.evaluation.evaluate import evaluate
+
+        return evaluate(settings, folder, command)
+    from captioning.training import fit
+
+    return fit.train(settings, folder, command)
+
+
 def in_sweep() -> bool:
     """Whether this is a job of a multirun."""
     return HydraConfig.get().mode is RunMode.MULTIRUN
@@ -123,15 +130,16 @@ def train_in_sweep(config: DictConfig) -> float | None:
     logs = OmegaConf.to_container(hydra.job_logging, resolve=True)
     assert isinstance(logs, dict)
     try:
-        return jobs.run_job(
-            folder,
-            resolved(config),
-            overrides=overrides,
-            command=command_of(hydra),
-            logging={str(key): value for key, value in logs.items()},
-            cwd=Path(hydra.runtime.cwd),
-            output=None if runs_sequentially else folder / "output.log",
-        )
+        with naming_disk_faults(folder):
+            return jobs.run_job(
+                folder,
+                resolved(config),
+                overrides=overrides,
+                command=command_of(hydra),
+                logging={str(key): value for key, value in logs.items()},
+                cwd=Path(hydra.runtime.cwd),
+                output=None if runs_sequentially else folder / "output.log",
+            )
     except (CaptioningError, OSError) as error:
         jobs.record_failure(folder, str(error), overrides)
         return None
@@ -207,6 +215,8 @@ def command_line(config_name: str, *literal: str) -> Iterator[None]:
         literal: the keys whose values are taken literally; see :func:`take_literally`.
     """
     take_literally(*literal)
+    # Otherwise logging prints a traceback for every line that a full disk cannot take.
+    logging.raiseExceptions = False
     try:
         with one_sentence(config_name):
             yield
@@ -270,8 +280,8 @@ class Sweep(Callback):
             folder /= sweep_name(config, swept)
         try:
             atomic_write_text(folder / "multirun.yaml", OmegaConf.to_yaml(config))
-        except OSError as error:
-            sys.exit(f"error: {folder} cannot be written ({error.strerror}).")
+        except CaptioningError as error:  # Hydra would only warn
+            sys.exit(f"error: {error}")
         self.failures = failures(folder)
         # The configuration of each job is in its job.json.
         settings = {"sweep.dir": quoted(str(folder)), "output_subdir": "null"}

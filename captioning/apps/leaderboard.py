@@ -31,7 +31,7 @@ from captioning.reporting.ranking import (
 )
 from captioning.reporting.report import write_leaderboard_page
 from captioning.support.errors import CaptioningError
-from captioning.support.files import atomic_write_text
+from captioning.support.files import atomic_write_text, naming_disk_faults
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return _report(options)
+        with naming_disk_faults(options.out or options.folders[0]):
+            return _report(options)
     except CaptioningError as error:
         print(error, file=sys.stderr)
         return 1
@@ -144,14 +145,11 @@ def _report(options: argparse.Namespace) -> int:
     for sentence in (*notes(board), *endings(board)):
         console.print(sentence, markup=False)
     files = {"leaderboard.md": to_markdown(board), "leaderboard.csv": to_csv(board)}
-    try:
-        for name, text in files.items():
-            atomic_write_text(out / name, text)
-            console.print(f"Wrote {out / name}", markup=False)
-        page = write_leaderboard_page(out / "leaderboard.html", board)
-        console.print(f"Wrote {page}", markup=False)
-    except OSError as error:
-        raise CaptioningError(f"{out}: cannot be written: {error.strerror}") from None
+    for name, text in files.items():
+        atomic_write_text(out / name, text)
+        console.print(f"Wrote {out / name}", markup=False)
+    page = write_leaderboard_page(out / "leaderboard.html", board)
+    console.print(f"Wrote {page}", markup=False)
     if options.wandb:
         _log_to_wandb(board, out)
     return status

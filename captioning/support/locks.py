@@ -18,9 +18,9 @@ def file_lock(path: Path, waiting_for: str) -> Iterator[None]:
     """Hold an exclusive lock on the file ``path``, which is created with its folder.
 
     A process that has to wait logs what it waits for. The kernel releases the lock when its holder
-    exits or is killed, so a lock never becomes stale. On a file system without locks, the work is
-    refused, because two processes at once could damage each other's files. The empty file is not removed, because then
-    two processes could lock two different files.
+    exits or is killed, so a lock never becomes stale. The empty file is not removed, because then
+    two processes could lock two different files. On a file system without locks, the work is
+    refused, because two processes at once could damage each other's files.
 
     Args:
         path: the lock file.

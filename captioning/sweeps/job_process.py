@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.support.errors import CaptioningError
+from captioning.support.files import naming_disk_faults
 from captioning.sweeps.jobs import RANK_VARIABLE, read_job, write_failure
 
 log = logging.getLogger("captioning.sweeps")
@@ -27,6 +28,7 @@ def main(folder: Path) -> int:
         The exit status. If it is not 0, ``failed.json`` holds the reason, except after Ctrl-C.
     """
     threading.Thread(target=die_with_parent, daemon=True).start()
+    logging.raiseExceptions = False  # as in :func:`captioning.cli.command_line`
     job = read_job(folder)
     assert job is not None
     if {os.environ.get("LOCAL_RANK", "0"), os.environ.get(RANK_VARIABLE, "0")} == {"0"}:
@@ -37,7 +39,8 @@ def main(folder: Path) -> int:
         from captioning.training import fit  # imported late, because importing torch is slow
 
         config = job.config | ({"resume": str(last)} if last.is_file() else {})
-        fit.train(config, folder, job.command, logger_for_job(config["logger"], folder))
+        with naming_disk_faults(folder):
+            fit.train(config, folder, job.command, logger_for_job(config["logger"], folder))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
