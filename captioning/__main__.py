@@ -3,6 +3,9 @@
 import sys
 from importlib import import_module
 
+from captioning.support.output import lasting_output
+from captioning.support.signals import signal_of, stopping_by_signals
+
 COMMANDS = {
     "leaderboard": "rank the runs below some folders, and compare them with the best",
     "demo": "serve a page on this computer that captions photographs",
@@ -21,9 +24,16 @@ def main() -> int:
             print(f"\nerror: {name} is not a command.", file=sys.stderr)
         return 0 if asked else 2
     del sys.argv[1]
-    status: int = import_module(f"captioning.apps.{name}").main()
+    try:
+        with stopping_by_signals():
+            status: int = import_module(f"captioning.apps.{name}").main()
+    except KeyboardInterrupt as error:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal_of(error)
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with lasting_output():
+        status = main()
+    sys.exit(status)

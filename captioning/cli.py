@@ -28,8 +28,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from captioning.cli_errors import one_sentence
+from captioning.support.claims import check_unused, claim, claim_new, release_claims
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text, naming_disk_faults
+from captioning.support.output import lasting_output
+from captioning.support.signals import signal_of, stopping_by_signals
 
 Task = Literal["train", "evaluate", "caption"]
 
@@ -44,7 +47,9 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
     Training and evaluation write into the output folder that Hydra made for them.
 
     A :class:`CaptioningError` ends a single run with one sentence and status 1. In a multirun, it
-    ends an evaluation with a ``failed.json``. With HYDRA_FULL_ERROR=1 it is raised.
+    ends an evaluation with a ``failed.json``. With HYDRA_FULL_ERROR=1 it is raised. Ctrl-C and the
+    signals of :mod:`captioning.support.signals` end it with one line that says how to go on, and
+    with status 128 plus the signal's number.
 
     Returns:
         The scores as ``{split: {metric: score}}``; empty for captioning.
@@ -52,9 +57,14 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
     hydra = HydraConfig.get()
     # On a new machine, matplotlib logs that it builds its font cache when it is imported.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    settings: dict[str, Any] = {}
+    # With hydra.job.chdir, Hydra has gone to the output folder. Relative paths are nevertheless of
+    # the folder in which the command was given.
+    os.chdir(hydra.runtime.cwd)
     try:
+        settings = resolved(config)
         with naming_disk_faults(hydra.runtime.output_dir):
-            return _run_task(task, config, hydra)
+            return _run_task(task, settings, hydra)
     except CaptioningError as error:
         in_multirun = hydra.mode is RunMode.MULTIRUN
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or (in_multirun and task == "caption"):
@@ -69,21 +79,41 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
     except BrokenPipeError:
         if task != "caption":
             raise
-        # The reader, for example `head`, has closed the pipe. Python flushes stdout again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except KeyboardInterrupt:
-        last = Path(hydra.runtime.output_dir) / "checkpoints" / "last.ckpt"
-        resumable = task == "train" and last.exists()
-        hint = f"; resume={last} continues after its last complete epoch" if resumable else ""
-        print(f"interrupted{hint}", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        hint = ""
+        if task == "train":
+            last = last_checkpoint(Path(hydra.runtime.output_dir), settings.get("resume"))
+            given = [each for each in sys.argv if not each.startswith("resume=")]
+            if last is None:
+                hint = " before the end of the first epoch; the same command starts again"
+            else:
+                command = shlex.join(["python", *given, f"resume={last}"])
+                hint = f"; this continues after the last complete epoch: {command}"
+        print(f"{ended_by(error)}{hint}", file=sys.stderr)
+        sys.exit(128 + signal_of(error))
+
+
+def last_checkpoint(folder: Path, resume: str | None) -> Path | None:
+    """The checkpoint from which a run can be continued; None if there is none yet.
+
+    Args:
+        folder: the folder of the run.
+        resume: the checkpoint from which the run was itself continued.
+    """
+    folders = [folder / "checkpoints", *([Path(resume).absolute().parent] if resume else [])]
+    return next((f / "last.ckpt" for f in folders if (f / "last.ckpt").is_file()), None)
+
+
+def ended_by(error: KeyboardInterrupt) -> str:
+    """How a command was ended: ``interrupted``, by Ctrl-C, or ``stopped by SIGTERM``."""
+    number = signal_of(error)
+    return "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
 
 
 def _run_task(
-    task: Task, config: DictConfig, hydra: HydraConf | DictConfig
+    task: Task, settings: dict[str, Any], hydra: HydraConf | DictConfig
 ) -> dict[str, dict[str, float]]:
-    settings = resolved(config)
     # Imported here, so that --help and wrong keys need not wait for torch.
     if task == "caption":
         from captioning.apps.caption import caption
@@ -95,6 +125,8 @@ def _run_task(
     folder = Path(hydra.runtime.output_dir)
     command = command_of(hydra)
     if task == "evaluate":
+        if hydra.mode is not RunMode.MULTIRUN:
+            check_unused(folder)
         # Scoring a file of captions needs no model and does not import torch.
         from captioning.evaluation.captions_file import EvalSettings, score_file
         from captioning.support.build import only_groups
@@ -107,7 +139,7 @@ def _run_task(
         return evaluate(settings, folder, command)
     from captioning.training import fit
 
-    return fit.train(settings, folder, command)
+    return fit.train(settings, folder, command, only_new=True)
 
 
 def in_sweep() -> bool:
@@ -124,6 +156,7 @@ def train_in_sweep(config: DictConfig) -> float | None:
     from captioning.sweeps import jobs  # imported late, to keep --help fast
 
     hydra = HydraConfig.get()
+    os.chdir(hydra.runtime.cwd)  # as in `run_job`
     folder = Path(hydra.runtime.output_dir)
     overrides = swept_overrides(hydra)
     runs_sequentially = hydra.runtime.choices["hydra/launcher"] == "basic"
@@ -205,10 +238,11 @@ def command_of(hydra: HydraConf | DictConfig) -> str:  # Hydra returns a DictCon
 
 @contextmanager
 def command_line(config_name: str, *literal: str) -> Iterator[None]:
-    """Handle command-line mistakes and Ctrl-C around the main function of a script.
+    """Handle mistakes, Ctrl-C, signals and closed pipes around the main function of a script.
 
     A mistake on the command line exits with one sentence and status 1. Ctrl-C in a multirun exits
-    with one line and status 130.
+    with one line and status 130, and a signal likewise. A run goes on when what it prints is not
+    read any more.
 
     Args:
         config_name: the name of the script's configuration, for example ``train``.
@@ -217,12 +251,15 @@ def command_line(config_name: str, *literal: str) -> Iterator[None]:
     take_literally(*literal)
     # Otherwise logging prints a traceback for every line that a full disk cannot take.
     logging.raiseExceptions = False
-    try:
-        with one_sentence(config_name):
-            yield
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    with lasting_output():
+        try:
+            with stopping_by_signals(), one_sentence(config_name):
+                yield
+        except KeyboardInterrupt as error:
+            print(f"{ended_by(error)}; the same command continues", file=sys.stderr)
+            sys.exit(128 + signal_of(error))
+        finally:
+            release_claims()
 
 
 def fixed_and_swept(hydra: DictConfig) -> tuple[list[str], list[str]]:
@@ -240,6 +277,38 @@ def set_for_all_jobs(config: DictConfig, fixed: Sequence[str], **settings: str) 
     settings = {"job.config.override_dirname.exclude_keys": hidden, **settings}
     with read_write(config), open_dict(config):
         config.hydra.overrides.hydra += [f"hydra.{key}={value}" for key, value in settings.items()]
+
+
+class Claim(Callback):
+    """Hydra callback for single runs: claims the output folder, before anything is written there.
+
+    Hydra names the folder by the time, so that runs of the same second get the same name; all but
+    the first of them take another one. A folder that the user names is used, unless another run is
+    using it. A run that is resumed also claims the folder in which it continues its checkpoints.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        ranks = {os.environ.get(name, "0") for name in ("LOCAL_RANK", "SLURM_PROCID")}
+        if ranks != {"0"}:  # the first process of the run claims the folder for all
+            return
+        hydra = config.hydra
+        folder = Path(hydra.run.dir)
+        resumed = config.get("resume")
+        try:
+            if any(each.startswith("hydra.run.dir=") for each in hydra.overrides.hydra):
+                claim(folder)
+            else:
+                folder = claim_new(folder)
+                with read_write(config):
+                    hydra.run.dir = str(folder)
+            if resumed and Path(resumed).is_file():
+                earlier = Path(resumed).parent
+                earlier = earlier.parent if earlier.name == "checkpoints" else earlier
+                if earlier.resolve() != folder.resolve():
+                    claim(earlier)
+        except CaptioningError as error:  # Hydra would only warn
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
 
 
 class Evaluations(Callback):

@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,17 @@ def resolve_precision(precision: Any, accelerator: Any) -> Any:
         return precision
     device = choose_device("cpu" if accelerator == "cpu" else "auto")
     return "bf16-mixed" if choose_precision("auto", device) == "bf16" else "32-true"
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise Ctrl-C and signals as :class:`KeyboardInterrupt`; Lightning makes them SystemExit."""
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise end.__context__ from None
+        raise
 
 
 def evaluation_trainer(spec: Mapping[str, Any], folder: Path) -> pl.Trainer:

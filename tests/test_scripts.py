@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import signal
 import subprocess
@@ -276,6 +277,78 @@ def test_a_resumed_run_continues_exactly(
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     scores = [read_results(f / "results.json").scores for f in (trained, tmp_path / "second")]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_as_before_a_time_limit_says_which_command_goes_on(
+    run: Run, flickr8k_mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    step = Captioner.training_step
+
+    def signalled(self: Captioner, batch: Any, batch_idx: int) -> Any:
+        if self.current_epoch == 1:
+            os.kill(os.getpid(), number)
+        return step(self, batch, batch_idx)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Captioner, "training_step", signalled)
+        ended = run(
+            "train", f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}",
+            "trainer.max_epochs=3", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1",
+        )  # fmt: skip
+    signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+    assert ended.status == 128 + number
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    said = ended.err.splitlines()[-1]
+    assert said.startswith(
+        f"stopped by {signal.Signals(number).name}; this continues after the last complete epoch: "
+        "python "
+    )
+    command = shlex.split(said)
+    assert command[-1] == f"resume={last}"
+    assert any(each.endswith("train.py") for each in command)
+    assert f"data.root={flickr8k_mini}" in command
+    assert torch.load(last, weights_only=True)["epoch"] == 0
+    assert_one_sentence(
+        run("train", f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}"),
+        *(f"resume={last}", "was not finished"),
+    )
+
+
+def test_a_run_whose_output_is_not_read_is_complete(
+    run: Run, flickr8k_mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``train.py ... | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        ended = run(
+            "train", f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}", "decoding=greedy",
+            "trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1",
+            "trainer.limit_test_batches=1",
+        )  # fmt: skip
+    assert (ended.status, ended.err) == (0, "")
+    assert (tmp_path / "report.html").exists()
+    with (tmp_path / "logs" / "metrics.csv").open() as file:
+        assert list(csv.DictReader(file))[-1]["final/test/CIDEr"]
+
+
+def test_relative_paths_are_of_the_folder_of_the_command(
+    run: Run, flickr8k_mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where Hydra is asked to change to the folder of the run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(flickr8k_mini)
+    ended = run(
+        "train", "data.root=data", "hydra.run.dir=run", "hydra.job.chdir=true", "decoding=greedy",
+        "trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1",
+        "trainer.limit_test_batches=1",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert (tmp_path / "run" / "results.json").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "run"}
 
 
 def test_resuming_with_another_vocabulary_or_model_says_so(
@@ -577,14 +650,13 @@ def test_damaged_data_is_one_sentence_and_can_be_left_out(
     assert parts[0] in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_a_truncated_store_is_one_sentence(
+def test_a_damaged_index_of_a_store_is_one_sentence(
     run: Run, flickr8k_mini: Path, tmp_path: Path, trained: Path, cache: Path
 ) -> None:
     copy = tmp_path / "cache"
     shutil.copytree(cache / "features", copy / "features")
-    (store,) = (copy / "features").glob("*/grids.bin")
-    with store.open("r+b") as file:
-        file.truncate(1000)
+    (store,) = (copy / "features").glob("*/index.txt")
+    store.write_text("damaged\n" + store.read_text())
     ended = run(
         "train", f"data.root={flickr8k_mini}", f"data.cache={copy}", f"hydra.run.dir={tmp_path}"
     )

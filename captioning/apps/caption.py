@@ -42,6 +42,7 @@ from captioning.support.files import (
     writing,
 )
 from captioning.support.memory import keep_freed_memory
+from captioning.support.output import reader_has_gone
 from captioning.support.progress import track_progress
 
 log = logging.getLogger(__name__)
@@ -217,6 +218,8 @@ def caption(config: Mapping[str, Any]) -> None:
             for found in captioned:
                 print(one_line(found.path), found.caption, sep="\t")
             sys.stdout.flush()
+            if reader_has_gone() and not (out or figures):
+                raise BrokenPipeError  # nobody would see the other captions
             for error in errors.values():
                 print(f"error: {error}", file=sys.stderr)
             failed += len(errors)

@@ -136,6 +136,15 @@ def _report(options: argparse.Namespace) -> int:
         failures=failures,
         language=options.language,
     )
+    # Files first: whoever reads the output may go before its end.
+    files = {"leaderboard.md": to_markdown(board), "leaderboard.csv": to_csv(board)}
+    unwritten = None
+    try:
+        for name, text in files.items():
+            atomic_write_text(out / name, text)
+        page = write_leaderboard_page(out / "leaderboard.html", board)
+    except CaptioningError as error:
+        unwritten = error
     console = Console(highlight=False)
     if not console.is_terminal:
         # In a file or a pipe, tables need not fit a terminal's width.
@@ -144,12 +153,10 @@ def _report(options: argparse.Namespace) -> int:
         console.print(table)
     for sentence in (*notes(board), *endings(board)):
         console.print(sentence, markup=False)
-    files = {"leaderboard.md": to_markdown(board), "leaderboard.csv": to_csv(board)}
-    for name, text in files.items():
-        atomic_write_text(out / name, text)
-        console.print(f"Wrote {out / name}", markup=False)
-    page = write_leaderboard_page(out / "leaderboard.html", board)
-    console.print(f"Wrote {page}", markup=False)
+    if unwritten is not None:
+        raise unwritten
+    for path in (*(out / name for name in files), page):
+        console.print(f"Wrote {path}", markup=False)
     if options.wandb:
         _log_to_wandb(board, out)
     return status

@@ -26,7 +26,7 @@ from captioning.support.build import build
 from captioning.support.memory import keep_freed_memory
 from captioning.support.progress import Clock
 from captioning.support.special_tokens import SPECIAL_WORDS, UNK
-from captioning.trainer import evaluation_trainer, quieten
+from captioning.trainer import evaluation_trainer, interruptible, quieten
 
 
 def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str, dict[str, float]]:
@@ -104,7 +104,8 @@ def score_split(
     """
     references = data.references(split)
     captioner.set_references(references, METRICS, decoding)
-    tester.test(captioner, data.evaluation_dataloader(split), verbose=False)
+    with interruptible():
+        tester.test(captioner, data.evaluation_dataloader(split), verbose=False)
     assert isinstance(captioner.caption_scores, CaptionScores)
     found, captions = captioner.caption_scores.scores(), captioner.caption_scores.captions
     photographs = {image.id: image.path for image in data.images(split)}

@@ -16,7 +16,6 @@ import os
 import platform
 import re
 import subprocess
-import tempfile
 import urllib.request
 from collections.abc import Sequence
 from http.client import HTTPException
@@ -33,6 +32,7 @@ from captioning.support.files import atomic_write_json
 from captioning.support.locks import file_lock
 from captioning.support.paths import cache_dir
 from captioning.support.progress import track_progress
+from captioning.support.scratch import scratch_folder
 
 SPICE = Metric("SPICE", ("SPICE",), optional=True)
 
@@ -79,7 +79,7 @@ def spice_scores(
         for place, (caption, texts) in enumerate(zip(captions, references, strict=True))
     ]
     # All files in one folder of our own, by bare names: a class path takes no name with a ":".
-    with tempfile.TemporaryDirectory(prefix="captioning-spice-") as folder:
+    with scratch_folder() as folder:
         for jar in jars:
             Path(folder, jar.name).symlink_to(jar.absolute())
         atomic_write_json(Path(folder, "captions.json"), images)
@@ -147,7 +147,7 @@ def find_corenlp(folder: str | None = None, url: str = CORENLP_URL) -> Path:
 
 def _download(url: str, target: Path) -> None:
     """Download the archive at ``url`` and extract the files of `CORENLP` into a folder."""
-    with tempfile.TemporaryDirectory(dir=target) as folder:
+    with scratch_folder(target) as folder:
         archive = Path(folder, "corenlp.zip")
         with urllib.request.urlopen(url, timeout=60) as response, archive.open("wb") as file:
             size = int(response.headers.get("Content-Length") or 0)

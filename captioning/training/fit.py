@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.loggers import Logger
 
 from captioning.captioner import Captioner
@@ -29,11 +28,16 @@ from captioning.reporting.arithmetic import count_parameters
 from captioning.reporting.report import write_report
 from captioning.reporting.terminal import show_results
 from captioning.support.build import build, only_groups, own, validated
+from captioning.support.claims import check_unused
 from captioning.support.errors import CaptioningError
 from captioning.support.memory import keep_freed_memory
 from captioning.support.progress import Clock
-from captioning.trainer import evaluation_trainer, make_trainer, quieten
+from captioning.support.scratch import remove_leftovers
+from captioning.support.signals import stopping_later
+from captioning.trainer import evaluation_trainer, interruptible, make_trainer, quieten
 from captioning.training.callbacks import make_callbacks, scored_checkpoint
+from captioning.training.callbacks.stopping import StopAtSignal, ValidateAtLastStep
+from captioning.training.limits import check_limits, check_splits, is_misconfiguration
 from captioning.training.loggers import closing_wandb, log_final_scores, log_settings, make_loggers
 from captioning.training.resume import check_resumable
 
@@ -71,7 +75,12 @@ class TrainSettings(ExtraMetrics):
 
 
 def train(
-    config: Config, folder: Path, command: str, logger: Config | None = None
+    config: Config,
+    folder: Path,
+    command: str,
+    logger: Config | None = None,
+    *,
+    only_new: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Train a model, then score the dev and the test split with its best checkpoint.
 
@@ -81,6 +90,7 @@ def train(
         command: the command line, for ``results.json``.
         logger: replaces the configuration's ``logger``, for jobs of a sweep, whose logged runs need
             names of their own.
+        only_new: whether a folder that holds an earlier run is refused, unless it is resumed.
 
     Returns:
         ``{split: {metric: score}}``. If several processes train, only the first one scores, so that
@@ -90,11 +100,11 @@ def train(
     keep_freed_memory()
     loggers = make_loggers(config["logger"] if logger is None else logger, folder, config["resume"])
     with closing_wandb(loggers):
-        return _train(config, folder, command, loggers)
+        return _train(config, folder, command, loggers, only_new)
 
 
 def _train(
-    config: Config, folder: Path, command: str, loggers: Sequence[Logger]
+    config: Config, folder: Path, command: str, loggers: Sequence[Logger], only_new: bool
 ) -> dict[str, dict[str, float]]:
     only_groups(config, GROUPS)
     settings = TrainSettings(**validated(TrainSettings, own(config), "", set()))
@@ -106,11 +116,17 @@ def _train(
     data = build(config["data"], CaptionDataModule, "data", seed=settings.seed)
     # A resumed run continues in its old folder of checkpoints, which has the best one so far.
     checkpoints = Path(settings.resume).parent if settings.resume else folder / "checkpoints"
-    callbacks = make_callbacks(config["callbacks"], checkpoints)
+    callbacks = [*make_callbacks(config["callbacks"], checkpoints), ValidateAtLastStep()]
     trainer = make_trainer(config["trainer"], folder, callbacks, loggers)
+    check_limits(trainer)
     device, leads = trainer.strategy.root_device, trainer.is_global_zero
     check_backend(settings.backend, device.type)
-    if not leads:
+    if leads:
+        if only_new and not settings.resume:
+            check_unused(folder)
+        for place in (folder, checkpoints):
+            remove_leftovers(place)
+    else:
         logging.getLogger("captioning").setLevel(logging.WARNING)
 
     with clock("data"):
@@ -134,6 +150,7 @@ def _train(
         *(len(data.images("train")), data.data_name, trainable / 1e6),
         *(len(data.vocabulary), trainer.precision, folder),
     )
+    check_splits(trainer, data)
     with clock("training"):
         fit(trainer, captioner, data, settings.resume)
     if not leave_process_group(trainer):
@@ -163,8 +180,8 @@ def _train(
         arithmetic_of(trainer, settings.backend),
     )
     write_report(folder, "test", found["test"].gallery)
-    show_results(written, folder)
     log_final_scores(trainer.loggers, written.scores)
+    show_results(written, folder)  # after the files: whoever reads the output may go before its end
     return written.scores
 
 
@@ -189,17 +206,33 @@ def fit(
 ) -> None:
     """Train, continuing from a checkpoint if ``resume`` is given.
 
+    A signal of :mod:`captioning.support.signals` ends it after the current batch, so that no
+    checkpoint is left half written.
+
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed.
-        CaptioningError: Lightning refuses a combination of settings, or a callback monitors a
-            value that is not logged.
+        KeyboardInterrupt: Ctrl-C was pressed, or a signal came.
+        CaptioningError: no step could be made, Lightning refuses a combination of settings, or a
+            callback monitors a value that is not logged.
     """
-    try:
-        trainer.fit(captioner, datamodule=data, ckpt_path=resume)
-    except MisconfigurationException as error:
-        raise CaptioningError(f"Training cannot go on: {' '.join(str(error).split())}") from error
-    except SystemExit:  # Lightning turns Ctrl-C into SystemExit
-        raise KeyboardInterrupt if trainer.interrupted else SystemExit from None
+    with stopping_later() as request:
+        trainer.callbacks.insert(0, StopAtSignal(request))  # type: ignore[attr-defined]
+        try:
+            with interruptible():
+                trainer.fit(captioner, datamodule=data, ckpt_path=resume)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            request.check()  # the error may come from another process that the signal has ended
+            if is_misconfiguration(error):
+                reason = " ".join(str(error).split())
+                raise CaptioningError(f"Training cannot go on: {reason}") from error
+            raise
+        request.check()
+    if trainer.global_step == 0:
+        raise CaptioningError(
+            "Nothing was trained: the Trainer ended before its first step; raise "
+            "trainer.limit_train_batches or trainer.max_time."
+        )
 
 
 def leave_process_group(trainer: pl.Trainer) -> bool:

@@ -134,13 +134,22 @@ def next_pid(folder: Path) -> Path:
     raise TimeoutError
 
 
-def test_ctrl_c_ends_the_multirun_and_its_job(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped by SIGTERM")],
+)
+def test_a_signal_ends_the_multirun_and_its_job(
+    start: Start, tmp_path: Path, number: signal.Signals, words: str
+) -> None:
     process = start("-m", "model.dropout=4,0.3")
     pid = int(wait_for(next_pid(tmp_path)))
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert out.splitlines()[-1] == "interrupted; the same command continues"
+    assert process.returncode == 128 + number
+    *_, job, last = out.splitlines()
+    assert "Stopped; it can be continued" in job
+    assert job.endswith("model.dropout=4")
+    assert last == f"{words}; the same command continues"
     assert "Traceback" not in out
     assert ended(pid)
     assert not list(tmp_path.rglob("results.json")), out
@@ -238,7 +247,12 @@ def test_a_multirun_of_eval_ends_with_a_leaderboard(
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(3, "exit status 3"), (-9, "SIGKILL, which"), (-15, "SIGTERM.")],
+    [
+        (143, "stopped by SIGTERM, as before a time limit"),
+        (3, "exit status 3"),
+        (-9, "SIGKILL, which"),
+        (-15, "SIGTERM."),
+    ],
 )
 def test_how_a_process_ended_is_said(status: int, words: str) -> None:
     assert words in describe_exit(status)

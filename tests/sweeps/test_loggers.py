@@ -50,7 +50,7 @@ def test_a_job_is_one_run_in_the_group_of_its_sweep_and_says_that_it_failed(
     runs, statuses = [], []
     finish = wandb.finish
 
-    def fails(config: Any, folder: Path, command: str, made: list[Any]) -> None:
+    def fails(config: Any, folder: Path, command: str, made: list[Any], only_new: bool) -> None:
         (logger,) = (each for each in made if isinstance(each, WandbLogger))
         assert config["logger"] == CONFIG["logger"]  # or each seed would be another configuration
         logger.log_hyperparams(loggers.flat(config))

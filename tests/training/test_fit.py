@@ -2,6 +2,8 @@
 
 import csv
 import inspect
+import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +19,10 @@ from torch import Tensor, nn
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
 from captioning.support.errors import CaptioningError
+from captioning.support.signals import Stopped
 from captioning.training import fit as fitting
 from captioning.training.callbacks import make_callbacks
+from captioning.training.limits import check_splits
 from captioning.training.schedules import build_scheduler
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -143,7 +147,9 @@ class Ran(SimpleNamespace):
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Train by ``fit.train`` with the configuration of ``train.yaml``."""
 
-    def run(scores: Sequence[float], *overrides: str, epochs: int = 5) -> Ran:
+    def run(
+        scores: Sequence[float], *overrides: str, epochs: int = 5, show: Any = lambda *_: None
+    ) -> Ran:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("train", ["name=stub", "data.root=x", "trainer.accelerator=cpu",
                                        "trainer.precision=32-true",
@@ -175,7 +181,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, stand_in in {
             "Captioner": Stub, "build": build, "score_split": score, "write_record": record,
             "make_trainer": make, "identify": lambda *_: None, "write_report": lambda *_: None,
-            "show_results": lambda *_: None,
+            "show_results": show,
         }.items():  # fmt: skip
             monkeypatch.setattr(fitting, name, stand_in)
         try:
@@ -329,3 +335,106 @@ def test_an_entry_that_is_null_is_left_out(tmp_path: Path) -> None:
 def test_a_value_that_nobody_logs_cannot_be_monitored(run: Any) -> None:
     with pytest.raises(CaptioningError, match=r"Training cannot go on: .*dev/CIDR"):
         run([0.5], "callbacks.best_checkpoint.monitor=dev/CIDR", epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["trainer.limit_train_batches=0"], ["trainer.limit_train_batches=0", "nothing to train"]),
+        (["trainer.limit_train_batches=0.01"], ["limit_train_batches"]),
+        (["trainer.max_epochs=0"], ["trainer.max_epochs=0", "nothing to train"]),
+        (["+trainer.max_steps=0"], ["trainer.max_steps=0", "nothing to train"]),
+        (["+trainer.max_time=00:00:00:00"], ["trainer.max_time", "no time"]),
+        (["trainer.limit_test_batches=0"], ["trainer.limit_test_batches=0", "nothing to score"]),
+        (
+            ["trainer.limit_val_batches=0"],
+            ["trainer.limit_val_batches=0", "dev/CIDEr", "~callbacks.best_checkpoint"],
+        ),
+        (
+            ["+trainer.check_val_every_n_epoch=5"],
+            ["trainer.check_val_every_n_epoch=5", "trainer.max_epochs=3", "dev/CIDEr"],
+        ),
+        (["+trainer.val_check_interval=99"], ["val_check_interval", "(99)"]),
+    ],
+)
+def test_a_limit_that_leaves_nothing_is_one_sentence_before_training(
+    run: Any, overrides: list[str], parts: list[str]
+) -> None:
+    with pytest.raises(CaptioningError) as error:
+        run([0.5], *overrides, epochs=3)
+    assert all(part in str(error.value) for part in parts), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_a_fraction_of_the_test_batches_that_is_none_is_known_before_training() -> None:
+    class Nine(StubData):
+        def evaluation_dataloader(self, split: str) -> Any:
+            return torch.utils.data.DataLoader(torch.ones(9, 1))
+
+    def trainer(limit: float) -> pl.Trainer:
+        return pl.Trainer(accelerator="cpu", logger=False, limit_test_batches=limit)
+
+    check_splits(trainer(0.2), Nine())
+    with pytest.raises(CaptioningError, match=r"limit_test_batches=0.1 of the 9 batches of dev"):
+        check_splits(trainer(0.1), Nine())
+
+
+def test_without_a_dev_score_a_run_without_a_best_checkpoint_is_scored(run: Any) -> None:
+    ran = run([0.9], "callbacks=none", "trainer.limit_val_batches=0", epochs=1)
+    assert ran.weights[0] == ("dev", STEPS)
+
+
+@pytest.mark.parametrize("overrides", [[], ["+trainer.min_epochs=2"]])
+def test_training_that_ends_within_an_epoch_is_validated_there(
+    run: Any, overrides: list[str]
+) -> None:
+    ran = run([0.1, 0.5], f"+trainer.max_steps={STEPS + 1}", *overrides)
+    assert ran.weights[0] == ("dev", STEPS + 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_a_run_with_the_checkpoint_of_its_last_complete_epoch(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    step, steps = Stub.training_step, []
+
+    def interrupted(self: Stub, batch: Tensor, batch_idx: int) -> Tensor:
+        steps.append(batch_idx)
+        if len(steps) == STEPS + 2:
+            os.kill(os.getpid(), number)
+        return step(self, batch, batch_idx)
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Stub, "training_step", interrupted)
+    with pytest.raises(Stopped) as stopped:
+        run([0.1, 0.5], epochs=3)
+    signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+    assert stopped.value.signal == number
+    assert len(steps) == STEPS + 2
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {
+        "best.ckpt",
+        "last.ckpt",
+    }
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (last["epoch"], last["global_step"]) == (0, STEPS)
+
+
+def test_the_files_of_a_run_are_complete_before_anything_is_printed(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``train.py | head -1`` may end while the table of scores is printed."""
+    complete = []
+
+    def show(*_: Any) -> None:
+        complete.append("final/test/CIDEr" in (tmp_path / "logs" / "metrics.csv").read_text())
+
+    run([0.1], epochs=1, show=show)
+    assert complete == [True]
+
+
+def test_what_a_killed_run_was_writing_is_removed_when_it_goes_on(run: Any, tmp_path: Path) -> None:
+    left = tmp_path / "checkpoints" / ".last.ckpt.99999999.0123abcd.tmp"
+    left.parent.mkdir()
+    left.touch()
+    run([0.1], epochs=1)
+    assert not left.exists()

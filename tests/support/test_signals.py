@@ -1,0 +1,44 @@
+"""Signals that ask a process to end."""
+
+import os
+import signal
+
+import pytest
+
+from captioning.support.signals import (
+    STOPPING,
+    Stopped,
+    signal_of,
+    stopping_by_signals,
+    stopping_later,
+)
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_ends_the_work_as_ctrl_c_does(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt) as ended, stopping_by_signals():
+        os.kill(os.getpid(), number)
+    assert signal_of(ended.value) == number
+    assert signal.getsignal(number) == before
+    assert signal_of(KeyboardInterrupt()) == signal.SIGINT
+
+
+def test_a_signal_waits_for_a_place_to_stop_and_a_second_one_does_not() -> None:
+    with stopping_later() as request:
+        request.check()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(Stopped) as ended:
+            request.check()
+        assert ended.value.signal == signal.SIGUSR1
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_that_is_to_be_ignored_is_ignored() -> None:
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        with stopping_by_signals():
+            os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
