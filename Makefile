@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train test lint format types leaderboard bench lock clean
+.PHONY: help setup demo train test lint format types leaderboard bench faults lock clean
 
 PYTHON ?=
 ARGS ?=
@@ -52,6 +52,9 @@ leaderboard: $(INSTALLED)  ## rank the runs below runs/, and write Markdown and 
 
 bench: $(INSTALLED)  ## compare speed with references and hardware limits; parts in ARGS="training beam"
 	$(PY) -m benchmarks $(ARGS)
+
+faults: $(INSTALLED)  ## break files, processes and disks on purpose, and count what is lost; parts in ARGS="images"
+	$(PY) -m faults $(ARGS)
 
 lock:  ## resolve pyproject.toml into a new requirements.lock (needs uv)
 	@$(HAVE_UV) || { echo 'make lock needs uv on the PATH.' >&2; exit 1; }

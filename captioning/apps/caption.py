@@ -61,6 +61,7 @@ class CaptionSettings:
     batch_size: int = 32
     device: str = "auto"
     precision: str = "auto"
+    trust: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -193,7 +194,7 @@ def caption(config: Mapping[str, Any]) -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # its encoding may lack characters of file names
         sys.stdout.reconfigure(errors="backslashreplace")
     root, files = find_images(settings.images)
-    captioner = Captioner.load_from_checkpoint(settings.ckpt)
+    captioner = Captioner.load_from_checkpoint(settings.ckpt, trust=settings.trust)
     out = Path(settings.out) if settings.out else None
     figures = Path(settings.figures) if settings.figures else None
     if out:
@@ -213,23 +214,30 @@ def caption(config: Mapping[str, Any]) -> None:
     resize = captioner.encoder.preprocessing.resize
     rows: list[Row] = []
     failed = 0
+
+    def write_captions() -> None:
+        if out and rows:
+            write_rows(out, rows)
+
     with closing(batches), track_progress("Captioning", len(files)) as advance:
         for captioned, errors in batches:
             for found in captioned:
                 print(one_line(found.path), found.caption, sep="\t")
             sys.stdout.flush()
+            rows += map(row_of, captioned)
             if reader_has_gone() and not (out or figures):
                 raise BrokenPipeError  # nobody would see the other captions
+            if figures:
+                try:
+                    errors |= write_figures(figures, root, captioned, resize)
+                except CaptioningError:
+                    write_captions()
+                    raise
             for error in errors.values():
                 print(f"error: {error}", file=sys.stderr)
             failed += len(errors)
-            if figures:
-                write_figures(figures, root, captioned, resize)
-            if out:
-                rows += map(row_of, captioned)
             advance(len(captioned) + len(errors))
-    if out and rows:
-        write_rows(out, rows)
+    write_captions()
     if failed:
         raise CaptioningError(f"{failed} of {len(files)} photographs could not be read.")
 
@@ -282,7 +290,9 @@ def write_rows(out: Path, rows: Sequence[Row]) -> None:
     atomic_write_text(out, text.getvalue())
 
 
-def write_figures(folder: Path, root: Path, captioned: Sequence[Captioned], resize: str) -> None:
+def write_figures(
+    folder: Path, root: Path, captioned: Sequence[Captioned], resize: str
+) -> dict[Path, CaptioningError]:
     """Draw the attention maps of some captions, one PNG for each photograph.
 
     Args:
@@ -291,18 +301,25 @@ def write_figures(folder: Path, root: Path, captioned: Sequence[Captioned], resi
         root: a folder that contains all photographs.
         captioned: the photographs, captioned by a model with attention.
         resize: how the encoder resized them: ``squash`` or ``crop``.
+
+    Returns:
+        The errors of photographs that can no longer be read.
     """
 
-    def draw(found: Captioned) -> None:
+    def draw(found: Captioned) -> CaptioningError | None:
         assert found.attention is not None
-        picture = load_rgb(found.path)
+        try:
+            picture = load_rgb(found.path)
+        except CaptioningError as error:
+            return error
         region = region_of(resize, picture.size)
         figure = attention_figure(picture, found.caption.split(), found.attention, region=region)
         data = BytesIO()
         # Three times as fast as the default level 6, and hardly larger.
         figure.savefig(data, format="png", pil_kwargs={"compress_level": 4})
         atomic_write_bytes(folder / f"{found.path.relative_to(root)}.png", data.getvalue())
+        return None
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for _ in threads.map(draw, captioned):
-            pass
+        drawn = zip(captioned, threads.map(draw, captioned), strict=True)
+        return {found.path: error for found, error in drawn if error is not None}

@@ -8,30 +8,30 @@ sites are refused.
 import argparse
 import base64
 import json
-import logging
 import os
 import signal
 import socket
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from flask import Flask, Request, Response, abort, request
-from PIL import Image, UnidentifiedImageError
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
-from werkzeug.serving import make_server
+from PIL import Image
+from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
-from captioning.data.image_files import FORMATS
-from captioning.data.images import decode_rgb
+from captioning.apps.demo_server import DemoServer
+from captioning.data.images import TooManyPixelsError, UnknownFormatError, decode_rgb
 from captioning.reporting.figures import region_of
 from captioning.reporting.gallery import attention_data
 from captioning.reporting.rendering import render_page
 from captioning.support.build import validated
+from captioning.support.checkpoint_file import check_file
 from captioning.support.errors import CaptioningError
 
 if TYPE_CHECKING:
@@ -43,6 +43,12 @@ MAX_UPLOAD_BYTES: Final = 20_000_000
 """The largest upload that is accepted, in bytes."""
 MAX_PIXELS: Final = 64_000_000
 """The largest photograph that is accepted; converting transparency takes 20 bytes per pixel."""
+MAX_NAME_LENGTH: Final = 100
+"""How many characters of the name of a file a message shows."""
+MAX_UPLOADS: Final = 4
+"""The number of uploads that are in memory at the same time; others wait before they are read."""
+MAX_WAIT_SECONDS: Final = 30.0
+"""How long an upload waits for the others; then it is refused."""
 MAX_SHOWN_SIDE: Final = 1024
 """The longer side of the photograph on the page, in pixels; larger photographs are scaled down."""
 
@@ -52,6 +58,7 @@ settings:
   port=8000     the page is http://{HOST}:PORT; 0: any free port
   beam_size=5   number of captions that the beam search keeps and the page shows
   device=auto   cpu, cuda, mps; auto: a GPU if there is one
+  trust=PACKAGE a package of yours whose classes the checkpoint may name; several with commas
 """
 
 
@@ -63,6 +70,7 @@ class DemoSettings:
     port: int = 8000
     beam_size: int = 5
     device: str = "auto"
+    trust: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
@@ -104,6 +112,7 @@ def create_app(
         max_bytes=MAX_UPLOAD_BYTES,
     )
     model_lock = Lock()
+    uploads = BoundedSemaphore(MAX_UPLOADS)
 
     app = Flask(__name__, static_folder=None)
     app.request_class = _InMemoryRequest
@@ -120,13 +129,14 @@ def create_app(
 
     @app.post("/caption")
     def caption() -> dict[str, Any]:
-        name, data = _uploaded()
-        with model_lock:  # one photograph at a time; decoding an image file takes memory, too
-            picture = _decode_upload(name, data)
-            pixels = encoder.preprocessing(picture)
-            (hypotheses,) = decode_images(captioner, [pixels], decoding, precision)
-            region = region_of(encoder.preprocessing.resize, picture.size)
-            photo = _photo(picture)
+        with _turn(uploads):
+            name, data = _uploaded()
+            with model_lock:  # one photograph at a time; decoding an image file takes memory, too
+                picture = _decode_upload(name, data)
+                pixels = encoder.preprocessing(picture)
+                (hypotheses,) = decode_images(captioner, [pixels], decoding, precision)
+                region = region_of(encoder.preprocessing.resize, picture.size)
+                photo = _photo(picture)
         captions = []
         for hypothesis in hypotheses:
             text = captioner.vocabulary.decode(hypothesis.tokens)
@@ -184,35 +194,41 @@ def _error_response(error: HTTPException) -> Any:
     return response
 
 
+@contextmanager
+def _turn(uploads: BoundedSemaphore) -> Iterator[None]:
+    """Wait until an upload may be read into memory; aborts if that takes too long."""
+    if not uploads.acquire(timeout=MAX_WAIT_SECONDS):
+        abort(503, "Too many photographs are being captioned at the moment: try again.")
+    try:
+        yield
+    finally:
+        uploads.release()
+
+
 def _uploaded() -> tuple[str, bytes]:
-    """The name and the content of the uploaded file."""
+    """The name, as a message can show it, and the content of the uploaded file."""
     try:
         file = request.files.get("photo")
+    except ClientDisconnected:
+        abort(408, "The photograph did not arrive as a whole and in time: send it again.")
     except RequestEntityTooLarge:
         megabytes = MAX_UPLOAD_BYTES // 10**6
         abort(413, f"More than {megabytes} MB were sent: choose a smaller photograph.")
     if file is None or not file.filename:
         abort(400, "No photograph was sent: send it as the file `photo` of a form.")
-    return file.filename, file.read()
+    name = "".join(char if char.isprintable() else "?" for char in file.filename)
+    return name if len(name) <= MAX_NAME_LENGTH else f"…{name[-MAX_NAME_LENGTH:]}", file.read()
 
 
 def _decode_upload(name: str, data: bytes) -> Image.Image:
     """Decode an uploaded photograph; aborts if it is invalid or too large."""
-    pixels = MAX_PIXELS + 1
     try:
-        with warnings.catch_warnings():  # affects the whole process, hence the lock
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(data), formats=sorted(FORMATS)) as image:
-                pixels = image.width * image.height
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        pass
-    except UnidentifiedImageError:
-        abort(415, f"{name} is of no known format: choose one of {', '.join(sorted(FORMATS))}.")
-    if pixels > MAX_PIXELS:
+        return decode_rgb(data, Path(name), MAX_PIXELS)
+    except TooManyPixelsError:
         millions = MAX_PIXELS // 10**6
         abort(413, f"{name} has more than {millions} million pixels: choose a smaller photograph.")
-    try:
-        return decode_rgb(data, Path(name))
+    except UnknownFormatError as error:
+        abort(415, str(error))
     except CaptioningError as error:
         abort(400, str(error))
 
@@ -264,8 +280,7 @@ def _settings(arguments: Sequence[str]) -> DemoSettings:
 def _serve(settings: DemoSettings) -> None:
     # Report mistakes before torch and Lightning are imported.
     ckpt = Path(settings.ckpt).expanduser()
-    if not ckpt.is_file():
-        raise CaptioningError(f"ckpt={ckpt}: no such file; see the folder checkpoints/ of a run.")
+    check_file(ckpt, "ckpt")
     with _listener(settings.port) as listener:
         port = listener.getsockname()[1]
         print(f"Loading {ckpt}", file=sys.stderr)
@@ -276,9 +291,11 @@ def _serve(settings: DemoSettings) -> None:
         device = choose_device(settings.device)
         from captioning.captioner import Captioner
 
-        app = create_app(Captioner.load_from_checkpoint(ckpt).to(device), decoding)
-        logging.getLogger("werkzeug").setLevel(logging.WARNING)  # do not log each request
-        server = make_server(HOST, port, app, threaded=True, fd=listener.fileno())
+        # A photograph with this warning is refused.
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        captioner = Captioner.load_from_checkpoint(ckpt, device, trust=settings.trust)
+        app = create_app(captioner, decoding)
+        server = DemoServer(app, listener)
         print(f"Open http://{HOST}:{port}", flush=True)
         # From now on, Ctrl-C ends the process at once. There is nothing to clean up, and Python's
         # own shutdown would abort while a thread is computing.

@@ -17,9 +17,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter
 
+from captioning.data.names import composed
 from captioning.support.errors import CaptioningError
+from captioning.support.reading import load_record
 
 Word = Annotated[str, Field(min_length=1)]
 
@@ -49,6 +51,9 @@ class ImageBoxes(BaseModel):
     objects: tuple[NamedObject, ...]
 
 
+_FORM = TypeAdapter(dict[str, ImageBoxes])
+
+
 def read_boxes(root: Path) -> dict[str, ImageBoxes]:
     """The boxes of a data set by image id; empty if there is no ``boxes.json`` in ``root``.
 
@@ -59,16 +64,7 @@ def read_boxes(root: Path) -> dict[str, ImageBoxes]:
     path = root / "boxes.json"
     if not path.exists():
         return {}
-    try:
-        boxes = TypeAdapter(dict[str, ImageBoxes]).validate_json(path.read_bytes())
-    except OSError as error:
-        raise CaptioningError(f"{path} cannot be read ({error.strerror}).") from error
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise CaptioningError(
-            f"{path}: {where or 'the file'}: {problem['msg']}; remove the file to go without boxes."
-        ) from error
+    boxes = {composed(image): of for image, of in load_record(path, _FORM.validate_json).items()}
     for image, content in boxes.items():
         width, height = content.size
         for each in content.objects:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from captioning.data.names import composed
 from captioning.data.readers.base import RawCorpus
 from captioning.data.readers.image_folders import is_image_name
 from captioning.data.readers.registry import (
@@ -18,7 +19,8 @@ from captioning.data.readers.registry import (
     find_reader,
 )
 from captioning.data.splits import SPLITS, Split
-from captioning.support.errors import CaptioningError
+from captioning.data.text import doubts
+from captioning.support.errors import CaptioningError, shortened
 
 _SKIP = "data.skip_bad=true (--skip-bad of python -m captioning prepare) leaves them out"
 
@@ -28,16 +30,18 @@ class CaptionedImage:
     """One image with its captions.
 
     Attributes:
-        id: The file name.
+        id: The file name in Unicode's composed form, with the folders that captions give it.
         path: The image file.
         split: The split, or None for an image in none.
         captions: The captions as they are in the file, only trailing white space stripped.
+        number: The number by which COCO's tools call the image, if the data set has such numbers.
     """
 
     id: str
     path: Path
     split: Split | None
     captions: tuple[str, ...]
+    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,8 @@ def read_corpus(
         root: Its folder.
         name: Its name; picks ``dataset_<name>.json`` among several, and the splits that come with
             this package (``flickr8k`` only).
-        layout: ``official``, ``karpathy``, ``kaggle``, the dotted path of a reader of one's own
-            (:mod:`captioning.data.readers.base`), or ``auto`` to find one of the first three.
+        layout: ``official``, ``karpathy``, ``kaggle``, ``flickr30k``, the dotted path of a reader
+            of one's own (:mod:`captioning.data.readers.base`), or ``auto`` to find one of ours.
         skip_bad: Leave out images of a split that have no file or no caption, and empty captions,
             with a note for each, instead of raising an error.
 
@@ -143,11 +147,14 @@ def read_corpus(
 
 def _some(names: Sequence[str], limit: int = 3) -> str:
     more = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(shortened(name, 100) for name in names[:limit]) + (
+        f" and {more:,} more" if more > 0 else ""
+    )
 
 
 def _assemble(raw: RawCorpus, name: str, layout: str, root: Path, skip_bad: bool) -> Corpus:
     """Check captions, splits and files against each other."""
+    _compose_names(raw)
     notes = list(raw.notes)
     split_of = _assign_splits(raw, root, notes)
 
@@ -163,7 +170,10 @@ def _assemble(raw: RawCorpus, name: str, layout: str, root: Path, skip_bad: bool
             f"images that {raw.splits_source} names, with neither captions nor a file",
             lambda image: image not in raw.captions and image not in raw.files,
         ),
-        ("images of a split without any caption", lambda image: not raw.captions.get(image)),
+        (
+            f"images of a split without any caption in {root}",
+            lambda image: not raw.captions.get(image),
+        ),
         (
             f"images of a split without a file in {raw.folders}",
             lambda image: image not in raw.files,
@@ -197,10 +207,24 @@ def _assemble(raw: RawCorpus, name: str, layout: str, root: Path, skip_bad: bool
 
     unsplit: dict[str, Split | None] = {i: None for i in spare if i in raw.files}
     images = tuple(
-        CaptionedImage(image, raw.files[image], split_, tuple(raw.captions[image]))
+        CaptionedImage(
+            image, raw.files[image], split_, tuple(raw.captions[image]), raw.numbers.get(image)
+        )
         for image, split_ in (split_of | unsplit).items()
     )
+    notes += doubts({image.id: image.captions for image in images if image.split})
     return Corpus(name, layout, root, images, tuple(notes))
+
+
+def _compose_names(raw: RawCorpus) -> None:
+    """Put the names of images into the same Unicode form in captions, splits and files."""
+    captions: dict[str, list[str]] = {}
+    for image, texts in raw.captions.items():
+        captions.setdefault(composed(image), []).extend(texts)
+    raw.captions = captions
+    raw.splits = {split: [*map(composed, images)] for split, images in raw.splits.items()}
+    raw.files = {composed(image): path for image, path in raw.files.items()}
+    raw.numbers = {composed(image): number for image, number in raw.numbers.items()}
 
 
 def _assign_splits(raw: RawCorpus, root: Path, notes: list[str]) -> dict[str, Split]:

@@ -3,21 +3,31 @@
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache
 from glob import glob
 from itertools import takewhile
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from PIL import Image
 
+from captioning.data.images import FORMATS
 from captioning.support.errors import CaptioningError
 
 log = logging.getLogger(__name__)
 
-FORMATS: Final = frozenset(
-    {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
-)
-"""The formats of photographs, by Pillow's names. Pillow opens others too, such as MPEG and PDF."""
+
+_HEIC_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The suffixes of image files, in lower case.
+
+    Those of HEIC are among them even if it cannot be read, so that such a file is named.
+    """
+    known = Image.registered_extensions().items()
+    return _HEIC_SUFFIXES | {suffix for suffix, format in known if format in FORMATS}
 
 
 class FoundImages(NamedTuple):
@@ -40,7 +50,8 @@ def find_images(name: str) -> FoundImages:
     all images in it and in its subfolders. Any other name is a pattern (``*``, ``?``, ``[abc]``,
     and ``**`` for any number of nested folders). In a folder, and among the matches of a pattern,
     a file counts as an image by its suffix, in upper or lower case; the log says how many files do
-    not. Hidden files are ignored, unless a pattern names them.
+    not. Hidden files are ignored, unless a pattern names them. What has the suffix of an image and
+    cannot be read, such as a pipe or a broken link, is among the files; whoever reads it names it.
 
     Args:
         name: A path or a pattern.
@@ -51,20 +62,16 @@ def find_images(name: str) -> FoundImages:
     path = Path(name)
     if not name:
         raise CaptioningError("images= is empty: name a file, a folder or a pattern.")
-    if path.is_dir():
-        root, files = path, list(_walk(path))
-    elif path.exists():
-        return FoundImages(path.parent, [path])
-    else:
-        fixed = takewhile(lambda part: not set("*?[") & set(part), path.parts)
-        # Path.glob would match hidden files, and would find no files for a pattern ending in **.
-        matches = map(os.path.normpath, glob(name, recursive=True))  # noqa: PTH207
-        files = [Path(match) for match in set(matches) if Path(match).is_file()]
-        # The common path, since a pattern such as */../.. matches files outside its first folder.
-        root = Path(os.path.commonpath([Path(*fixed), *files]))
-    suffixes = {
-        suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS
-    }
+    try:
+        if path.is_dir():
+            root, files = path, list(_walk(path))
+        elif path.exists():
+            return FoundImages(path.parent, [path])
+        else:
+            root, files = _match(name)
+    except OSError as error:  # such as a name that is too long
+        raise CaptioningError(f"images={name} cannot be read ({error.strerror}).") from error
+    suffixes = image_suffixes()
     images = sorted(file for file in files if file.suffix.lower() in suffixes)
     if not images:
         what = "this folder has no image" if path.is_dir() else "no such file, folder or pattern"
@@ -75,6 +82,16 @@ def find_images(name: str) -> FoundImages:
     if len(images) < len(files):
         log.info("%s: %d of %d files are images, by their suffix", root, len(images), len(files))
     return FoundImages(root, images)
+
+
+def _match(pattern: str) -> tuple[Path, list[Path]]:
+    """The folder that contains all matches of a pattern, and the matches that are no folders."""
+    fixed = takewhile(lambda part: not set("*?[") & set(part), Path(pattern).parts)
+    # Path.glob would match hidden files, and would find no files for a pattern ending in **.
+    matches = map(os.path.normpath, glob(pattern, recursive=True))  # noqa: PTH207
+    files = [Path(match) for match in set(matches) if not Path(match).is_dir()]
+    # The common path, since a pattern such as */../.. matches files outside its first folder.
+    return Path(os.path.commonpath([Path(*fixed), *files])), files
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ A folder is read as a data set (:mod:`captioning.data.corpus`), from which one s
 
 from __future__ import annotations
 
-import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +25,11 @@ from typing import Any
 from captioning.data.corpus import fingerprint, read_corpus
 from captioning.data.readers.karpathy import parse_karpathy
 from captioning.data.splits import SPLITS, read_split_lists
-from captioning.data.text import load_descriptions, load_document
+from captioning.data.text import doubts, load_descriptions
 from captioning.support.errors import CaptioningError
+from captioning.support.reading import load_document, parse_json
+
+log = logging.getLogger(__name__)
 
 FORMATS_UNDERSTOOD = (
     'COCO\'s annotations ({"images": [...], "annotations": [...]}), Karpathy\'s dataset*.json, '
@@ -51,6 +54,8 @@ class References:
             COCO's numbers as aliases.
         files: Image files by id: paths, or names of files that are yet to be found.
         train: The captions of the train split, if the source has one.
+        numbers: The number of each image by its id, if the source has one (COCO's ``id`` and
+            ``cocoid``), by which COCO's own tools call the image.
     """
 
     source: Path
@@ -60,6 +65,7 @@ class References:
     aliases: tuple[dict[str, str], ...] = ()
     files: dict[str, Path] = field(default_factory=dict)
     train: tuple[str, ...] | None = None
+    numbers: dict[str, int] = field(default_factory=dict)
 
 
 def read_references(path: str | Path, split: str, name: str = "flickr8k") -> References:
@@ -79,25 +85,33 @@ def read_references(path: str | Path, split: str, name: str = "flickr8k") -> Ref
         raise CaptioningError(f"split={split} is not known; choose {', '.join(SPLITS)}.")
     if path.is_dir():
         corpus = read_corpus(path, name=name)
-        files = {image.id: image.path for image in corpus.split(split)}
+        images = corpus.split(split)
+        numbers = {image.id: image.number for image in images if image.number is not None}
         return References(
             path,
             name,
             corpus.fingerprint,
             corpus.references(split),
-            files=files,
+            aliases=({str(number): image for image, number in numbers.items()},),
+            files={image.id: image.path for image in images},
+            numbers=numbers,
             train=tuple(text for image in corpus.split("train") for text in image.captions),
         )
+    references = _read_file(path, split)
+    for sentence in doubts(references.captions):
+        log.warning("%s: %s", path, sentence)
+    return references
+
+
+def _read_file(path: Path, split: str) -> References:
     text = load_document(path)
     if _TOKEN_LINE.match(text.lstrip("\n")):
         return _from_token_file(path, split)
-    try:
-        content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    if not text.lstrip().startswith(("{", "[")):
         raise CaptioningError(
-            f"{path}: neither JSON ({error}) nor a token file; references can be "
-            f"{FORMATS_UNDERSTOOD}."
-        ) from None
+            f"{path}: neither JSON nor a token file; references can be {FORMATS_UNDERSTOOD}."
+        )
+    content = parse_json(text, path)
     if isinstance(content, dict) and "annotations" in content:
         return _from_coco(path, content, split)
     if isinstance(content, dict) and _is_karpathy(content.get("images")):
@@ -127,12 +141,15 @@ def _from_coco(path: Path, content: Mapping[str, Any], split: str) -> References
             raise CaptioningError(f"{path}: {key!r} should be a list.")
     captions: dict[str, list[str]] = {}
     files: dict[str, Path] = {}
+    numbers: dict[str, int] = {}
     for number, image in enumerate(images):
         where = f"{path}: images[{number}]"
         key = _id(image, "id", where)
         if key in captions:
             raise CaptioningError(f"{where}: the image {key} is there twice; remove one.")
         captions[key] = []
+        if isinstance(image["id"], int):
+            numbers[key] = image["id"]
         file = image.get("file_name")
         if isinstance(file, str) and file:
             files[key] = Path(file)
@@ -141,9 +158,12 @@ def _from_coco(path: Path, content: Mapping[str, Any], split: str) -> References
         key = _id(annotation, "image_id", where)
         if images and key not in captions:
             raise CaptioningError(f"{where}: its image {key} is not among 'images'.")
+        if isinstance(annotation["image_id"], int):
+            numbers[key] = annotation["image_id"]
         caption = annotation.get("caption")
         if not isinstance(caption, str):
             raise CaptioningError(f"{where}: 'caption' should be there and be a string.")
+        _refuse_empty(caption, where)
         captions.setdefault(key, []).append(caption)
     # An image without captions cannot be scored.
     captions = {image: texts for image, texts in captions.items() if texts}
@@ -157,15 +177,14 @@ def _from_coco(path: Path, content: Mapping[str, Any], split: str) -> References
         captions,
         (aliases,),
         files,
+        numbers=numbers,
     )
 
 
 def _from_karpathy(path: Path, content: Mapping[str, Any], split: str) -> References:
     read = parse_karpathy(content, path)
-    if read.empty_captions:
-        raise CaptioningError(
-            f"{read.empty_captions[0]}: the caption is empty; write one or remove it."
-        )
+    for where in read.empty_captions[:1]:
+        _refuse_empty("", where)
     chosen: dict[str, list[str]] = {}
     of_split: list[tuple[str, str, list[str]]] = []
     for split_, images in read.splits.items():
@@ -179,13 +198,25 @@ def _from_karpathy(path: Path, content: Mapping[str, Any], split: str) -> Refere
         raise CaptioningError(f"{path}: the {split} split has no image.")
     name = read.name or path.stem.removeprefix("dataset_")
     files = {image: Path(image) for image in chosen}
-    train = _train(of_split)
-    return References(path, name, fingerprint(of_split), chosen, read.numbers, files, train)
+    aliases = tuple(
+        {str(number): image for image, number in numbers.items()}
+        for numbers in (read.cocoids, read.imgids)
+    )
+    return References(
+        path,
+        name,
+        fingerprint(of_split),
+        chosen,
+        aliases,
+        files,
+        _train(of_split),
+        read.cocoids,
+    )
 
 
 def _from_token_file(path: Path, split: str) -> References:
     captions = load_descriptions(path)
-    splits, _, bundled = read_split_lists([path.parent], "flickr8k")
+    splits, _, bundled = read_split_lists([path.parent], "flickr8k", path)
     of_split: list[tuple[str, str, list[str]]] = [
         (image, split_, captions[image])
         for split_, images in splits.items()
@@ -217,6 +248,8 @@ def _from_lists(path: Path, content: Mapping[str, Any], split: str) -> Reference
             )
         if not texts:
             raise CaptioningError(f"{path}: the image {image!r} has no caption; add or remove it.")
+        for number, text in enumerate(texts):
+            _refuse_empty(text, f"{path}: {image}[{number}]")
     captions = dict(content)
     files = {image: Path(image) for image in captions}
     digest = fingerprint((image, split, texts) for image, texts in captions.items())
@@ -225,6 +258,12 @@ def _from_lists(path: Path, content: Mapping[str, Any], split: str) -> Reference
 
 def _train(of_split: Iterable[tuple[str, str, Sequence[str]]]) -> tuple[str, ...] | None:
     return tuple(text for _, split, texts in of_split if split == "train" for text in texts) or None
+
+
+def _refuse_empty(caption: str, where: str) -> None:
+    """Refuse an empty reference: as it is the shortest one, it would raise BLEU silently."""
+    if not caption.strip():
+        raise CaptioningError(f"{where}: the caption is empty; write one or remove it.")
 
 
 def _id(entry: object, key: str, where: str) -> str:

@@ -16,37 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from captioning.support.errors import CaptioningError
+from captioning.support.errors import CaptioningError, shortened
 from captioning.support.files import atomic_write_json, atomic_write_text
+from captioning.support.reading import load_json, load_lines
 from captioning.support.special_tokens import END, SPECIAL_WORDS, START, UNK
-
-
-def load_document(path: str | Path) -> str:
-    r"""Read a whole UTF-8 text file; Windows line ends become ``\n``.
-
-    Raises:
-        CaptioningError: the file cannot be read, or a line of it is not UTF-8.
-    """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CaptioningError(f"{path}: cannot be read ({error.strerror}).") from error
-    try:
-        text = data.decode("utf-8-sig")  # some editors put a byte order mark in front
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise CaptioningError(f"{path}:{line}: not UTF-8; save the file as UTF-8.") from error
-    return text.replace("\r\n", "\n")
 
 
 def numbered_lines(path: str | Path) -> list[tuple[int, str]]:
     r"""The lines of a file that are not blank, with their numbers (from 1).
 
-    Lines end at ``\n`` alone. ``str.splitlines`` also ends them at U+2028, U+0085, a form feed
-    and others, which captions written by people contain.
+    Lines end at ``\n`` alone; see :func:`captioning.support.reading.load_lines`.
     """
-    lines = enumerate(load_document(path).split("\n"), start=1)
+    lines = enumerate(load_lines(path), start=1)
     return [(number, line) for number, line in lines if line.strip()]
 
 
@@ -59,7 +40,7 @@ class TokenLine(NamedTuple):
     caption: str
 
 
-_TOKEN_LINE = re.compile(r"([^\t]+)#([0-9]+)\t(.*)", re.DOTALL)
+_TOKEN_LINE = re.compile(r"([^\t]+)#([0-9]{1,9})\t(.*)", re.DOTALL)
 
 
 def read_token_file(path: str | Path) -> list[TokenLine]:
@@ -180,6 +161,37 @@ class Cleaner:
             if not (self.drop_one_letter_words and len(word) == 1 and word.isalpha())
             and not (self.drop_numbers and any(char.isdigit() for char in word))
         )
+
+
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]{8}")
+"""Eight letters of Thai, Lao, Burmese, Khmer, Japanese or Chinese without a space."""
+
+
+def doubts(descriptions: Mapping[str, Iterable[str]]) -> list[str]:
+    """Sentences about raw captions that can be read, but hardly be what the user wants.
+
+    These are captions in a script without spaces, since words are split at spaces in training and
+    scoring; and captions without a letter or digit, which are references of no words.
+
+    Args:
+        descriptions: The raw captions by image id.
+    """
+    captions = [(image, text) for image, texts in descriptions.items() for text in texts]
+    unspaced = [text for _, text in captions if _UNSPACED.search(text)]
+    wordless = [image for image, text in captions if not any(map(str.isalnum, text))]
+    found = []
+    if 2 * len(unspaced) > len(captions):
+        found.append(
+            f"{len(unspaced):,} of {len(captions):,} captions have no spaces between their words, "
+            f"such as {shortened(unspaced[0], 30)!r}; words are split at spaces, so put spaces "
+            "between them with a word segmenter first."
+        )
+    if wordless:
+        found.append(
+            f"Captions without a word ({len(wordless):,}): of {shortened(wordless[0], 80)}, for "
+            "example; as references of no words they raise BLEU."
+        )
+    return found
 
 
 def clean_descriptions(
@@ -325,10 +337,7 @@ class Vocabulary:
         Raises:
             CaptioningError: the file cannot be read or is not such a file.
         """
-        try:
-            content = json.loads(load_document(path))
-        except json.JSONDecodeError as error:
-            raise CaptioningError(f"{path}:{error.lineno}: not JSON ({error.msg}).") from error
+        content = load_json(path)
         words = content.get("words") if isinstance(content, dict) else None
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise CaptioningError(f"{path}: not a vocabulary: 'words' should be a list of strings.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from captioning.data.corpus import fingerprint
+from captioning.data.names import composed, without_zeros
 from captioning.data.references import References, read_references
 from captioning.data.text import Cleaner
 from captioning.evaluation.extra_metrics import ExtraMetrics
@@ -40,6 +41,7 @@ class EvalSettings(ExtraMetrics):
     split: Literal["train", "dev", "test"] = "test"
     name: str | None = None
     backend: Literal["auto", "torch", "native"] = "auto"
+    trust: str | list[str] | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "EvalSettings":
@@ -63,6 +65,8 @@ class EvalSettings(ExtraMetrics):
                 "references= is missing: give the file with the reference captions of the images "
                 f"of {self.captions}."
             )
+        if self.captions and self.trust:
+            raise CaptioningError("trust= is valid only with ckpt=, whose classes it is about.")
         if self.ckpt and (self.references or self.images or self.subset):
             raise CaptioningError(
                 "references=, images= and subset= are valid only with captions=; a checkpoint is "
@@ -116,6 +120,7 @@ def score_file(
         {image: captions[image] for image in chosen},
         found.per_image,
         describe_each(said, train=train, unknown=_UNKNOWN),
+        references.numbers,
     )
     results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
     written = results.Results(
@@ -160,7 +165,8 @@ def match_captions(path: Path, references: References, *, subset: bool = False) 
     """Read captions in COCO's result format; returns them by the image ids of the references.
 
     Images may be named by an alias from the references, such as the ``cocoid`` of Karpathy's files,
-    or by their file name without its extension, as in Flickr30k's results.
+    or by their file name without its extension, as in Flickr30k's results. Leading zeros of a
+    number and the Unicode form of a name do not matter.
 
     Args:
         path: The file.
@@ -178,6 +184,12 @@ def match_captions(path: Path, references: References, *, subset: bool = False) 
     namings = [dict(zip(known, known, strict=True)), *references.aliases]
     namings += [_without_endings(names) for names in namings]
     naming = max(namings, key=lambda names: sum(image in names for image in captions))
+    if not any(image in naming for image in captions):
+        # Zero-padded numbers, or names in the other of Unicode's forms.
+        namings = [_plain(names) for names in namings]
+        plain = _plain({image: image for image in captions})
+        naming = max(namings, key=lambda names: sum(image in names for image in plain))
+        naming = {image: naming[name] for name, image in plain.items() if name in naming}
     found: dict[str, str] = {}
     for number, (image, caption) in enumerate(captions.items(), start=1):
         if naming.get(image) not in known:
@@ -210,6 +222,12 @@ def _without_endings(names: Mapping[str, str]) -> dict[str, str]:
     return stems if len(stems) == len(names) else {}
 
 
+def _plain(names: Mapping[str, str]) -> dict[str, str]:
+    """The aliases without leading zeros, in Unicode's composed form; empty if two become equal."""
+    plain = {without_zeros(composed(name)): image for name, image in names.items()}
+    return plain if len(plain) == len(names) else {}
+
+
 def find_photographs(
     references: References, images: list[str], folder: str | None
 ) -> dict[str, Path]:
@@ -226,11 +244,16 @@ def find_photographs(
         return {image: references.files[image] for image in images} if at_hand else {}
     if not Path(folder).is_dir():
         raise CaptioningError(f"images={folder}: no such folder.")
-    there = {name: Path(inside, name) for inside, _, names in os.walk(folder) for name in names}
+    there: dict[str, Path] = {}
+    for path in (Path(inside, name) for inside, _, names in os.walk(folder) for name in names):
+        there[composed(path.name)] = there[composed(str(path.relative_to(folder)))] = path
     found: dict[str, Path] = {}
     for image in images:
-        name = references.files.get(image, Path(image)).name
-        if name not in there:
-            raise CaptioningError(f"images={folder}: the file {name} of image {image} is not here.")
+        file = references.files.get(image, Path(image))
+        name = next((n for n in map(composed, (str(file), file.name)) if n in there), None)
+        if name is None:
+            raise CaptioningError(
+                f"images={folder}: the file {file.name} of image {image} is not here."
+            )
         found[image] = there[name]
     return found

@@ -46,7 +46,9 @@ def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str,
     decoding = build(config["decoding"], Decoding, "decoding")
     settings.prepare()
     assert settings.ckpt is not None  # without it, score_file is called
-    captioner = Captioner.load_from_checkpoint(settings.ckpt, backend=settings.backend)
+    captioner = Captioner.load_from_checkpoint(
+        settings.ckpt, backend=settings.backend, trust=settings.trust
+    )
     tester = evaluation_trainer(config["trainer"], folder)
     check_backend(settings.backend, tester.strategy.root_device.type)
     data = build(config["data"], CaptionDataModule, "data", vocabulary=captioner.vocabulary)
@@ -112,7 +114,10 @@ def score_split(
     found = extra.add_to(found, captions, references, photographs)
     train = [text for image in data.corpus.split("train") for text in data.descriptions[image.id]]
     each = describe_each(captions, train=train, unknown=SPECIAL_WORDS[UNK])
-    results.write_captions(folder / f"captions_{split}.json", captions, found.per_image, each)
+    numbers = {image.id: image.number for image in data.images(split) if image.number is not None}
+    results.write_captions(
+        folder / f"captions_{split}.json", captions, found.per_image, each, numbers
+    )
     results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
     maps = {
         image: weights.reshape(-1, *captioner.encoder.grid_size).numpy()

@@ -106,7 +106,7 @@ def _read(path: Path, count: int) -> tuple[str, ...] | None:
     """The cached tokens, or None if the file is absent or damaged."""
     try:
         tokens = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(tokens, list) or len(tokens) != count:
         return None

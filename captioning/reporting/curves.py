@@ -1,16 +1,17 @@
 """Learning curves from a run's ``logs/metrics.csv``, and charts of them as plain geometry."""
 
 import csv
+import io
 import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Final, NamedTuple
 
 from captioning.support.errors import CaptioningError
+from captioning.support.reading import load_document
 
 Curve = Mapping[int, float]
 """Values by epoch; the first epoch is 1."""
@@ -19,6 +20,11 @@ WIDTH: Final = 360
 HEIGHT: Final = 220
 LEFT, RIGHT, TOP, BOTTOM = 38, WIDTH - 14, 18, HEIGHT - 34
 """The edges of a chart's plot, in units of its width and height; the origin is at the top left."""
+
+
+# Nobody trains so long, or logs such a value; a chart's arithmetic would overflow.
+_MOST_EPOCHS = 10**9
+_LARGEST_VALUE = 1e200
 
 
 def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
@@ -36,15 +42,15 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
     """
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                epoch = _number(row.pop("epoch", None))
-                if epoch is None:
-                    continue
-                for name, cell in row.items():
-                    if (value := _number(cell)) is not None:
-                        values[name][int(epoch) + 1].append(value)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        for row in csv.DictReader(io.StringIO(load_document(path), newline="")):
+            epoch = _number(row.pop("epoch", None))
+            if epoch is None or not 0 <= epoch <= _MOST_EPOCHS:
+                continue
+            for name, cell in row.items():
+                value = _number(cell)
+                if value is not None and abs(value) <= _LARGEST_VALUE:
+                    values[name][int(epoch) + 1].append(value)
+    except csv.Error as error:
         raise CaptioningError(f"{path}: cannot be read as CSV: {error}") from None
     curves: dict[str, Curve] = {
         name: {epoch: fmean(numbers) for epoch, numbers in sorted(by_epoch.items())}

@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Final, Literal, TypedDict, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from captioning.data.images import load_rgb
 from captioning.metrics.registry import STANDARD_SCORES, ordered_scores
@@ -22,6 +24,7 @@ from captioning.reporting.figures import Region, check_maps, region_of
 from captioning.reporting.ranking import RANKED_BY
 from captioning.support.errors import CaptioningError
 from captioning.support.progress import track_progress
+from captioning.support.reading import load_document, parse_record
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +104,7 @@ class ImageData(TypedDict):
     captions: list[CaptionData]
 
 
+@with_config(ConfigDict(extra="forbid"))
 class GalleryData(TypedDict):
     """A gallery. ``metrics`` are the metrics by which its images can be sorted."""
 
@@ -108,6 +112,9 @@ class GalleryData(TypedDict):
     runs: list[str]
     metrics: list[str]
     images: list[ImageData]
+
+
+_FORM = TypeAdapter(GalleryData)
 
 
 def make_gallery(
@@ -243,14 +250,11 @@ def read_report_data(path: str | os.PathLike[str]) -> GalleryData:
         CaptioningError: the file cannot be read, or contains no gallery of this version.
     """
     try:
-        found = _DATA.search(Path(path).read_text(encoding="utf-8"))
+        found = _DATA.search(load_document(path))
         if found is None:
-            raise ValueError("it has no gallery")
-        data: GalleryData = json.loads(found[1])
-        if not isinstance(data, dict) or GalleryData.__required_keys__ != data.keys():
-            raise ValueError("its gallery has the format of another version")
-        return data
-    except (OSError, ValueError) as error:
+            raise CaptioningError(f"{path}: it has no gallery.")
+        return parse_record(found[1], _FORM.validate_json, path)
+    except CaptioningError as error:
         raise CaptioningError(
             f"{path}: not a report that this version wrote ({error}); evaluate again"
         ) from None

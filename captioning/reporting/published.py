@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -17,6 +16,7 @@ from pydantic import (
 
 from captioning.metrics.registry import BUILT_IN
 from captioning.support.errors import CaptioningError
+from captioning.support.reading import load_yaml
 
 _Text = Annotated[str, Field(min_length=1)]
 
@@ -79,14 +79,11 @@ def read_published(path: Path) -> list[Published]:
     Raises:
         CaptioningError: the file cannot be read, or an entry is incomplete or invalid.
     """
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        hint = "; give the folders of runs before --published" if path.is_dir() else ""
-        raise CaptioningError(f"{path}: cannot be read: {error.strerror}{hint}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise CaptioningError(f"{path}: neither YAML nor JSON: {reason}") from None
+    if path.is_dir():
+        raise CaptioningError(
+            f"{path}: cannot be read: it is a folder; give the folders of runs before --published"
+        )
+    content = load_yaml(path)
     if not isinstance(content, list):
         raise CaptioningError(f"{path}: published results must be a list of named entries")
     try:

@@ -27,7 +27,8 @@ from captioning.reporting.results import (
     read_results,
     read_statistics,
 )
-from captioning.support.errors import CaptioningError
+from captioning.support.errors import CaptioningError, shortened
+from captioning.support.reading import load_json
 
 log = logging.getLogger(__name__)
 
@@ -278,8 +279,8 @@ def find_failures(folders: Iterable[Path]) -> list[Failure]:
     failures = []
     for path, folder in _find(folders, "failed.json"):
         try:
-            reason = str(json.loads(path.read_text(encoding="utf-8"))["reason"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            reason = shortened(str(load_json(path)["reason"]), 1000)
+        except (CaptioningError, KeyError, TypeError):
             reason = "failed.json cannot be read"
         name = path.parent.relative_to(folder).as_posix()
         failures.append(Failure(one_line(path.parent.name if name == "." else name), reason))

@@ -42,6 +42,7 @@ from captioning.reporting.arithmetic import (
 )
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json, atomic_write_text
+from captioning.support.reading import load_document, load_json
 
 WHERE_DATA_LIES: Final = {"root", "cache", "workers", "resident"}
 """Settings of ``data`` for its place and for reading it, which do not change results."""
@@ -376,13 +377,15 @@ def read_results(path: str | os.PathLike[str]) -> Results:
     Raises:
         CaptioningError: the file cannot be read, is not JSON, or a field is missing or wrong.
     """
-    text = _read(path)
+    text = load_document(path)
     try:
         return Results.model_validate_json(text)
     except ValidationError as error:
         problem = error.errors()[0]
         if problem["type"] == "json_invalid":
-            raise CaptioningError(_not_json(path, problem["msg"])) from None
+            raise CaptioningError(
+                f"{path}: not JSON, or cut short ({problem['msg']}); write it again."
+            ) from None
         field = ".".join(str(key) for key in problem["loc"])
         reason = problem["msg"].removeprefix("Value error, ")
         if field == "schema":
@@ -414,11 +417,9 @@ def read_statistics(
     Raises:
         CaptioningError: the file cannot be read, is not JSON, or does not contain statistics.
     """
-    text = _read(path)
+    content = load_json(path)
     try:
-        return Statistics.from_json(json.loads(text), metrics)
-    except (ValueError, RecursionError) as error:
-        raise CaptioningError(_not_json(path, str(error))) from None
+        return Statistics.from_json(content, metrics)
     except CaptioningError as error:
         raise CaptioningError(f"{path}: {error}") from None
 
@@ -428,6 +429,7 @@ def write_captions(
     captions: Mapping[str, str],
     per_image: Mapping[str, Mapping[str, float]] | None = None,
     language: Mapping[str, Mapping[str, int | float]] | None = None,
+    numbers: Mapping[str, int] | None = None,
 ) -> None:
     """Write captions in COCO's result format, each with its own scores where there are any.
 
@@ -436,6 +438,8 @@ def write_captions(
         captions: ``{image: caption}``.
         per_image: ``{image: {metric: score}}`` for the metrics that are defined on one image.
         language: statistics of each caption; see `captioning.metrics.language.describe_each`.
+        numbers: the ``image_id`` of images that COCO's tools call by a number; others are written
+            by their name.
 
     Raises:
         ValueError: ``per_image`` or ``language`` names an image that has no caption.
@@ -446,7 +450,8 @@ def write_captions(
         raise ValueError(f"scores without a caption: {min(unknown)}")
     entries: list[dict[str, object]] = []
     for image, caption in captions.items():
-        entry: dict[str, object] = {"image_id": image, "caption": caption}
+        number = (numbers or {}).get(image, image)
+        entry: dict[str, object] = {"image_id": number, "caption": caption}
         entry |= {key: dict(found[image]) for key, found in beside.items() if image in found}
         entries.append(entry)
     atomic_write_json(path, entries)
@@ -461,11 +466,7 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         CaptioningError: the file cannot be read, is not in that format, or has an image twice.
     """
-    text = _read(path)
-    try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CaptioningError(_not_json(path, str(error))) from None
+    entries = load_json(path)
     if not isinstance(entries, list):
         raise CaptioningError(
             f"{path}: COCO's result format is a list of "
@@ -529,15 +530,3 @@ def commit(source: Path = Path(__file__)) -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _read(path: str | os.PathLike[str]) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise CaptioningError(f"{path}: cannot be read: {reason}") from None
-
-
-def _not_json(path: str | os.PathLike[str], reason: str) -> str:
-    return f"{path}: not a JSON file, or cut short ({reason}); write it again"

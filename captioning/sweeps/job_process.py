@@ -1,7 +1,7 @@
 """The process of one job: ``python -m captioning.sweeps.job_process FOLDER``.
 
 It trains with the configuration in ``FOLDER/job.json`` and resumes from ``checkpoints/last.ckpt``
-if that file exists. With ``trainer.devices=N``, Lightning starts this command N - 1 more times.
+if that file exists, or from ``best.ckpt`` if the last one is damaged. With ``trainer.devices=N``, Lightning starts this command N - 1 more times.
 """
 
 import logging
@@ -36,12 +36,13 @@ def main(folder: Path) -> int:
     assert job is not None
     if {os.environ.get("LOCAL_RANK", "0"), os.environ.get(RANK_VARIABLE, "0")} == {"0"}:
         logging.config.dictConfig(job.logging)
-    last = folder / "checkpoints" / "last.ckpt"
     os.environ.setdefault("WANDB_RUN_GROUP", folder.parent.name)
     try:
-        from captioning.training import fit  # imported late, because importing torch is slow
+        # imported late, because importing torch is slow
+        from captioning.training import fit, resume
 
-        config = job.config | ({"resume": str(last)} if last.is_file() else {})
+        earlier = resume.checkpoint_to_resume(folder)
+        config = job.config | ({"resume": str(earlier)} if earlier else {})
         with stopping_by_signals(), naming_disk_faults(folder):
             fit.train(config, folder, job.command, logger_for_job(config["logger"], folder))
     except KeyboardInterrupt as error:

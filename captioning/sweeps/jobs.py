@@ -7,7 +7,7 @@ In addition to the files of every run, a job's folder holds:
     output.log    what it printed, if several jobs run at the same time
 
 If the same job is started again in the same folder, it is skipped if ``results.json`` exists, and
-resumed if ``checkpoints/last.ckpt`` exists. A different job is refused.
+resumed if ``checkpoints/`` holds a whole ``last.ckpt`` or ``best.ckpt``. A different job is refused.
 """
 
 import json
@@ -16,12 +16,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from captioning.data.corpus import read_corpus
 from captioning.data.locations import ensure_data_folder
@@ -29,6 +31,7 @@ from captioning.reporting.results import WHERE_DATA_LIES, read_results
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json
 from captioning.support.locks import file_lock
+from captioning.support.reading import load_record
 from captioning.support.signals import STOPPING
 
 log = logging.getLogger(__name__)
@@ -173,15 +176,7 @@ def read_failure(folder: Path) -> Failure | None:
     Raises:
         CaptioningError: the file is damaged.
     """
-    path = folder / "failed.json"
-    try:
-        return Failure(**json.loads(path.read_text()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise CaptioningError(
-            f"{path} is not a valid failure record ({error}): delete it."
-        ) from error
+    return _read_record(folder / "failed.json", TypeAdapter(Failure).validate_json, "delete it")
 
 
 def write_failure(folder: Path, reason: str, overrides: list[str]) -> None:
@@ -207,13 +202,24 @@ def read_job(folder: Path) -> Job | None:
     Raises:
         CaptioningError: the file is damaged.
     """
-    path = folder / "job.json"
-    try:
-        return Job(**json.loads(path.read_text()))
-    except FileNotFoundError:
+    return _read_record(folder / "job.json", TypeAdapter(Job).validate_json, "delete its folder")
+
+
+Record = TypeVar("Record", Job, Failure)
+
+
+def _read_record(path: Path, validate: Callable[[str], Record], remedy: str) -> Record | None:
+    """Read a record of a job; None if there is no such file.
+
+    Raises:
+        CaptioningError: the file is damaged.
+    """
+    if not path.exists():
         return None
-    except (ValueError, TypeError) as error:
-        raise CaptioningError(f"{path} is not a valid job ({error}): delete its folder.") from error
+    try:
+        return load_record(path, validate)
+    except CaptioningError as error:
+        raise CaptioningError(f"{error} It is damaged: {remedy}.") from None
 
 
 def check_same_job(folder: Path, job: Job) -> None:

@@ -39,7 +39,7 @@ from captioning.training.callbacks import make_callbacks, scored_checkpoint
 from captioning.training.callbacks.stopping import StopAtSignal, ValidateAtLastStep
 from captioning.training.limits import check_limits, check_splits, is_misconfiguration
 from captioning.training.loggers import closing_wandb, log_final_scores, log_settings, make_loggers
-from captioning.training.resume import check_resumable
+from captioning.training.resume import check_resumable, explaining_restore_errors
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,12 @@ def make_captioner(config: Config, settings: TrainSettings, data: CaptionDataMod
         encoder_lr=settings.encoder_lr,
         backend=settings.backend,
     )
-    captioner.run = {"name": settings.name, "seed": settings.seed, "config": plain(config)}
+    captioner.run = {
+        "name": settings.name,
+        "seed": settings.seed,
+        "config": plain(config),
+        "data": data.corpus.fingerprint,
+    }
     log.info(
         "Encoder %s: weights from %s", captioner.encoder.name, captioner.encoder.weights_source
     )
@@ -217,7 +222,7 @@ def fit(
     with stopping_later() as request:
         trainer.callbacks.insert(0, StopAtSignal(request))  # type: ignore[attr-defined]
         try:
-            with interruptible():
+            with interruptible(), explaining_restore_errors(trainer, resume):
                 trainer.fit(captioner, datamodule=data, ckpt_path=resume)
         except KeyboardInterrupt:
             raise

@@ -1,6 +1,5 @@
 """Where a run's values are logged: a CSV file always, and TensorBoard or wandb on demand."""
 
-import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,8 +9,9 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from captioning.captioner import read_checkpoint
+from captioning.checkpoints import read_checkpoint
 from captioning.support.build import build
+from captioning.training.metrics_file import MetricsFile, Row, read_rows
 
 
 def make_loggers(spec: Mapping[str, Any], folder: Path, resume: str | None) -> list[Logger]:
@@ -38,16 +38,34 @@ def make_csv_logger(folder: Path, resume: str | None) -> CSVLogger:
     """The CSV logger; a resumed run keeps the rows that it logged before.
 
     Rows of steps after the checkpoint are dropped, because the resumed run logs these steps again.
+    The means of the epoch are logged after the checkpoint is saved, so that a kill in between loses
+    them; they are then taken from the checkpoint.
+    If the run continues in a new folder, the rows of the old one are copied.
     """
     logger = CSVLogger(folder, name="", version="logs")
-    path = folder / "logs" / "metrics.csv"
-    if resume and path.is_file() and os.environ.get("LOCAL_RANK", "0") == "0":
-        steps = read_checkpoint(resume)["global_step"]
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < steps]
-        logger.experiment.metrics += rows  # its first access deletes the file
-        logger.experiment.save()
+    if {os.environ.get(name, "0") for name in ("LOCAL_RANK", "SLURM_PROCID")} == {"0"}:
+        logger._experiment = MetricsFile(logger.log_dir, rows_before(resume, folder))
     return logger
+
+
+def rows_before(resume: str | None, folder: Path) -> list[Row]:
+    """The rows that a run logged before its checkpoint; none if it is not resumed."""
+    if resume is None:
+        return []
+    checkpoint = read_checkpoint(resume, "resume")
+    steps = checkpoint["global_step"]
+    paths = [place / "logs" / "metrics.csv" for place in (folder, run_of(resume))]
+    path = next((each for each in paths if each.is_file()), None)
+    rows = [row for row in read_rows(path) if int(row["step"]) < steps] if path else []
+    means = checkpoint.get("epoch_means") or {}
+    if not any(row.get(name) for row in rows if int(row["step"]) == steps - 1 for name in means):
+        rows += [{"epoch": checkpoint.get("epoch"), "step": steps - 1, **means}] if means else []
+    return rows
+
+
+def run_of(checkpoint: str) -> Path:
+    """The folder of the run that wrote a checkpoint, which is in its ``checkpoints/``."""
+    return Path(checkpoint).absolute().parent.parent
 
 
 def wandb_account() -> bool:

@@ -1,25 +1,39 @@
-"""Checks whether a run can be resumed from a checkpoint."""
+"""From which checkpoint a run can be resumed."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from captioning.captioner import Captioner, read_checkpoint
+import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from captioning.captioner import Captioner
+from captioning.checkpoints import read_checkpoint
 from captioning.support.errors import CaptioningError
+from captioning.training.resumable_settings import check_same_settings
+
+log = logging.getLogger(__name__)
 
 
 def check_resumable(path: Path, captioner: Captioner) -> None:
     """Check that a checkpoint fits a run, before features are extracted and training starts.
 
+    A checkpoint that was saved within an epoch is accepted with a warning.
+
     Args:
         path: the checkpoint.
-        captioner: the captioner that would be trained from it.
+        captioner: the captioner that would be trained from it, whose ``run`` has the configuration.
 
     Raises:
-        CaptioningError: the file is not a checkpoint, or its captioner has another vocabulary,
-            encoder or model.
+        CaptioningError: the file is not a checkpoint, its run had settings that may not change, or
+            its captioner has another vocabulary, encoder or model, or was trained on other data.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, "resume")
+    run = checkpoint.get("run") or {}
+    if run.get("config"):
+        check_same_settings(run["config"], captioner.run["config"], f"resume={path}")
     if checkpoint["hyper_parameters"]["vocabulary"] != captioner.vocabulary.to_list():
         raise CaptioningError(
             f"resume={path}: that run has another vocabulary "
@@ -27,19 +41,16 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
             f"({len(captioner.vocabulary.words)}): use the same data and the same data.min_count, "
             "data.max_size and data.cleaner."
         )
+    if run.get("data", captioner.run.get("data")) != captioner.run.get("data"):
+        raise CaptioningError(
+            f"resume={path}: that run was trained on other images, captions or splits than are in "
+            "data.root now: use the same data, or start a new run."
+        )
     frozen = bool(checkpoint["encoder"]["state_dict"])
     if frozen and checkpoint["encoder"]["fingerprint"] != captioner.encoder.fingerprint:
         raise CaptioningError(
             f"resume={path}: that run has another encoder than {captioner.encoder.name} with "
             f"weights from {captioner.encoder.weights_source}: use the same encoder."
-        )
-    saved_spec = encoder_settings(checkpoint["hyper_parameters"].get("encoder"))
-    spec = encoder_settings(captioner.hparams.get("encoder"))
-    changed = sorted(name for name in saved_spec.keys() & spec if saved_spec[name] != spec[name])
-    if changed:  # the fingerprint covers the weights only
-        raise CaptioningError(
-            f"resume={path}: that run has another encoder, with encoder.{changed[0]}="
-            f"{saved_spec[changed[0]]} in place of {spec[changed[0]]}: use the same encoder."
         )
     shapes = {name: tensor.shape for name, tensor in captioner.state_dict().items()}
     saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
@@ -49,9 +60,78 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
             f"resume={path}: that run has another model ({different[0][0]} differs): use the "
             "same model.* settings."
         )
+    if is_within_epoch(checkpoint):
+        log.warning(
+            "%s was saved within an epoch. Training goes on from its weights, but not exactly as "
+            "without the interruption: Lightning starts the order of the images again.",
+            path,
+        )
 
 
-def encoder_settings(spec: Any) -> dict[str, Any]:
-    """The settings of an encoder, except ``weights``, since that file may have been moved."""
-    settings = dict(spec) if isinstance(spec, Mapping) else {}
-    return {name: value for name, value in settings.items() if name != "weights"}
+def is_within_epoch(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint was saved before the last step of an epoch."""
+    try:
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        return not progress["is_last_batch"]
+    except (KeyError, TypeError):  # of other software
+        return False
+
+
+def checkpoint_to_resume(folder: Path) -> Path | None:
+    """The checkpoint from which the run in a folder continues by itself.
+
+    It is ``last.ckpt``, or ``best.ckpt`` if that one is damaged, which is reported in the log. None
+    means that the run starts again, since there is no whole checkpoint.
+    """
+    damaged = []
+    for name in ("last.ckpt", "best.ckpt"):
+        path = folder / "checkpoints" / name
+        if not path.is_file():
+            continue
+        try:
+            read_checkpoint(path)
+        except CaptioningError as error:
+            damaged.append(str(error))
+            continue
+        if damaged:
+            log.warning("%s The run continues from %s.", damaged[0], path)
+        return path
+    if damaged:
+        log.warning("%s The run starts again.", damaged[0])
+    return None
+
+
+class _Restored(pl.Callback):
+    """Notes that everything was restored from the checkpoint."""
+
+    done = False
+
+    def on_sanity_check_start(self, *_: Any) -> None:
+        self.done = True
+
+    def on_train_start(self, *_: Any) -> None:
+        self.done = True
+
+
+@contextmanager
+def explaining_restore_errors(trainer: pl.Trainer, resume: str | None) -> Iterator[None]:
+    """Turn any error while a Trainer restores a checkpoint into one sentence.
+
+    Raises:
+        CaptioningError: the states of the optimiser, the loops or the callbacks do not fit.
+    """
+    restored = _Restored()
+    trainer.callbacks.insert(0, restored)  # type: ignore[attr-defined]
+    try:
+        yield
+    except (CaptioningError, MisconfigurationException):
+        raise
+    except Exception as error:
+        if resume is None or restored.done:
+            raise
+        raise CaptioningError(
+            f"resume={resume}: training cannot go on from this checkpoint "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    finally:
+        trainer.callbacks.remove(restored)  # type: ignore[attr-defined]

@@ -227,6 +227,24 @@ def test_what_cannot_be_read_is_named_and_the_rest_go_on(
     assert "Traceback" not in ended.err
 
 
+def test_pipes_and_devices_in_a_folder_are_named_and_not_read(
+    run: Run, photographs: dict[str, Image.Image], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "in" / "pipe.jpg")
+    (tmp_path / "in" / "zero.jpg").symlink_to("/dev/zero")
+    (tmp_path / "in" / "gone.jpg").symlink_to("nowhere")
+    for images in ("in", "in/*"):
+        ended = run(f"images={tmp_path}/{images}")
+        assert ended.status == 1
+        assert ended.captions.keys() == {
+            path for path in photographs if images == "in" or "sub" not in path
+        }
+        for name, reason in (("pipe", "a pipe"), ("zero", "a device"), ("gone", "No such file")):
+            (line,) = [line for line in ended.err.splitlines() if f"{name}.jpg" in line]
+            assert line.startswith("error: ")
+            assert reason in line
+
+
 def test_a_photograph_of_too_many_pixels_is_one_that_cannot_be_read(
     run: Run, photographs: dict[str, Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +338,31 @@ def test_figures_are_drawn_from_each_photographs_own_attention(
     assert files.keys() == {f"f/{name}.png.png" for name in ("0", "1", "sub/0", "sub/1")}
     assert len(set(files.values())) == 4
     Image.open("f/sub/0.png.png").load()
+
+
+def test_captions_are_kept_where_a_figure_cannot_be_drawn(
+    run: Run, photographs: dict[str, Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, write_figures = tmp_path / "in" / "2.png", module.write_figures
+
+    def write(*arguments: Any) -> Any:
+        gone.unlink(missing_ok=True)  # after it has been captioned
+        return write_figures(*arguments)
+
+    monkeypatch.setattr(module, "write_figures", write)
+    ended = run(f"images={tmp_path}/in", "out=a.json", "figures=f", "batch_size=100")
+    assert ended.status == 1
+    assert f"error: {gone} cannot be read (No such file" in ended.err
+    rows = json.loads(Path("a.json").read_text())
+    assert [row["image"] for row in rows] == sorted(photographs, key=Path)
+    assert len(list(Path("f").rglob("*.png"))) == 6
+
+    longest = tmp_path / "in" / f"{'a' * 250}.png"  # the name of its figure would be too long
+    noise(0).save(longest)
+    ended = run(f"images={longest}", "out=a.json", "figures=f")
+    assert ended.status == 1
+    assert "error: figures=f cannot be written (File name too long)." in ended.err
+    assert [row["image"] for row in json.loads(Path("a.json").read_text())] == [str(longest)]
 
 
 def test_a_mistake_is_told_before_the_work(

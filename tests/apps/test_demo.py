@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -12,7 +13,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -30,12 +31,13 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
-from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
 from captioning.apps.caption import caption_files
-from captioning.apps.demo import create_app, main
+from captioning.apps.demo import MAX_UPLOADS, create_app, main
+from captioning.apps.demo_server import MAX_CONNECTIONS, DemoServer
 from captioning.captioner import Captioner
+from captioning.data.images import FORMATS
 from captioning.decoding import Beam, Decoding, Hypothesis
 
 WORDS = [f"word{number}" for number in range(40)]
@@ -370,6 +372,119 @@ def test_one_photograph_is_captioned_at_a_time(captioner: Captioner) -> None:
     assert counted == ([], [1] * 5)
 
 
+def cut(data: bytes, rng: random.Random) -> bytes:
+    return data[: rng.randrange(1, len(data))]
+
+
+def changed(data: bytes, rng: random.Random) -> bytes:
+    """With other bytes in the first hundred, where the sizes and offsets of most formats are."""
+    found = bytearray(data)
+    for _ in range(rng.randrange(1, 5)):
+        found[rng.randrange(4, min(len(found), 100))] = rng.choice((0, 127, 128, 255))
+    return bytes(found)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of metadata that is damaged
+@pytest.mark.parametrize("format", sorted(FORMATS))
+def test_a_broken_image_is_captioned_or_refused_with_one_sentence(
+    client: FlaskClient, format: str
+) -> None:
+    data, rng = encoded(noise(0), format), random.Random(0)
+    for broken in [make(data, rng) for make in (cut, changed) for _ in range(12)]:
+        answer = post(client, broken, f"a.{format}")
+        if answer.status_code != 200:
+            assert answer.status_code in (400, 413, 415)
+            refused(answer, answer.status_code, ["a."])
+
+
+def test_a_jpeg_that_would_take_hours_is_refused(client: FlaskClient) -> None:
+    data = encoded(Image.new("L", (7000, 7000)), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    start = time.monotonic()
+    refused(post(client, data[:-2] + scan * 50_000 + data[-2:]), 400, ["too many scans"])
+    assert time.monotonic() - start < 5
+
+
+def test_a_name_is_shown_short_and_on_one_line(client: FlaskClient) -> None:
+    refused(post(client, b"no image", "a\x1b[31m" + "b" * 50_000 + ".png"), 415, ["…bbb", "b.png"])
+    answer = post(client, b"no image", "a\x85\x1b[31mb.png").json
+    assert answer is not None
+    assert answer["error"].startswith("a??[31mb.png is ")
+
+
+# The server
+
+
+def connect(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def received(connection: socket.socket) -> bytes:
+    """What the server sends until it closes the connection."""
+    with suppress(ConnectionError):
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+    return b"reset"
+
+
+def test_slow_connections_neither_pile_up_nor_stay(captioner: Captioner) -> None:
+    before = threading.active_count()
+    with ExitStack() as stack:
+        url = stack.enter_context(served(captioner, Scripted(), header_seconds=1.0))
+        clients = [stack.enter_context(connect(url)) for _ in range(3 * MAX_CONNECTIONS)]
+        for client in clients[:MAX_CONNECTIONS]:
+            client.send(b"GET / HT")
+        for client in clients[MAX_CONNECTIONS:]:
+            head, _, body = received(client).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert "try again" in json.loads(body)["error"]
+        assert threading.active_count() <= before + 1 + MAX_CONNECTIONS
+        start = time.monotonic()
+        for step in range(15):  # a byte now and then does not help
+            time.sleep(0.1)
+            for client in clients[:MAX_CONNECTIONS]:
+                with suppress(ConnectionError):
+                    client.send(b"TP/1.1\r\nHost: "[step : step + 1])
+        assert {received(client) for client in clients[:MAX_CONNECTIONS]} <= {b"", b"reset"}
+        assert time.monotonic() - start < 5
+        with urlopen(url, timeout=20) as answer:
+            assert answer.status == 200
+
+
+def test_few_uploads_are_held_in_memory_and_not_for_long(captioner: Captioner) -> None:
+    size = 19_000_000  # more than the system keeps for a server that does not read
+    head = f"POST /caption HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size + 1}\r\n"
+    head += "Content-Type: multipart/form-data; boundary=X\r\n\r\n"
+    photo = form(bytes(size))["data"][:size]
+    whole, answers = [], []
+
+    def send(client: socket.socket) -> None:
+        try:
+            client.sendall(head.encode() + photo)
+            whole.append(client)
+            answers.append(received(client))
+        except ConnectionError:
+            answers.append(b"reset")
+
+    with ExitStack() as stack:
+        url = stack.enter_context(served(captioner, Scripted(), body_seconds=4.0))
+        clients = [stack.enter_context(connect(url)) for _ in range(3 * MAX_UPLOADS)]
+        threads = [threading.Thread(target=send, args=(client,)) for client in clients]
+        for thread in threads:
+            thread.start()
+        time.sleep(2)
+        assert len(whole) == MAX_UPLOADS
+        for thread in threads:
+            thread.join()
+        told = [answer for answer in answers if answer != b"reset"]
+        assert len(told) >= MAX_UPLOADS
+        for answer in told:
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b"did not arrive" in answer
+        with urlopen(Request(f"{url}/caption", **form(PICTURE)), timeout=20) as good:
+            assert good.status == 200
+
+
 # The command
 
 
@@ -548,15 +663,16 @@ def page(chromium: Chrome) -> Iterator[Page]:
 
 
 @contextmanager
-def served(captioner: Captioner, decoding: Decoding) -> Iterator[str]:
-    server = make_server("127.0.0.1", 0, create_app(captioner, decoding), threaded=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.port}"
-    finally:
-        server.shutdown()
-        thread.join()
+def served(captioner: Captioner, decoding: Decoding, **seconds: float) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = DemoServer(create_app(captioner, decoding), listener, **seconds)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="module")

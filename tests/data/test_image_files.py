@@ -94,6 +94,20 @@ def test_where_there_is_no_image_it_says_so(name: str, parts: list[str]) -> None
     assert all(part in str(caught.value) for part in parts)
 
 
+def test_what_cannot_be_read_is_not_passed_over(folder: Path) -> None:
+    """Whoever reads the files names it."""
+    os.mkfifo(folder / "pipe.png")
+    (folder / "gone.png").symlink_to("nowhere")
+    for name in ("in", "in/*.png"):
+        names = [file.name for file in find_images(name).files]
+        assert {"pipe.png", "gone.png"} <= set(names)
+
+
+def test_a_name_that_no_file_can_have_is_named() -> None:
+    with pytest.raises(CaptioningError, match=r"images=aaa.* cannot be read \(File name too long"):
+        find_images("a" * 300)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
 def test_a_folder_that_cannot_be_read_is_named(folder: Path) -> None:
     (folder / "sub").chmod(0)

@@ -1,6 +1,10 @@
 """Every kind of image file becomes the RGB picture that a viewer would show."""
 
+import contextlib
 import io
+import os
+import socket
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +104,90 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_rgb(tmp_path / "gone.jpg")
 
 
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    """Reading a pipe would wait for ever, and reading /dev/zero would fill the memory."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(tmp_path):
+        listener.bind("socket.jpg")  # its whole path could be too long for a socket
+    for name in ("pipe.jpg", "device.jpg", "socket.jpg"):
+        with pytest.raises(CaptioningError, match=rf"{name} is not an image file but a pipe"):
+            load_rgb(tmp_path / name)
+    (tmp_path / "folder.jpg").mkdir()
+    with pytest.raises(CaptioningError, match=r"folder\.jpg cannot be read \(Is a directory"):
+        load_rgb(tmp_path / "folder.jpg")
+    linked = tmp_path / "linked.png"
+    linked.symlink_to(saved(Image.fromarray(PIXELS), tmp_path / "a.png"))
+    assert load_rgb(linked).size == (9, 6)
+
+
+def test_a_file_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "huge.png"
+    with path.open("wb") as file:
+        file.truncate(10**12)  # takes no space on the disk
+    with pytest.raises(CaptioningError, match=r"huge\.png has 1000\.0 GB, more than"):
+        load_rgb(path)
+
+
+def test_no_file_is_handed_to_ghostscript(tmp_path: Path) -> None:
+    """EPS is a program, and Pillow runs it, whatever the name of the file says."""
+    path = tmp_path / "a.jpg"
+    Image.fromarray(PIXELS).save(path, "EPS")
+    with pytest.raises(CaptioningError, match=r"a\.jpg is of no known format: .*JPEG"):
+        load_rgb(path)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_is_used(tmp_path: Path, format: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    path = tmp_path / "animated"
+    frames[0].save(path, format, save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(np.asarray(load_rgb(path))[4, 4], (255, 0, 0), atol=3)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in chunks)
+
+
+def header(width: int, height: int, colours: int) -> tuple[bytes, bytes]:
+    return b"IHDR", width.to_bytes(4) + height.to_bytes(4) + bytes([8, colours, 0, 0, 0])
+
+
+PALETTE = (b"PLTE", bytes(range(6)))  # two colours
+INDICES = (b"IDAT", zlib.compress(bytes([0, 0, 1]) * 2))
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's
+@pytest.mark.parametrize(
+    ("data", "is_readable"),
+    [
+        (png(header(0, 2, 3), PALETTE, INDICES, (b"IEND", b"")), False),
+        (png(header(2, 0, 3), PALETTE, INDICES, (b"IEND", b"")), False),
+        (png(header(2, 2, 3), PALETTE, INDICES, (b"IEND", b"")), True),
+        (png(header(2, 2, 3), PALETTE, (b"tRNS", b"\0"), INDICES, (b"IEND", b"")), True),
+        (png(header(2, 2, 3), PALETTE, (b"tRNS", bytes(300)), INDICES, (b"IEND", b"")), False),
+        (png(header(2, 2, 3), PALETTE, (b"tRNS", b""), INDICES, (b"IEND", b"")), True),
+        (png(header(2, 2, 2), (b"tRNS", b"\0"), INDICES, (b"IEND", b"")), False),
+        (png(header(2, 2, 3), INDICES, (b"IEND", b"")), True),
+        (png(header(2, 2, 3), PALETTE, (b"IEND", b"")), False),
+    ],
+    ids=["no width", "no height", "whole", "shorter transparency", "longer transparency",
+         "empty transparency", "cut transparency", "no palette", "no pixels"],
+)  # fmt: skip
+def test_odd_pngs_are_read_or_refused(tmp_path: Path, data: bytes, is_readable: bool) -> None:
+    path = tmp_path / "odd.png"
+    path.write_bytes(data)
+    if is_readable:
+        assert load_rgb(path).size == (2, 2)
+    else:
+        with pytest.raises(CaptioningError, match=r"odd\.png"):
+            load_rgb(path)
+
+
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(Image.new("RGB", (100, 100)), tmp_path / "bomb.png")
     for limit in (9_999, 100):  # where Pillow only warns, and where it raises
@@ -110,7 +198,10 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert load_rgb(path).size == (100, 100)
 
 
-def test_floating_point_pixels_are_refused_rather_than_clipped(tmp_path: Path) -> None:
+def test_wide_pixels_are_refused_rather_than_clipped(tmp_path: Path) -> None:
     path = saved(Image.fromarray(np.ones((4, 4), dtype=np.float32)), tmp_path / "f.tiff")
-    with pytest.raises(CaptioningError, match="unknown range"):
+    with pytest.raises(CaptioningError, match="floating-point pixels of an unknown range"):
+        load_rgb(path)
+    path = saved(Image.fromarray(np.full((4, 4), 2**20, dtype=np.int32)), tmp_path / "i.tiff")
+    with pytest.raises(CaptioningError, match="32-bit pixels of an unknown range"):
         load_rgb(path)

@@ -24,7 +24,7 @@ def coco(**changes: Any) -> dict[str, Any]:
         "annotations": [
             {"id": 1, "image_id": 3, "caption": "A cat ."},
             {"id": 2, "image_id": 7, "caption": "A dog\nruns . "},
-            {"id": 3, "image_id": 3, "caption": ""},
+            {"id": 3, "image_id": 3, "caption": "Cats"},
         ],
     }
     return content | changes
@@ -53,7 +53,7 @@ def test_cocos_annotations_keep_their_images_order_and_the_captions_as_they_are(
     tmp_path: Path,
 ) -> None:
     found = read_references(write(tmp_path / "captions_val.json", coco()), "test")
-    assert list(found.captions.items()) == [("7", ["A dog\nruns . "]), ("3", ["A cat .", ""])]
+    assert list(found.captions.items()) == [("7", ["A dog\nruns . "]), ("3", ["A cat .", "Cats"])]
     assert found.name == "captions_val"
     assert found.train is None
     assert found.aliases[0]["seven.jpg"] == "7"
@@ -89,9 +89,14 @@ KARPATHY = {"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a dog runs", "neither JSON .* nor a token file; references can be COCO's"),
+        ("a dog runs", "neither JSON nor a token file; references can be COCO's"),
         ("", "neither JSON"),
-        ('{"images": [', "neither JSON"),
+        ('{"images": [', r"refs\.json:1: not JSON"),
+        ({"a.jpg": ["A dog", " "]}, r"a\.jpg\[1\]: the caption is empty"),
+        (
+            coco(annotations=[{"image_id": 3, "caption": " "}]),
+            r"annotations\[0\]: the capt",
+        ),
         ([], "of no known format"),
         ({}, "of no known format"),
         ([{"image_id": 1, "caption": "a dog"}], "COCO's result format, which has no references"),

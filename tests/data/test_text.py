@@ -15,11 +15,11 @@ from captioning.data.text import (
     build_vocabulary,
     clean_descriptions,
     load_descriptions,
-    load_document,
     load_saved_descriptions,
     save_descriptions,
 )
 from captioning.support.errors import CaptioningError
+from captioning.support.reading import load_document
 from captioning.support.special_tokens import END, PAD, SPECIAL_WORDS, START, UNK
 
 # Everything that some library takes for a line end or a space, and a caption may hold.

@@ -245,7 +245,7 @@ def test_statistics_come_back_and_other_files_are_told_by_name(tmp_path: Path) -
     assert np.array_equal(found.tables["CIDEr"], table)
     for content in ("", "{}", '{"references": "", "images": ["a"], "tables": {"CIDEr": []}}'):
         (tmp_path / "s.json").write_text(content)
-        with pytest.raises(CaptioningError, match=r"s\.json: .*again$"):
+        with pytest.raises(CaptioningError, match=r"s\.json:.* again\.?$"):
             read_statistics(tmp_path / "s.json")
 
 
@@ -259,16 +259,16 @@ def test_results_on_the_scale_of_tables_cannot_be_made() -> None:
 def test_file_that_is_something_else_is_told_by_name(tmp_path: Path, content: bytes, read) -> None:
     path = tmp_path / "file.json"
     path.write_bytes(content)
-    with pytest.raises(CaptioningError, match=r"file\.json: ") as caught:
+    with pytest.raises(CaptioningError, match=r"file\.json:") as caught:
         read(path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("read", [read_results, read_captions])
 def test_missing_file_and_folder_are_told_by_name(tmp_path: Path, read) -> None:
-    with pytest.raises(CaptioningError, match=r"absent\.json: cannot be read: No such file"):
+    with pytest.raises(CaptioningError, match=r"absent\.json: cannot be read \(No such file"):
         read(tmp_path / "absent.json")
-    with pytest.raises(CaptioningError, match="cannot be read: Is a directory"):
+    with pytest.raises(CaptioningError, match=r"cannot be read \(Is a directory"):
         read(tmp_path)
 
 
@@ -346,7 +346,7 @@ def test_wrong_caption_file_is_told(tmp_path: Path, entries: object, problem: st
 def test_brackets_without_end_are_no_json(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text("[" * 200_000)
     for read in (read_captions, read_statistics, read_results):
-        with pytest.raises(CaptioningError, match=r"deep\.json: not a JSON file"):
+        with pytest.raises(CaptioningError, match=r"deep\.json:.* not JSON"):
             read(tmp_path / "deep.json")
 
 

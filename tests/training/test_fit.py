@@ -113,6 +113,7 @@ class StubData(CaptionDataModule):
     def __init__(self) -> None:
         pl.LightningDataModule.__init__(self)
         self.data_name = "stub"
+        self.corpus: Any = SimpleNamespace(fingerprint="0")
 
     def read_text(self) -> None:
         self.vocabulary = type("Words", (), {"to_list": lambda _: ["a"], "__len__": lambda _: 5})()

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from captioning.data.images import open_file
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text
 from captioning.support.locks import file_lock
 from captioning.support.progress import track_progress
+from captioning.support.reading import load_record
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +24,7 @@ _SETTLED_NS = 2 * 10**9
 
 # From the absolute path of a file to its size, its modification time in ns, and its SHA-256.
 _Known = dict[str, tuple[int, int, str]]
+_FORM = TypeAdapter(_Known)
 
 
 def image_digests(paths: Sequence[Path], cache_file: Path, *, progress: bool = True) -> list[str]:
@@ -87,8 +92,10 @@ def try_image_digests(
 
 def _digest(path: Path) -> str | CaptioningError:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+    except CaptioningError as error:
+        return error
     except OSError as error:
         return _unreadable(path, error)
 
@@ -98,13 +105,12 @@ def _unreadable(path: Path, error: OSError) -> CaptioningError:
 
 
 def _read(cache_file: Path) -> _Known:
-    try:
-        known = json.loads(cache_file.read_text(encoding="utf-8"))
-        return {path: (size, changed, digest) for path, (size, changed, digest) in known.items()}
-    except FileNotFoundError:
+    if not cache_file.exists():
         return {}
-    except (ValueError, TypeError, AttributeError):
-        log.warning("%s is damaged: all images are read again", cache_file)
+    try:
+        return load_record(cache_file, _FORM.validate_json)
+    except CaptioningError as error:
+        log.warning("All images are read again, since their digests are damaged: %s", error)
         return {}
 
 

@@ -414,7 +414,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         intact = folder.name == _folder_name(identity) and meta["format"] == _FORMAT
     except FileNotFoundError:
         raise _damaged(folder, "it has no meta.json") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
     if not intact:
         raise _damaged(folder, "its meta.json does not describe it")

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from captioning.data.splits import SPLITS, Split
+from captioning.data.splits import SPLITS, Split, SplitLists
 from captioning.support.errors import CaptioningError
 
 
@@ -44,6 +44,8 @@ class RawCorpus:
             id of an image is its file name.
         splits: The image ids of each split, in the order of the list. A split that is absent has
             no image.
+        numbers: The number by which COCO's tools call an image (``cocoid``), by its id, where the
+            data set has such numbers.
         files: Image files by id. Files of images that have no captions may be among them.
         empty_captions: Where captions are empty, as ``file:line`` or the like.
         splits_source: Where the splits come from, for messages.
@@ -53,6 +55,7 @@ class RawCorpus:
 
     captions: dict[str, list[str]] = field(default_factory=dict)
     splits: dict[Split, list[str]] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     empty_captions: list[str] = field(default_factory=list)
     splits_source: str = "the data set"
@@ -64,6 +67,12 @@ class RawCorpus:
         """The folders of the image files, for messages."""
         return ", ".join(sorted({str(path.parent) for path in self.files.values()}))
 
+    def use_lists(self, lists: SplitLists) -> None:
+        """Take the splits from split lists."""
+        self.splits = lists.images
+        self.splits_source = lists.source
+        self.splits_are_bundled = lists.bundled
+
     def add_image(self, image: str, split: str | None, where: str) -> None:
         """Put an image into a split; None is an image that belongs to no split.
 
@@ -73,8 +82,10 @@ class RawCorpus:
             where: The file and line that say so, for the message.
 
         Raises:
-            CaptioningError: ``split`` is something else.
+            CaptioningError: ``split`` is something else, or the id has a NUL character or half a
+                surrogate pair in it.
         """
+        check_characters(image, f"{where}: the image's name")
         self.captions.setdefault(image, [])
         if split is None:
             return
@@ -92,13 +103,37 @@ class RawCorpus:
             image: The id of the image.
             caption: The caption as it is in the file.
             where: The file and line that hold it, for messages.
+
+        Raises:
+            CaptioningError: the id or the caption has a NUL character or half a surrogate pair in
+                it.
         """
+        check_characters(image, f"{where}: the image's name")
+        check_characters(caption, f"{where}: the caption")
         captions = self.captions.setdefault(image, [])
         stripped = caption.rstrip()
         if stripped:
             captions.append(stripped)
         else:
             self.empty_captions.append(where)
+
+
+def check_characters(text: str, what: str) -> None:
+    r"""Refuse what JSON can spell, but neither a file nor its name can hold: ``\0``, ``\ud83d``.
+
+    Args:
+        text: A name or a caption.
+        what: The file, place and key, for the message.
+
+    Raises:
+        CaptioningError: the text has a NUL character or half a surrogate pair in it.
+    """
+    if "\0" in text:
+        raise CaptioningError(f"{what} has a NUL character; remove it.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CaptioningError(f"{what} has a broken Unicode escape; correct it.") from error
 
 
 class CorpusReader(ABC):

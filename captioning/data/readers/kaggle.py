@@ -1,56 +1,99 @@
-"""Kaggle's layout: ``captions.txt``, a CSV file with the columns ``image,caption``.
+"""Kaggle's layouts: ``captions.txt`` or ``results.csv``, without splits.
 
-It has no splits. Flickr8k's official ones come with this package; other data sets need the lists of
-the official layout beside it.
+Flickr8k's ``captions.txt`` is a CSV file with the columns ``image,caption``. Flickr30k has the
+columns ``image_name,comment_number,comment``: in one copy in ``captions.txt`` too, in another in
+``results.csv``, with ``|`` between the columns. In both of these, one row lacks the separator
+between the number and the caption.
+
+Flickr8k's official splits come with this package; other data sets need lists beside the captions.
 """
 
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from captioning.data.readers.base import CorpusReader, RawCorpus
 from captioning.data.readers.image_folders import find_image_folder
 from captioning.data.splits import read_split_lists
-from captioning.data.text import load_document
-from captioning.support.errors import CaptioningError
+from captioning.support.errors import CaptioningError, shortened
+from captioning.support.reading import load_lines
+
+_TWO = ["image", "caption"]
+_THREE = ["image_name", "comment_number", "comment"]
+_NUMBER_AND_CAPTION = re.compile(r"\s*([0-9]{1,9})\s+(\S.*)", re.DOTALL)
+
+Row = tuple[int, list[str]]
+"""The number of a row's last line, and its cells."""
 
 
 class KaggleReader(CorpusReader):
-    """Reads the layout of Kaggle's copies of Flickr8k and Flickr30k."""
+    """Reads the layouts of Kaggle's copies of Flickr8k and Flickr30k."""
 
-    expects = "captions.txt and Images/"
+    expects = "captions.txt or results.csv, and Images/ or flickr30k_images/"
 
     def detect(self, root: Path) -> list[Path]:
-        return sorted(root.glob("captions.txt"))
+        patterns = ("captions.txt", "results.csv", "flickr30k_images/results.csv")
+        return [path for pattern in patterns for path in sorted(root.glob(pattern))]
 
     def read(self, root: Path, files: Sequence[Path], name: str) -> RawCorpus:
         corpus = RawCorpus()
         _read_captions(files[0], corpus)
-        lists = read_split_lists([root, root / "Flickr8k_text"], name)
-        corpus.splits = lists.images
-        corpus.splits_source = lists.source
-        corpus.splits_are_bundled = lists.bundled
+        folders = dict.fromkeys([files[0].parent, root, root / "Flickr8k_text"])
+        corpus.use_lists(read_split_lists([*folders], name, files[0]))
         corpus.files = find_image_folder(root)
         return corpus
 
 
 def _read_captions(path: Path, corpus: RawCorpus) -> None:
-    rows = csv.reader(io.StringIO(load_document(path)), strict=True)
+    rows = _rows(path)
+    _, header = next(rows, (1, []))
+    columns = [cell.strip().lower() for cell in header]
+    if columns not in (_TWO, _THREE):
+        raise CaptioningError(
+            f"{path}:1: expected the header 'image,caption' or 'image_name,comment_number,comment'"
+            f" (with commas or |), found {shortened(','.join(header), 60)!r}."
+        )
+    for line, cells in rows:
+        where = f"{path}:{line}"
+        if columns == _THREE:
+            cells = _without_number(cells, where, corpus)
+        if len(cells) != 2 or not cells[0].strip():
+            raise CaptioningError(
+                f"{where}: expected {','.join(columns)!r}, with quotes around a caption that has "
+                f"commas, found {shortened(','.join(cells), 60)!r}."
+            )
+        corpus.add_caption(cells[0].strip(), cells[1], where)
+
+
+def _without_number(cells: list[str], where: str, corpus: RawCorpus) -> list[str]:
+    """Image and caption of a row of Flickr30k; other cells if it is malformed."""
+    image, number, *caption = cells if len(cells) > 1 else [*cells, ""]
+    if len(caption) == 1 and number.strip().isdecimal():
+        return [image, caption[0].strip()]
+    joined = _NUMBER_AND_CAPTION.fullmatch(number)
+    if joined and not "".join(caption).strip():
+        corpus.notes.append(
+            f"{where}: there is no separator between the number and the caption; it is read as "
+            f"caption {joined[1]} of {image}."
+        )
+        return [image, joined[2]]
+    return cells if len(cells) != 2 else [*cells, ""]
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    lines = load_lines(path)
+    if "|" in lines[0]:  # without quotes: a caption may have any character
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, line.split("|", 2)
+        return
+    rows = csv.reader((f"{line}\n" for line in lines), strict=True)
     try:
-        header = next(rows, [])
-        if [cell.strip().lower() for cell in header] != ["image", "caption"]:
-            raise CaptioningError(f"{path}:1: expected the header 'image,caption'.")
-        for row in rows:
-            if not row:
-                continue
-            if len(row) != 2 or not row[0].strip():
-                raise CaptioningError(
-                    f"{path}:{rows.line_num}: expected 'image.jpg,caption', with quotes around a "
-                    f"caption that has commas, found {','.join(row)[:60]!r}."
-                )
-            corpus.add_caption(row[0].strip(), row[1], f"{path}:{rows.line_num}")
+        for cells in rows:
+            if any(cell.strip() for cell in cells):
+                yield rows.line_num, cells
     except csv.Error as error:
         raise CaptioningError(f"{path}:{rows.line_num}: malformed CSV ({error}).") from error

@@ -6,16 +6,15 @@ There is such a file for Flickr8k, Flickr30k and COCO, whose images are in ``tra
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from captioning.data.readers.base import CorpusReader, RawCorpus
+from captioning.data.readers.base import CorpusReader, RawCorpus, check_characters
 from captioning.data.readers.image_folders import find_image_folder, list_image_folders
 from captioning.data.splits import SPLITS, Split
-from captioning.data.text import load_document
 from captioning.support.errors import CaptioningError
+from captioning.support.reading import load_json
 
 _SPLITS: dict[str, Split] = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
 
@@ -30,12 +29,7 @@ class KarpathyReader(CorpusReader):
 
     def read(self, root: Path, files: Sequence[Path], name: str) -> RawCorpus:
         path = _choose_file(root, files, name)
-        try:
-            content = json.loads(load_document(path))
-        except (json.JSONDecodeError, RecursionError) as error:
-            line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-            raise CaptioningError(f"{path}:{line}: not JSON ({error}).") from error
-        parsed = parse_karpathy(content, path)
+        parsed = parse_karpathy(load_json(path), path)
         corpus = RawCorpus(
             captions=parsed.captions,
             splits=parsed.splits,
@@ -44,6 +38,7 @@ class KarpathyReader(CorpusReader):
                 if parsed.folders
                 else find_image_folder(root)
             ),
+            numbers=parsed.cocoids,
             empty_captions=parsed.empty_captions,
             splits_source=str(path),
         )
@@ -75,7 +70,8 @@ class KarpathyFile:
         splits: The file names of each split, in the order of the file.
         folders: The image folders that the file names.
         empty_captions: Where captions are empty.
-        numbers: The file names by ``cocoid`` and by ``imgid``, as far as the file has these.
+        cocoids: COCO's number of each image by its file name, as far as the file has it.
+        imgids: Karpathy's number of each image by its file name, as far as the file has it.
     """
 
     name: str | None
@@ -83,7 +79,8 @@ class KarpathyFile:
     splits: dict[Split, list[str]]
     folders: tuple[str, ...]
     empty_captions: list[str]
-    numbers: tuple[dict[str, str], ...]
+    cocoids: dict[str, int]
+    imgids: dict[str, int]
 
 
 def parse_karpathy(content: object, path: Path) -> KarpathyFile:
@@ -99,7 +96,7 @@ def parse_karpathy(content: object, path: Path) -> KarpathyFile:
     captions: dict[str, list[str]] = {}
     splits: dict[Split, list[str]] = {split: [] for split in SPLITS}
     folders: dict[str, None] = {}
-    numbers: dict[str, dict[str, str]] = {"cocoid": {}, "imgid": {}}
+    numbers: dict[str, dict[str, int]] = {"cocoid": {}, "imgid": {}}
     empty = []
     for index, entry in enumerate(_list(content, "images", str(path))):
         where = f"{path}: images[{index}]"
@@ -113,9 +110,9 @@ def parse_karpathy(content: object, path: Path) -> KarpathyFile:
         assert isinstance(entry, dict)  # since it has a file name
         if "filepath" in entry:
             folders[_string(entry, "filepath", where)] = None
-        for key, images in numbers.items():
-            if isinstance(entry.get(key), int):
-                images[str(entry[key])] = image
+        for key, of_images in numbers.items():
+            if type(entry.get(key)) is int:  # a JSON true is another type
+                of_images[image] = entry[key]
         texts = captions.setdefault(image, [])
         for number, sentence in enumerate(_list(entry, "sentences", where)):
             caption = _string(sentence, "raw", f"{where}.sentences[{number}]").rstrip()
@@ -131,7 +128,8 @@ def parse_karpathy(content: object, path: Path) -> KarpathyFile:
         splits=splits,
         folders=tuple(folders),
         empty_captions=empty,
-        numbers=tuple(numbers.values()),
+        cocoids=numbers["cocoid"],
+        imgids=numbers["imgid"],
     )
 
 
@@ -139,10 +137,7 @@ def _string(entry: object, key: str, where: str) -> str:
     value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, str):
         raise CaptioningError(f"{where}: {key!r} should be there and be a string.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair: "\ud83d"
-        raise CaptioningError(f"{where}: {key!r} has a broken Unicode escape.") from error
+    check_characters(value, f"{where}: {key!r}")
     return value
 
 

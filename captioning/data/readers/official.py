@@ -28,23 +28,21 @@ class OfficialReader(CorpusReader):
         return [path for pattern in patterns for path in sorted(root.glob(pattern))]
 
     def read(self, root: Path, files: Sequence[Path], name: str) -> RawCorpus:
-        path = files[0]
-        captions: dict[str, list[tuple[int, str]]] = {}
-        empty = []
-        for line, image, number, caption in read_token_file(path):
-            captions.setdefault(image, [])
-            if caption:
-                captions[image].append((number, caption))
-            else:
-                empty.append(f"{path}:{line}")
-        lists = read_split_lists([path.parent], name)
-        return RawCorpus(
-            captions={
-                image: [text for _, text in sorted(texts)] for image, texts in captions.items()
-            },
-            splits=lists.images,
-            files=find_image_folder(root),
-            empty_captions=empty,
-            splits_source=lists.source,
-            splits_are_bundled=lists.bundled,
-        )
+        corpus = read_captions(files[0])
+        corpus.use_lists(read_split_lists([files[0].parent], name, files[0]))
+        corpus.files = find_image_folder(root)
+        return corpus
+
+
+def read_captions(path: Path) -> RawCorpus:
+    """Read the captions of a token file, those of an image in the order of their numbers."""
+    captions: dict[str, list[tuple[int, str]]] = {}
+    corpus = RawCorpus()
+    for line, image, number, caption in read_token_file(path):
+        captions.setdefault(image, [])
+        if caption:
+            captions[image].append((number, caption))
+        else:
+            corpus.empty_captions.append(f"{path}:{line}")
+    corpus.captions = {image: [text for _, text in sorted(of)] for image, of in captions.items()}
+    return corpus

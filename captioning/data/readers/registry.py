@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from captioning.data.readers.base import CorpusReader
+from captioning.data.readers.flickr30k import Flickr30kReader
 from captioning.data.readers.kaggle import KaggleReader
 from captioning.data.readers.karpathy import KarpathyReader
 from captioning.data.readers.official import OfficialReader
@@ -15,6 +16,7 @@ READERS: dict[str, CorpusReader] = {
     "official": OfficialReader(),
     "karpathy": KarpathyReader(),
     "kaggle": KaggleReader(),
+    "flickr30k": Flickr30kReader(),
 }
 """The readers by the name of their layout, in the order in which ``auto`` prefers them."""
 

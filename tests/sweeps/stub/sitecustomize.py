@@ -69,3 +69,13 @@ def train(config: dict[str, Any], folder: Path, command: str, logger: Any) -> No
 fit = ModuleType("captioning.training.fit")
 fit.train = train  # type: ignore[attr-defined]
 sys.modules["captioning.training.fit"] = fit
+
+
+def checkpoint_to_resume(folder: Path) -> Path | None:
+    last = folder / "checkpoints" / "last.ckpt"
+    return last if last.is_file() else None
+
+
+resume = ModuleType("captioning.training.resume")
+resume.checkpoint_to_resume = checkpoint_to_resume  # type: ignore[attr-defined]
+sys.modules["captioning.training.resume"] = resume

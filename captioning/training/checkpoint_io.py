@@ -1,0 +1,50 @@
+"""Writing checkpoints so that a kill or a full disk never leaves a broken one."""
+
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+
+from captioning.support.errors import CaptioningError
+from captioning.support.files import atomic_write_bytes
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's reading and writing of checkpoints, with atomic writes.
+
+    Lightning writes a checkpoint into ``TMPDIR`` and moves it to its place. Between two file
+    systems, moving means copying, which a kill or a full disk can cut short after the old
+    checkpoint is gone. Here, it is written beside its place and synced, and then renamed.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint; those with an address such as ``s3://`` are left to Lightning.
+
+        Raises:
+            CaptioningError: it cannot be written. An earlier file of that name is unchanged.
+        """
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        buffer = BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            atomic_write_bytes(path, buffer.getbuffer())
+        except OSError as error:
+            kept = " The earlier file of that name is unchanged." if Path(path).exists() else ""
+            raise CaptioningError(
+                f"{path}: the checkpoint cannot be written ({error.strerror}).{kept}"
+            ) from error
+
+
+def make_checkpoints_atomic(trainer: pl.Trainer) -> None:
+    """Let a Trainer write by :class:`AtomicCheckpointIO`, unless it has a plugin of its own."""
+    strategy = trainer.strategy
+    if type(strategy.checkpoint_io) is TorchCheckpointIO:
+        strategy.checkpoint_io = AtomicCheckpointIO()
