@@ -6,8 +6,9 @@ In addition to the files of every run, a job's folder holds:
     failed.json   why it ended without results: {"reason": ..., "overrides": [...]}
     output.log    what it printed, if several jobs run at the same time
 
-If the same job is started again in the same folder, it is skipped if ``results.json`` exists, and
-resumed if ``checkpoints/`` holds a whole ``last.ckpt`` or ``best.ckpt``. A different job is refused.
+If the same job is started again in the same folder, it is skipped if it has finished:
+``results.json`` exists, and ``report.html``, which is written last. Otherwise it is resumed if
+``checkpoints/`` holds a whole ``last.ckpt`` or ``best.ckpt``. A different job is refused.
 """
 
 import json
@@ -110,7 +111,7 @@ def run_job(
         try:
             job = Job(overrides, config, fingerprint(config["data"]), command, logging)
             check_same_job(folder, job)
-            earlier_score = optimized_score(folder) if (folder / "results.json").is_file() else None
+            earlier_score = optimized_score(folder) if has_finished(folder) else None
         except (CaptioningError, OSError) as error:
             record_failure(folder, str(error), overrides)
             return None
@@ -188,6 +189,11 @@ def record_failure(folder: Path, reason: str, overrides: list[str]) -> None:
     """Log that a job failed, and write its ``failed.json``."""
     log.error("%s: %s", folder, reason)
     write_failure(folder, reason, overrides)
+
+
+def has_finished(folder: Path) -> bool:
+    """Whether a job has written all of its files."""
+    return all((folder / name).is_file() for name in ("results.json", "report.html"))
 
 
 def optimized_score(folder: Path) -> float:

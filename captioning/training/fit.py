@@ -179,8 +179,8 @@ def _train(
         clock.seconds,
         arithmetic_of(trainer, settings.backend),
     )
-    write_report(folder, "test", found["test"].gallery)
     log_final_scores(trainer.loggers, written.scores)
+    write_report(folder, "test", found["test"].gallery)  # the last file: a sweep's job is then done
     show_results(written, folder)  # after the files: whoever reads the output may go before its end
     return written.scores
 

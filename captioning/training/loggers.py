@@ -37,7 +37,8 @@ def make_loggers(spec: Mapping[str, Any], folder: Path, resume: str | None) -> l
 def make_csv_logger(folder: Path, resume: str | None) -> CSVLogger:
     """The CSV logger; a resumed run keeps the rows that it logged before.
 
-    Rows of steps after the checkpoint are dropped, because the resumed run logs these steps again.
+    Rows of steps after the checkpoint and of the final scores are dropped, because the resumed run
+    logs these again.
     The means of the epoch are logged after the checkpoint is saved, so that a kill in between loses
     them; they are then taken from the checkpoint.
     If the run continues in a new folder, the rows of the old one are copied.
@@ -56,7 +57,12 @@ def rows_before(resume: str | None, folder: Path) -> list[Row]:
     steps = checkpoint["global_step"]
     paths = [place / "logs" / "metrics.csv" for place in (folder, run_of(resume))]
     path = next((each for each in paths if each.is_file()), None)
-    rows = [row for row in read_rows(path) if int(row["step"]) < steps] if path else []
+    rows = [
+        row
+        for row in (read_rows(path) if path else ())
+        if int(row["step"]) < steps
+        and not any(value for name, value in row.items() if name.startswith("final/"))
+    ]
     means = checkpoint.get("epoch_means") or {}
     if not any(row.get(name) for row in rows if int(row["step"]) == steps - 1 for name in means):
         rows += [{"epoch": checkpoint.get("epoch"), "step": steps - 1, **means}] if means else []

@@ -94,7 +94,7 @@ def read_rows(path: Path) -> list[Row]:
 def _parsed(lines: Iterable[str]) -> list[Row]:
     reader = csv.reader(lines)
     names: list[str] | None = None
-    rows = []
+    rows: list[Row] = []
     while True:
         try:
             cells = next(reader)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import tiny
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -16,7 +17,6 @@ from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
 from captioning.support.errors import CaptioningError
 from captioning.training.checkpoint_io import AtomicCheckpointIO
-import tiny
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in tiny.QUIET]
 
@@ -67,7 +67,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_is_told_in_a_sentence(
     trainer = tiny.trainer(
         tmp_path, Full(), kept(tmp_path), max_epochs=3, enable_checkpointing=True
     )
-    with pytest.raises(CaptioningError, match="last.ckpt.*No space left.*unchanged"):
+    with pytest.raises(CaptioningError, match=r"last.ckpt.*No space left.*unchanged"):
         trainer.fit(tiny.captioner(data), data)
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 0
     assert Captioner.load_from_checkpoint(tmp_path / "last.ckpt")

@@ -119,6 +119,6 @@ def test_a_new_value_does_not_rewrite_the_file_in_place(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(CaptioningError, match="metrics.csv cannot be written .No space left"):
+        with pytest.raises(CaptioningError, match=r"metrics.csv cannot be written .No space left"):
             file.save()
     assert losses(path) == [("0", "0.0"), ("1", "0.25")]

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import tiny
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
 from captioning.training.callbacks import scored_checkpoint
-import tiny
 
 pytestmark = [
     *(pytest.mark.filterwarnings(each) for each in tiny.QUIET),

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from captioning.support.errors import CaptioningError
 from captioning.training.resumable_settings import check_same_settings
-import tiny
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -60,7 +60,7 @@ def test_what_changes_no_step_of_training_may_change(overrides: list[str]) -> No
     ],
 )
 def test_every_other_setting_is_named_with_both_values(override: str, said: str) -> None:
-    with pytest.raises(CaptioningError, match="^resume=x: that run has other settings: ") as error:
+    with pytest.raises(CaptioningError, match=r"^resume=x: that run has other settings: ") as error:
         check_same_settings(composed(), composed(override), "resume=x")
     assert said in str(error.value)
 
@@ -70,7 +70,7 @@ def test_all_of_several_are_named_up_to_a_length() -> None:
         check_same_settings(composed(), composed("optimizer.lr=1", "seed=1"), "resume=x")
     assert "optimizer.lr=1 in place of 0.001, " in str(error.value)
     assert "seed=1 in place of 0" in str(error.value)
-    with pytest.raises(CaptioningError, match="and [0-9]+ more") as error:
+    with pytest.raises(CaptioningError, match=r"and [0-9]+ more") as error:
         check_same_settings(composed(), composed("experiment=show_attend_and_tell"), "resume=x")
     assert len(str(error.value)) < 700
 
@@ -80,8 +80,8 @@ def test_a_notebook_is_told_of_another_optimiser(drawn_pictures: Path, tmp_path:
     kept = ModelCheckpoint(tmp_path, filename="kept")
     tiny.trainer(tmp_path, kept, enable_checkpointing=True).fit(tiny.captioner(data), data)
     path = str(tmp_path / "kept.ckpt")
-    for optimizer, said in (("rmsprop", "torch.optim.RMSprop in place of torch.optim.AdamW"),
-                            ({"_target_": "torch.optim.AdamW", "lr": 0.05}, "lr=0.05")):  # fmt: skip
+    adamw = {"_target_": "torch.optim.AdamW", "lr": 0.05}
+    for optimizer, said in (("rmsprop", "torch.optim.RMSprop in place of"), (adamw, "lr=0.05")):
         other = tiny.captioner(data, optimizer=optimizer)
         with pytest.raises(CaptioningError, match="ckpt_path: that run has other settings") as told:
             tiny.trainer(tmp_path, max_epochs=2).fit(other, data, ckpt_path=path)

@@ -57,6 +57,7 @@ def train(config: dict[str, Any], folder: Path, command: str, logger: Any) -> No
             scores={"dev": scores, "test": {"CIDEr": 0.9 - scores["CIDEr"]}},
         ),
     )
+    (folder / "report.html").touch()
     ran = {
         "pid": os.getpid(), "start": start, "end": time.time(), "resume": config["resume"],
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "group": os.environ["WANDB_RUN_GROUP"],
