@@ -54,8 +54,8 @@ def parse(line: str, where: str) -> tuple[str, list[str], str]:
     """
     try:
         entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CaptioningError(f"{where}: not JSON ({error.msg}, column {error.colno}).") from error
+    except (ValueError, RecursionError) as error:  # also a huge number, or brackets without end
+        raise CaptioningError(f"{where}: not JSON ({error}).") from error
     match entry:
         case {"image": str(image), "captions": [*captions], "split": str(split)} if all(
             isinstance(caption, str) for caption in captions

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from captioning.support.errors import CaptioningError
-from faults import images
+from faults import images, readers
 from faults.__main__ import DOCS, PARTS, main
 from faults.attempt import attempt
-from faults.outcome import Outcome, Try
+from faults.outcome import SUCCESSES, Outcome, Try
 from faults.record import fill
 
 
@@ -25,8 +25,9 @@ def refuse(message: str) -> None:
     [
         (lambda: None, "right"),
         (lambda: refuse("a.json, line 3: not a number."), "refused"),
-        (lambda: refuse("a message\nof two lines"), "traceback"),
-        (lambda: refuse("a long message " * 200), "traceback"),
+        (lambda: refuse("a message\nof two lines"), "refused"),  # the exception makes it one
+        (lambda: refuse("a long message " * 200), "refused"),  # and shortens it
+        (lambda: refuse(""), "traceback"),
         (lambda: {}["key"], "traceback"),
         (lambda: time.sleep(5), "hang"),
     ],
@@ -82,3 +83,9 @@ def test_images_of_every_kind_end_well(tmp_path: Path) -> None:
     found = list(images.run(13, tmp_path, seed=5))
     assert len({each.kind for each in found}) == 12
     assert [each for each in found if each.outcome not in ("right", "refused")] == []
+
+
+def test_damaged_files_are_read_or_refused_by_every_reader(tmp_path: Path) -> None:
+    found = list(readers.run(300, tmp_path, seed=1))
+    assert [each for each in found if each.outcome not in SUCCESSES] == []
+    assert {each.outcome for each in found} == {"right", "refused"}

@@ -52,7 +52,8 @@ class CaptionDataModule(pl.LightningDataModule):
             downloaded, or in which ``scenes`` are drawn, on first use.
         name: The name of the data set.
         layout: ``official``, ``karpathy``, ``kaggle``, ``flickr30k``, ``auto`` for whichever of
-            them is found, or the dotted path of a reader of one's own; see :mod:`captioning.data.readers.base`.
+            them is found, or the dotted path of a reader of one's own; see
+            :mod:`captioning.data.readers.base`.
         skip_bad: Leave out, and name in the log, images that are missing, broken or without
             captions.
         batch_size: Images in a training batch; each comes with all its captions.

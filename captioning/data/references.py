@@ -210,7 +210,7 @@ def _from_karpathy(path: Path, content: Mapping[str, Any], split: str) -> Refere
         aliases,
         files,
         _train(of_split),
-        read.cocoids,
+        read.cocoids if name == "coco" else {},
     )
 
 

