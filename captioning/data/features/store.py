@@ -303,10 +303,11 @@ def build_store(
             index = _repair(folder)
             whole = _whole(folder, index, files)
             missing = {digest: path for digest, path in files.items() if digest not in whole}
-            for digest in missing.keys() & index.keys():
+            if damaged := [path for digest, path in missing.items() if digest in index]:
                 log.warning(
-                    "%s: the stored grid of %s is damaged; it is computed anew",
-                    *(folder / "grids.bin", missing[digest]),
+                    "%s: %d stored grids are damaged, and are computed anew: that of %s%s",
+                    *(folder / "grids.bin", len(damaged), damaged[0]),
+                    " and others" if len(damaged) > 1 else "",
                 )
             broken: dict[str, CaptioningError] = {}
             if missing:

@@ -216,7 +216,8 @@ def test_a_flipped_bit_is_never_read_and_its_row_alone_is_computed_anew(
     again = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
     assert Tiny.encoded == [1]
     assert again.gather(again.ids).equal(whole)
-    assert f"grids.bin: the stored grid of {images[2][1]} is damaged" in caplog.text
+    said = "grids.bin: 1 stored grids are damaged, and are computed anew: that of"
+    assert f"{said} {images[2][1]}\n" in caplog.text
     Tiny.encoded.clear()
     build_store(tmp_path / "stores", tiny, images, **OPTIONS)
     assert Tiny.encoded == []
