@@ -32,8 +32,9 @@ demo: $(INSTALLED)  ## train with and without attention on drawn scenes, and com
 train: $(INSTALLED)  ## train and score a model; options in ARGS="model=lstm seed=1"
 	$(PY) train.py $(ARGS)
 
+# The test processes use all cores; with several threads each, they would wait for each other.
 test: lint types  ## run everything that CI runs: lint, types and the test suite
-	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(INSTALLED)  ## check style and formatting
 	$(PY) -m ruff check .

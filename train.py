@@ -16,5 +16,5 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    with command_line("train", "data.root", "data.cache", "resume"):
+    with command_line("train", "data.root", "data.cache", "resume", "init_from"):
         main()

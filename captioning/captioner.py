@@ -35,7 +35,7 @@ from captioning.metrics.torchmetric import CaptionScores
 from captioning.models.decoders.base import Decoder
 from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective
-from captioning.support.build import build, expand, validated
+from captioning.support.build import build, expand, import_class, validated
 from captioning.support.errors import CaptioningError
 from captioning.support.trust import check_trusted, classes_of_a_checkpoint, packages
 from captioning.support.weights import fingerprint
@@ -56,10 +56,17 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
         "torchvision": "captioning.models.encoders.torchvision.TorchvisionEncoder",
     },
     "model": {
+        "adaptive_lstm": "captioning.models.decoders.adaptive_lstm.AdaptiveLSTM",
         "attn_lstm": "captioning.models.decoders.attn_lstm.AttentionLSTM",
+        "hard_attn_lstm": "captioning.models.decoders.hard_attn_lstm.HardAttentionLSTM",
         "lstm": "captioning.models.decoders.lstm.LSTM",
     },
-    "objective": {"cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy"},
+    "objective": {
+        "cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy",
+        "hard_attention": "captioning.objectives.hard_attention.HardAttention",
+        "scheduled_sampling": "captioning.objectives.scheduled_sampling.ScheduledSampling",
+        "self_critical": "captioning.objectives.self_critical.SelfCritical",
+    },
     "optimizer": {"adamw": "torch.optim.AdamW", "rmsprop": "torch.optim.RMSprop"},
     "scheduler": {
         "constant": "captioning.training.schedules.Constant",
@@ -143,6 +150,7 @@ class Captioner(pl.LightningModule):
             channels=built.channels,
         )
         self.objective = build(expanded["objective"], Objective, "objective")
+        check_needed_objective(self.objective, self.decoder)
         self.validation = build(expanded["validation"], Decoding, "validation")
         self.optimizer_spec: dict[str, Any] = expanded["optimizer"]
         self.scheduler_spec: dict[str, Any] = expanded["scheduler"]
@@ -253,8 +261,8 @@ class Captioner(pl.LightningModule):
         """Begin a run of the trainer; Lightning restores a checkpoint after this hook."""
         if self._references_from != "user":
             self._references_from = None  # the data module may be another one than before
+        make_checkpoints_atomic(self.trainer)
         if stage == "fit":
-            make_checkpoints_atomic(self.trainer)
             self.noise_seed = None
             data = getattr(self.trainer, "datamodule", None)
             if data is not None:
@@ -455,9 +463,10 @@ class Captioner(pl.LightningModule):
         checkpoint["format"] = FORMAT
         checkpoint["run"] = dict(self.run)
         checkpoint["noise_seed"] = self.noise_seed
+        metrics = self._trainer.callback_metrics if self._trainer else {}  # a Strategy saves, too
         checkpoint["epoch_means"] = {
             name: float(value)
-            for name, value in self.trainer.callback_metrics.items()
+            for name, value in metrics.items()
             if name.startswith("train/") and name.endswith("_epoch")
         }
         checkpoint["encoder"] = {
@@ -572,6 +581,23 @@ class Captioner(pl.LightningModule):
             captioner._restore(checkpoint)
             captioner.load_state_dict(checkpoint["state_dict"])
         return captioner.to(map_location)
+
+
+def check_needed_objective(objective: Objective, decoder: Decoder) -> None:
+    """Refuse an objective by which the decoder does not learn.
+
+    Raises:
+        CaptioningError: the decoder needs another objective.
+    """
+    needed = decoder.needs_objective
+    if needed is None:
+        return
+    path = NAMES["objective"].get(needed, needed)
+    if not isinstance(objective, import_class(path, Objective, "objective")):
+        raise CaptioningError(
+            f"{type(decoder).__name__} does not learn by {type(objective).__name__}: "
+            f"add objective={needed}."
+        )
 
 
 def without_vocabulary(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from captioning.data.text import Vocabulary
 from captioning.support.checkpoint_file import check_file, damaged_part
 from captioning.support.errors import CaptioningError
 
@@ -98,10 +99,14 @@ def check_content(checkpoint: object, name: str) -> None:
             )
     settings, encoder = checkpoint["hyper_parameters"], checkpoint["encoder"]
     for entry in ("hyper_parameters", "run"):
-        check_plain(checkpoint.get(entry, {}), f"{name}: the {entry} of this checkpoint")
+        check_plain(checkpoint.get(entry, {}), f"{name}: in the {entry} of this checkpoint,")
     words = settings.get("vocabulary")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise CaptioningError(f"{name}: the vocabulary of this checkpoint is no list of words.")
+    try:
+        Vocabulary(words)
+    except CaptioningError as error:
+        raise CaptioningError(f"{name}: {error}") from error
     for what, state in (
         ("model", checkpoint["state_dict"]),
         ("encoder", encoder.get("state_dict")),
@@ -125,27 +130,29 @@ def check_plain(value: object, what: str) -> None:
     for _ in range(_DEEPEST):
         values += len(level)
         if values > _MOST_VALUES:
-            raise CaptioningError(f"{what} are too many values.")
+            raise CaptioningError(f"{what} there are too many values.")
         inner: list[object] = []
         for each in level:
             if isinstance(each, str):
                 try:
                     each.encode()
                 except UnicodeEncodeError as error:
-                    raise CaptioningError(f"{what} have a text that is not Unicode.") from error
+                    raise CaptioningError(f"{what} there is a text that is not Unicode.") from error
             elif isinstance(each, int):
                 if abs(each) > _LARGEST_INTEGER:
-                    raise CaptioningError(f"{what} have a number that is too large.")
+                    raise CaptioningError(f"{what} there is a number that is too large.")
             elif isinstance(each, Mapping):
                 inner += [*each, *each.values()]
             elif isinstance(each, list | tuple):
                 inner += each
             elif not isinstance(each, float | None):
-                raise CaptioningError(f"{what} have a {type(each).__name__}, not plain data.")
+                raise CaptioningError(
+                    f"{what} there is a {type(each).__name__}, which is no plain data."
+                )
         if not inner:
             return
         level = inner
-    raise CaptioningError(f"{what} are nested too deeply.")
+    raise CaptioningError(f"{what} values are nested too deeply.")
 
 
 def check_format(checkpoint: Mapping[str, Any], name: str) -> None:
@@ -184,7 +191,9 @@ def check_complete(checkpoint: Mapping[str, Any], name: str) -> None:
         ("weights_source of its encoder", encoder.get("weights_source"), str),
     ):
         if not isinstance(found, kind):
-            raise CaptioningError(f"{name}: the {what} is missing in this checkpoint, or no such.")
+            raise CaptioningError(
+                f"{name}: the {what} is missing in this checkpoint, or is something else."
+            )
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -248,11 +257,11 @@ def restoring(name: str, size: int) -> Iterator[None]:
         ) from error
 
 
-class _Limit(TorchDispatchMode):
+class _Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses each new tensor of more than so many bytes, before its memory is filled."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.limit = limit
 
     def __torch_dispatch__(

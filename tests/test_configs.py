@@ -220,6 +220,24 @@ def test_the_published_recipe() -> None:
     assert (config["seed"], config["encoder_lr"], config["backend"]) == (0, 1e-5, "auto")
 
 
+@pytest.mark.parametrize(
+    "others", [[], ["experiment=scenes"], ["experiment=show_attend_and_tell"]], ids=str
+)
+def test_hard_attention_comes_with_its_objective(others: list[str]) -> None:
+    config = composed("train", "model=hard_attn_lstm", *others)
+    assert config["model"]["_target_"].endswith("HardAttentionLSTM")
+    assert config["objective"]["_target_"].endswith("HardAttention")
+    paper = {"reinforce": 0.1, "entropy": 0.002, "baseline_decay": 0.9}
+    assert {name: config["objective"][name] for name in paper} == paper
+    assert config["model"]["sampling_share"] == 0.5
+    check("train", config)
+
+
+def test_an_objective_on_the_command_line_replaces_that_of_the_model() -> None:
+    config = composed("train", "model=hard_attn_lstm", "objective=cross_entropy")
+    assert config["objective"]["_target_"].endswith("CrossEntropy")
+
+
 def test_the_recipe_of_the_paper() -> None:
     config = composed("train", "experiment=show_attend_and_tell")
     assert config["model"]["_target_"].endswith("AttentionLSTM")

@@ -34,7 +34,7 @@ from captioning.data.images import load_rgb
 from captioning.decoding import Decoding, Greedy, Hypothesis
 from captioning.reporting.figures import attention_figure, region_of
 from captioning.support.build import build, own, validated
-from captioning.support.errors import CaptioningError
+from captioning.support.errors import CaptioningError, printable
 from captioning.support.files import (
     atomic_write_bytes,
     atomic_write_json,
@@ -222,7 +222,7 @@ def caption(config: Mapping[str, Any]) -> None:
     with closing(batches), track_progress("Captioning", len(files)) as advance:
         for captioned, errors in batches:
             for found in captioned:
-                print(one_line(found.path), found.caption, sep="\t")
+                print(one_line(found.path), printable(found.caption), sep="\t")
             sys.stdout.flush()
             rows += map(row_of, captioned)
             if reader_has_gone() and not (out or figures):

@@ -1,5 +1,6 @@
 """Sampling from the model's distribution, and greedy decoding as its limit."""
 
+import hashlib
 from abc import abstractmethod
 from dataclasses import dataclass
 
@@ -24,9 +25,21 @@ class Autoregressive(Decoding):
 
     @abstractmethod
     def choose(
-        self, log_probs: Float[Tensor, "images captions words"], word: int
+        self,
+        log_probs: Float[Tensor, "images captions words"],
+        generator: torch.Generator | None,
     ) -> Int[Tensor, "images captions"]:
-        """Choose the next word of each caption; ``word`` is its position, from 0."""
+        """Choose the next word of each caption.
+
+        Args:
+            log_probs: of each word.
+            generator: of random numbers; None is PyTorch's default generator.
+        """
+
+    def generator(self, grid: Float[Tensor, "images locations channels"]) -> torch.Generator | None:
+        """The generator of the random numbers for a batch of images."""
+        del grid
+        return None
 
     def generate(
         self,
@@ -44,11 +57,12 @@ class Autoregressive(Decoding):
         maps: Tensor | None = None
         ended = torch.zeros(size[:2], dtype=torch.bool, device=grid.device)
         last = torch.full(size[:2], START, device=grid.device)
+        generator = self.generator(grid)
         for word in range(self.max_length):
             step = decoder.step(last, state, memory)
             state = step.state
             log_probs = self.log_probs(step.logits, written[images, :, :word])
-            chosen = self.choose(log_probs, word)
+            chosen = self.choose(log_probs, generator)
             gain = log_probs.gather(-1, chosen[..., None]).squeeze(-1)
             total[images] += gain.where(~ended, 0)
             ended |= chosen == END
@@ -92,8 +106,11 @@ class Greedy(Autoregressive):
         return 1
 
     def choose(
-        self, log_probs: Float[Tensor, "images captions words"], word: int
+        self,
+        log_probs: Float[Tensor, "images captions words"],
+        generator: torch.Generator | None,
     ) -> Int[Tensor, "images captions"]:
+        del generator
         return log_probs.argmax(-1)
 
 
@@ -107,14 +124,16 @@ class Sample(Autoregressive):
         top_k: draw from the ``top_k`` most probable words only; 0 draws from all words.
         top_p: draw from the smallest set of most probable words whose total probability reaches
             this value (nucleus sampling, Holtzman et al. 2020); 1 draws from all words.
-        seed: seed of the random numbers. The same batch of images gets the same captions again.
+        seed: seed of the random numbers. The same batch of images gets the same captions again, and
+            another batch gets other random numbers. None draws from PyTorch's default generator,
+            anew at each call.
     """
 
     captions: int = 1
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    seed: int = 0
+    seed: int | None = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,8 +148,18 @@ class Sample(Autoregressive):
         """The number of captions for each image, ``captions``."""
         return self.captions
 
+    def generator(self, grid: Float[Tensor, "images locations channels"]) -> torch.Generator | None:
+        if self.seed is None:
+            return None
+        # Seeded by the images too, since all batches would get the same random numbers otherwise.
+        content = grid[:, 0].float().cpu().numpy().tobytes()
+        digest = hashlib.sha256(str(self.seed).encode() + content).digest()
+        return torch.Generator(grid.device).manual_seed(int.from_bytes(digest[:7]))
+
     def choose(
-        self, log_probs: Float[Tensor, "images captions words"], word: int
+        self,
+        log_probs: Float[Tensor, "images captions words"],
+        generator: torch.Generator | None,
     ) -> Int[Tensor, "images captions"]:
         scaled = log_probs / self.temperature
         if 0 < self.top_k < scaled.shape[-1]:
@@ -143,7 +172,6 @@ class Sample(Autoregressive):
             beyond.scatter_(-1, order, before >= self.top_p)
             scaled = scaled.masked_fill(beyond, -torch.inf)
         probabilities = scaled.softmax(-1)
-        generator = torch.Generator(probabilities.device).manual_seed(self.seed * 1009 + word)
         return torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(
             probabilities.shape[:-1]
         )

@@ -53,8 +53,8 @@ class CiderD:
 
     def __init__(
         self,
-        references: Mapping[Hashable, Sequence[_Words]],
-        documents: Mapping[Hashable, Sequence[_Words]] | None = None,
+        references: Mapping[Any, Sequence[_Words]],
+        documents: Mapping[Any, Sequence[_Words]] | None = None,
     ) -> None:
         counted = references if documents is None else documents
         frequencies = Counter(

@@ -80,7 +80,7 @@ def ground(
     Args:
         captions: by image id; images without boxes are left out.
         attention: the attention map of each word, over the whole image, by image id; images may be
-            missing.
+            missing. A map need not sum to 1; a word whose map is 0 everywhere is left out.
         images: the boxes, by image id. Their names and colours are the words that are recognised.
 
     Returns:
@@ -102,7 +102,7 @@ def ground(
         for mention in found:
             if mention.objects:
                 words += 1
-                if image in attention:
+                if image in attention and attention[image][mention.index].any():
                     looks.append(
                         _look(attention[image][mention.index], mention.objects, images[image].size)
                     )

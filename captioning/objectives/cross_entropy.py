@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from captioning.kernels.ops import cross_entropy
-from captioning.models.decoders.base import Decoder
+from captioning.models.decoders.base import Decoder, TeacherForced
 from captioning.objectives.base import Objective
 from captioning.support.errors import CaptioningError
 
@@ -48,7 +48,10 @@ class CrossEntropy(Objective):
         self.coverage_target = coverage_target
 
     def forward(self, decoder: Decoder, batch: "Batch") -> dict[str, Tensor]:
-        output = decoder(batch.grid, batch.tokens)
+        return self.parts(decoder(batch.grid, batch.tokens))
+
+    def parts(self, output: TeacherForced) -> dict[str, Tensor]:
+        """The ``loss`` of a decoder's predictions, and its parts."""
         loss = cross_entropy(output.logits, output.targets, self.label_smoothing)
         parts = {"cross_entropy": loss, "loss": loss}
         if output.coverage is not None and self.attention_penalty:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, NotRequired, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 THUMBNAIL: Final = 256
 """The longer side of an embedded photograph in pixels."""
+
+ROUNDING: Final = 0.002
+"""The largest difference of the sum of a word's attention weights from 1 that is only rounding."""
 
 _QUALITY = 70
 _DATA = re.compile(r'<script type="application/json" class="gallery-data">(.*?)</script>', re.S)
@@ -73,13 +76,15 @@ class AttentionData(TypedDict):
     """The attention maps of a caption.
 
     ``maps`` is the base64 encoding of words x rows x columns bytes; each map is scaled to a peak of
-    255. ``region`` is the part of the photograph that they cover; see `figures.Region`.
+    255. ``region`` is the part of the photograph that they cover; see `figures.Region`. ``looked``
+    is the sum of each word's attention weights, if not all are 1: how much it looked at the image.
     """
 
     maps: str
     rows: int
     columns: int
     region: list[float]
+    looked: NotRequired[list[float]]
 
 
 class CaptionData(TypedDict):
@@ -187,6 +192,13 @@ def has_attention(gallery: GalleryData) -> bool:
     return any(c["attention"] for image in gallery["images"] for c in image["captions"])
 
 
+def has_partial_attention(gallery: GalleryData) -> bool:
+    """Whether any caption of a gallery has words that looked at the image only in part."""
+    return any(
+        "looked" in (c["attention"] or {}) for image in gallery["images"] for c in image["captions"]
+    )
+
+
 def metrics_of(scores: Iterable[Mapping[str, float]]) -> list[str]:
     """The names of the metrics that occur in ``scores``; the metric that ranks runs comes first."""
     present = {name for of_image in scores for name in of_image}
@@ -230,9 +242,13 @@ def attention_data(
     peaks = attention.max(axis=(1, 2), keepdims=True, initial=0)
     maps = np.round(255 * attention / np.where(peaks > 0, peaks, 1)).astype(np.uint8)
     rows, columns = attention.shape[1:]
-    return AttentionData(
+    data = AttentionData(
         maps=_base64(maps.tobytes()), rows=rows, columns=columns, region=list(region)
     )
+    looked = attention.sum(axis=(1, 2))
+    if (looked < 1 - ROUNDING).any():
+        data["looked"] = [round(float(share), 3) for share in looked]
+    return data
 
 
 def data_block(gallery: GalleryData) -> Markup:

@@ -23,6 +23,7 @@ from captioning.reporting.gallery import (
     difference_of,
     evenly_spaced_subset,
     has_attention,
+    has_partial_attention,
     make_gallery,
     read_report_data,
     score_of,
@@ -255,6 +256,10 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _render(template: str, scripts: Sequence[str], **content: object) -> str:
-    filters = {"data_block": data_block, "has_attention": has_attention}
+    filters = {
+        "data_block": data_block,
+        "has_attention": has_attention,
+        "has_partial_attention": has_partial_attention,
+    }
     styles = ("page.css", "attention.css")
     return render_page(template, styles, scripts, filters, plot=curves, **content)

@@ -22,6 +22,8 @@ OFFERED: Final = (
 )
 """The modules and packages whose classes every checkpoint may name."""
 
+_LONGEST_PATH: Final = 200  # characters
+
 # The packages that are trusted while a checkpoint is loaded; None at any other time.
 _trusted: ContextVar[tuple[str, ...] | None] = ContextVar("trusted", default=None)
 _named_by_user: set[str] = set()
@@ -74,8 +76,10 @@ def check_trusted(path: str, key: str) -> None:
         _named_by_user.add(path)
         return
     module, _, name = path.rpartition(".")
-    if not all(part.isidentifier() for part in (*module.split("."), name)):
-        raise CaptioningError(f"{key}={path!r} is not the dotted path of a class.")
+    if len(path) > _LONGEST_PATH or not all(
+        part.isidentifier() for part in (*module.split("."), name)
+    ):
+        raise CaptioningError(f"{key}={path[:_LONGEST_PATH]!r} is not the dotted path of a class.")
     if path in _named_by_user or any(
         f"{module}.".startswith(f"{p}.") for p in (*OFFERED, *trusted)
     ):

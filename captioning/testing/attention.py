@@ -48,6 +48,7 @@ def check_attention(make: Callable[..., Attention], **arguments: Any) -> None:
             _check_backends(name, attention, grid, states, rows)
             _check_gradients(name, in_double(attention), grid.double(), states.double(), rows)
             _check_state_dict(name, attention, make, arguments, grid, states, rows)
+            _check_single_locations(name, attention, grid, states, rows)
 
 
 def _attend(
@@ -199,3 +200,17 @@ def _check_state_dict(
         strict=True,
     ):
         assert_close(ours, theirs, f"{name}: the {what} before and after saving and loading")
+
+
+def _check_single_locations(
+    name: str, attention: Attention, grid: Tensor, states: Tensor, rows: Rows
+) -> None:
+    """Check that `context_at` is the context of a grid that has only the given location."""
+    memory = attention.prepare(grid)
+    for place in range(LOCATIONS):
+        location = torch.full_like(rows.index, place)
+        assert_close(
+            attention.context_at(location, memory, rows),
+            _attend(attention, grid[:, place : place + 1], states, rows)[1],
+            f"{name}: `context_at` a location and the context of a grid of that location alone",
+        )

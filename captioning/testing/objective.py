@@ -108,6 +108,11 @@ def _with_rows_of_padding(
     flat = output.positions.new_zeros(output.lengths.numel() * output.max_length)
     flat[output.positions] = 1
     ended = (flat == 0).nonzero().flatten()  # where no target stands
+    if output.attention is not None:
+        rows = output.attention[:1].expand(len(ended), -1)
+        output = replace(output, attention=torch.cat([output.attention, rows]))
+    if output.location is not None:
+        output = replace(output, location=torch.cat([output.location, torch.full_like(ended, -1)]))
     return replace(
         output,
         logits=torch.cat([output.logits, output.logits[:1].expand(len(ended), -1)]),

@@ -37,6 +37,7 @@ from captioning.support.signals import stopping_later
 from captioning.trainer import evaluation_trainer, interruptible, make_trainer, quieten
 from captioning.training.callbacks import make_callbacks, scored_checkpoint
 from captioning.training.callbacks.stopping import StopAtSignal, ValidateAtLastStep
+from captioning.training.initialization import initial_vocabulary, initialize
 from captioning.training.limits import check_limits, check_splits, is_misconfiguration
 from captioning.training.loggers import closing_wandb, log_final_scores, log_settings, make_loggers
 from captioning.training.resume import check_resumable, explaining_restore_errors
@@ -63,6 +64,7 @@ class TrainSettings(ExtraMetrics):
     name: str
     seed: int = 0
     resume: str | None = None
+    init_from: str | None = None
     encoder_lr: float = 1e-5
     backend: Backend = "auto"
 
@@ -113,7 +115,10 @@ def _train(
     clock = Clock()
     pl.seed_everything(settings.seed, verbose=False)
 
-    data = build(config["data"], CaptionDataModule, "data", seed=settings.seed)
+    vocabulary = initial_vocabulary(settings.init_from, settings.resume)
+    data = build(
+        config["data"], CaptionDataModule, "data", seed=settings.seed, vocabulary=vocabulary
+    )
     # A resumed run continues in its old folder of checkpoints, which has the best one so far.
     checkpoints = Path(settings.resume).parent if settings.resume else folder / "checkpoints"
     callbacks = [*make_callbacks(config["callbacks"], checkpoints), ValidateAtLastStep()]
@@ -135,6 +140,8 @@ def _train(
     captioner = make_captioner(config, settings, data)
     if settings.resume:
         check_resumable(Path(settings.resume), captioner)
+    elif settings.init_from:
+        initialize(captioner, settings.init_from)
     with clock("features"):
         data.open_features(captioner.encoder)
         data.load_resident(device)

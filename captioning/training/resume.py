@@ -102,15 +102,39 @@ def checkpoint_to_resume(folder: Path) -> Path | None:
 
 
 class _Restored(pl.Callback):
-    """Notes that everything was restored from the checkpoint."""
+    """Notes that everything was restored from the checkpoint, and checks the kinds of its numbers.
+
+    torch takes any state, and fails in the middle of the next step.
+    """
 
     done = False
+
+    def on_fit_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.before = _numbers(trainer)
 
     def on_sanity_check_start(self, *_: Any) -> None:
         self.done = True
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        for before, after in zip(self.before, _numbers(trainer), strict=True):
+            wrong = [name for name, kind in before.items() if after.get(name) != kind]
+            if wrong:
+                raise TypeError(f"{wrong[0]} of the optimiser or the schedule is missing or odd")
         self.done = True
+
+
+def _numbers(trainer: pl.Trainer) -> list[dict[str, type]]:
+    """The kind of each number, and list of numbers, in the states of optimisers and schedules."""
+    states = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
+    states += [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return [
+        {
+            name: float if isinstance(value, int) else type(value)
+            for name, value in state.items()
+            if isinstance(value, int | float | list)
+        }
+        for state in states
+    ]
 
 
 @contextmanager

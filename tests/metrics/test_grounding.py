@@ -84,6 +84,16 @@ def test_attention_is_measured_in_the_box_of_what_the_word_names() -> None:
     assert found.box_share == 0.25
 
 
+def test_of_a_word_that_looked_in_part_the_part_counts_and_of_none_nothing() -> None:
+    maps = np.zeros((5, 2, 2))
+    maps[1, 0, 0], maps[1, 1, 1] = 0.1, 0.3  # "circle", with 0.4 of its attention on the image
+    found = ground({"same": "red circle and blue circle"}, {"same": maps}, PICTURES)
+    assert found is not None
+    assert found.words == 2
+    assert found.attention_inside == pytest.approx(0.25)
+    assert found.peak_inside == 0.0
+
+
 def test_either_box_will_do_where_the_caption_does_not_tell() -> None:
     maps = np.zeros((1, 2, 2))
     maps[0, 0, 0], maps[0, 1, 0] = 0.6, 0.4

@@ -494,6 +494,43 @@ def test_each_map_is_kept_up_to_its_own_peak(tmp_path: Path) -> None:
     assert list(base64.b64decode(kept["maps"])) == [128, 255, 0, 64, 0, 128, 255, 0, 0, 0, 0, 0]
 
 
+def part_maps(*shares: float) -> np.ndarray:
+    """Maps of which each sums to the given share."""
+    return looks_at(*[(1, 2)] * len(shares)) * np.array(shares, np.float32)[:, None, None]
+
+
+@browser
+def test_words_say_how_much_they_looked_at_the_image_if_that_differs(
+    tmp_path: Path, page: Page
+) -> None:
+    image = one_image(tmp_path, caption="a dog runs", attention=part_maps(0.625, 1.0, 0.004))
+    page.open(write_report(write_run(tmp_path), "test", [image]))
+    words = page.all(".caption .word")
+    shown = "return getComputedStyle(arguments[0], '::after').content"
+    assert [page.run(shown, word) for word in words] == ['"63"', '"100"', '"0"']
+    assert words[0].get_attribute("title") == "63 % of its attention is on the image"
+    assert page.run("return arguments[0].textContent", page.one(".caption")) == "a dog runs"
+    assert "how much the model looked at the image at all" in page.one(".gallery .note").text
+    page.hover(words[0])
+    assert page.attention_shown()
+
+
+def test_words_that_look_at_nothing_else_have_no_numbers(tmp_path: Path) -> None:
+    """The sum of weights in single precision is not exactly 1."""
+    plain = one_image(tmp_path, caption="a dog", attention=part_maps(1.0, 0.9999))
+    path = write_report(write_run(tmp_path), "test", [plain])
+    kept = read_report_data(path)["images"][0]["captions"][0]["attention"]
+    assert kept is not None
+    assert kept.keys() == {"maps", "rows", "columns", "region"}
+    assert "how much the model looked" not in path.read_text()
+    partial = one_image(tmp_path, caption="a dog", attention=part_maps(1.0, 0.25))
+    kept = read_report_data(write_report(tmp_path, "test", [partial]))["images"][0]["captions"][0][
+        "attention"
+    ]
+    assert kept is not None
+    assert kept["looked"] == [1.0, 0.25]
+
+
 def test_of_too_many_images_the_best_the_worst_and_some_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

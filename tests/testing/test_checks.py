@@ -163,6 +163,13 @@ class Forgets(MultiplicativeAttention):
         return super().scores(query, memory) * self.factor
 
 
+class Brighter(MultiplicativeAttention):
+    """A single location counts more than it does among others."""
+
+    def context_at(self, location: Tensor, memory: Memory, rows: Rows) -> Tensor:
+        return 1.1 * super().context_at(location, memory, rows)
+
+
 class Flat(MultiplicativeAttention):
     def forward(self, query: Tensor, memory: Memory, rows: Rows) -> tuple[Tensor, Tensor]:
         weights, context = super().forward(query, memory, rows)
@@ -181,6 +188,7 @@ class Flat(MultiplicativeAttention):
         (Detached, "Detached: temperature gets no gradient"),
         (WrongBackward, "WrongBackward: along a random direction, the gradient"),
         (Forgets, "Forgets: the weights before and after saving and loading"),
+        (Brighter, "Brighter: `context_at` a location and the context of a grid of that location"),
         (Flat, r"Flat: the weights of 7 rows have shape \(7, 4\), not \(7, 5\)"),
     ],
 )
@@ -248,6 +256,21 @@ class MissingTargets(LSTM):
         )  # fmt: skip
 
 
+class LooksAway(AttentionLSTM):
+    """Looks at the image in part, and does not say so."""
+
+    def attend(self, query: Tensor, memory: Memory, rows: Rows) -> State:
+        looked = super().attend(query, memory, rows)
+        return looked | {"attention": self.share * looked["attention"]}
+
+    share = 0.5
+
+
+class LooksTwice(LooksAway):
+    partial_attention = True
+    share = 2.0
+
+
 class StateByRow(LSTM):
     """Keeps its state by row, so that beams cannot be reordered."""
 
@@ -271,6 +294,8 @@ class StateByRow(LSTM):
         (WrongWeightGradient, "WrongWeightGradient: along a random direction, the gradient with"),
         (WrongPositions, "WrongPositions: `positions` do not say where the targets stand"),
         (MissingTargets, "MissingTargets: `targets` must contain each true next token"),
+        (LooksAway, "LooksAway: `coverage` does not sum to the number of words"),
+        (LooksTwice, "LooksTwice: `coverage` does not sum to .* words of each caption, or to less"),
         (StateByRow, r"StateByRow: state\['hidden'\] has shape"),
     ],
 )

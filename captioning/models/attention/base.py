@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from captioning.kernels.ops import Rows, at_least_single
@@ -20,7 +20,8 @@ class Attention(nn.Module, ABC):
     """Computes, for each caption, weights over the locations of its image and their weighted mean.
 
     A subclass defines the scores of locations for a query in :meth:`scores`. A subclass that
-    computes its weights or its context in another way overrides :meth:`forward`.
+    computes its weights or its context in another way overrides :meth:`forward`, and
+    :meth:`context_at` if its context is not the weighted mean of the grid.
 
     Args:
         channels: channels of the grid (C; 512 for VGG16's conv5_3).
@@ -62,3 +63,16 @@ class Attention(nn.Module, ABC):
         weights = at_least_single(self.scores(rows.scatter(query), memory)).softmax(-1)
         context = weights.to(memory["grid"].dtype) @ memory["grid"]
         return rows.gather(weights), rows.gather(context)
+
+    def context_at(
+        self, location: Int[Tensor, " rows"], memory: Memory, rows: Rows
+    ) -> Float[Tensor, "rows channels"]:
+        """The context if a single location has all the weight, as with hard attention.
+
+        Args:
+            location: the location of each row.
+            memory: the result of :meth:`prepare`.
+            rows: the caption of each row.
+        """
+        context: Tensor = memory["grid"][rows.image, location]
+        return context

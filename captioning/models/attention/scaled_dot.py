@@ -1,7 +1,7 @@
 """Scaled dot-product attention with several heads (Vaswani et al. 2017, section 3.2)."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from captioning.kernels.ops import Rows, at_least_single
@@ -60,3 +60,9 @@ class ScaledDotAttention(Attention):
         contexts = torch.einsum("bkhp, bphc -> bkhc", weights.to(values.dtype), values)
         context = self.output(contexts.flatten(2))
         return rows.gather(weights.mean(2)), rows.gather(context)
+
+    def context_at(
+        self, location: Int[Tensor, " rows"], memory: Memory, rows: Rows
+    ) -> Float[Tensor, "rows channels"]:
+        context: Tensor = self.output(memory["values"][rows.image, location])
+        return context

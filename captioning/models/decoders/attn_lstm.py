@@ -83,13 +83,19 @@ class AttentionLSTM(LSTM):
         query = self.attention.query(hidden)
         if self.word_query is not None:
             query = query + inputs["query"]
-        weights, context = self.attention(query, memory, rows)
+        looked = self.attend(query, memory, rows)
+        context = looked["context"]
         if self.gate is not None:
             context = self.gate(hidden).sigmoid() * context
         hidden, cell = lstm_cell(
             state["cell"], inputs["gates"], self.hidden_gates(hidden), self.context_gates(context)
         )
-        return {"hidden": hidden, "cell": cell, "context": context, "attention": weights}
+        return looked | {"hidden": hidden, "cell": cell, "context": context}
+
+    def attend(self, query: Float[Tensor, "rows units"], memory: Memory, rows: Rows) -> State:
+        """The weights alpha_t and the context z_t, before the gate."""
+        weights, context = self.attention(query, memory, rows)
+        return {"attention": weights, "context": context}
 
     def output_logits(
         self,

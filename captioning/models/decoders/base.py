@@ -26,7 +26,8 @@ class Step(NamedTuple):
     Attributes:
         logits: B x K x V, logits of the next word.
         state: the state after this word.
-        attention: B x K x P, the attention weights of this step; None without attention.
+        attention: B x K x P, the attention weights of this step; None without attention. They sum
+            to 1, or to less for decoders with ``partial_attention``.
     """
 
     logits: Tensor
@@ -49,6 +50,9 @@ class TeacherForced:
         max_length: T, the number of targets of the longest caption.
         coverage: B x K x P, the attention weights of each location, summed over the words of a
             caption; None without attention.
+        attention: N x P, the attention weights of each row; None if they are not available.
+        location: N, the location that was sampled from the attention weights and used in place of
+            their expectation; -1 where the expectation was used; None if the decoder never samples.
     """
 
     logits: Tensor
@@ -57,6 +61,8 @@ class TeacherForced:
     lengths: Tensor
     max_length: int
     coverage: Tensor | None = None
+    attention: Tensor | None = None
+    location: Tensor | None = None
 
     def token_log_probs(self) -> Float[Tensor, "images captions length"]:
         """The log-probability of each target; 0 after the end of a caption.
@@ -78,9 +84,15 @@ class Decoder(nn.Module, ABC):
         static: whether the operations depend only on shapes and plain attributes (numbers,
             strings), so that a CUDA graph may replay them. Plain attributes may change between
             steps. ``static`` is not inherited: a subclass must set it again.
+        partial_attention: whether the attention weights of a word may sum to less than 1. Their sum
+            is then how much the word looked at the image at all, and reports show it.
+        needs_objective: the name of the objective without which the decoder does not learn, or the
+            dotted path of its class; None: any objective.
     """
 
     static: ClassVar[bool] = False
+    partial_attention: ClassVar[bool] = False
+    needs_objective: ClassVar[str | None] = None
 
     vocabulary_size: int
 

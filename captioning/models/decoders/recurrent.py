@@ -102,8 +102,27 @@ class RecurrentDecoder(Decoder):
 
         Returns:
             The new state, with ``hidden`` (rows x H) and, with attention, ``context`` (rows x C)
-            and ``attention`` (rows x P, the weights).
+            and ``attention`` (rows x P, the weights). A decoder that samples locations has
+            ``location`` (rows), as in :class:`TeacherForced`.
         """
+
+    def read_out(self, states: Sequence[State], memory: Memory, rows: Sequence[Rows]) -> State:
+        """Everything that is known of some words after the recurrence, for the output layer.
+
+        A decoder that attends after the recurrence, with the new state, does so here for many words
+        at once.
+
+        Args:
+            states: the state after each word.
+            memory: the memory of the images.
+            rows: the captions that have each word.
+
+        Returns:
+            The states of all words, one after another: as from :meth:`recurrent_step`.
+        """
+        if len(states) == 1:
+            return states[0]
+        return {name: torch.cat([state[name] for state in states]) for name in states[0]}
 
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
         if self.normalize_grid:
@@ -125,7 +144,9 @@ class RecurrentDecoder(Decoder):
         embedded = self.dropout(self.embedding(tokens.flatten()))
         state = {name: value.flatten(0, 1) for name, value in state.items()}
         state = self.recurrent_step(self.word_inputs(embedded), state, memory, rows)
+        state = self.read_out([state], memory, [rows])
         logits = self.output_logits(embedded, state["hidden"], state.pop("context", None))
+        state.pop("location", None)
         by_image = {
             name: value.unflatten(0, (images, captions))  # type: ignore[no-untyped-call]
             for name, value in (state | {"logits": logits}).items()
@@ -155,21 +176,20 @@ class RecurrentDecoder(Decoder):
                 state = self.recurrent_step(inputs, state, memory, rows.head(count))
                 states.append(state)
 
-        def all_words(name: str) -> Tensor | None:
-            return torch.cat([state[name] for state in states]) if name in state else None
-
-        hidden, weights, coverage = all_words("hidden"), all_words("attention"), None
-        assert hidden is not None
+        words = self.read_out(states, memory, [rows.head(count) for count in packed.counts])
+        weights, coverage = words.get("attention"), None
         if weights is not None:
-            weights = weights * (packed.targets != PAD)[:, None]
-            coverage = rows.scatter(sum_over_words(weights.split(packed.counts)))  # type: ignore[no-untyped-call]
+            real = weights * (packed.targets != PAD)[:, None]
+            coverage = rows.scatter(sum_over_words(real.split(packed.counts)))  # type: ignore[no-untyped-call]
         return TeacherForced(
-            self.output_logits(embedded, hidden, all_words("context")),
+            self.output_logits(embedded, words["hidden"], words.get("context")),
             packed.targets,
             packed.positions,
             packed.lengths,
             tokens.shape[2] - 1,
             coverage,
+            weights,
+            words.get("location"),
         )
 
     def drop_words(self, tokens: Int[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:

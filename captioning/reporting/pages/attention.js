@@ -1,12 +1,13 @@
 /* A caption whose words show their attention maps. It has no dependencies and one function:
  *
- *   showAttention(figure, {words, maps, rows, columns, region, caption})
+ *   showAttention(figure, {words, maps, rows, columns, region, looked, caption})
  *
  * figure   an element with one <img>, the only child of its parent, and an element ".caption"
  * words    the words of the caption
  * maps     Uint8Array of words x rows x columns, 255 at each word's peak; null shows plain text
  * region   the part of the photograph that the maps cover, as fractions [x0, y0, x1, y1] of its
  *          width and height; by default all of it
+ * looked   how much each word looked at the image, from 0 to 1, shown beside it in per cent; optional
  * caption  the element for the words, if the figure has several captions; default ".caption"
  *
  * Hovering, focusing or tapping a word shows its map over the photograph. A caption is one stop of
@@ -103,7 +104,7 @@ const showAttention = (() => {
   }
 
   function showAttention(figure, options) {
-    const { words, maps, rows, columns, region = [0, 0, 1, 1] } = options;
+    const { words, maps, rows, columns, region = [0, 0, 1, 1], looked } = options;
     const caption = options.caption ?? figure.querySelector(".caption");
     if (!maps) {
       caption.textContent = words.join(" ");
@@ -119,6 +120,11 @@ const showAttention = (() => {
       button.className = "word";
       button.textContent = word;
       button.tabIndex = index ? -1 : 0;
+      if (looked) {
+        const percent = Math.round(100 * looked[index]);
+        button.dataset.looked = percent;
+        button.title = `${percent} % of its attention is on the image`;
+      }
       return button;
     });
     const mapOf = (target) => {

@@ -45,6 +45,7 @@
         rows: attention?.rows,
         columns: attention?.columns,
         region: attention?.region,
+        looked: attention?.looked,
         caption: line,
       });
     });

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from captioning.data.batch import Batch
 from captioning.models.decoders import packing
+from captioning.models.decoders.adaptive_lstm import AdaptiveLSTM
 from captioning.models.decoders.attn_lstm import AttentionLSTM
 from captioning.models.decoders.base import Decoder, State, TeacherForced
+from captioning.models.decoders.hard_attn_lstm import HardAttentionLSTM
 from captioning.models.decoders.lstm import LSTM
 from captioning.models.decoders.recurrent import RecurrentDecoder
 from captioning.objectives import CrossEntropy
@@ -30,7 +32,7 @@ ALIKE = [[3, 3], [3, 3]]
 LAYOUTS = pytest.mark.parametrize("lengths", [UNSORTED, SORTED, ALIKE, [[1]], [[0, 2]]])
 """How many targets each caption of each image has."""
 
-DECODERS = pytest.mark.parametrize("make", [AttentionLSTM, LSTM])
+DECODERS = pytest.mark.parametrize("make", [AttentionLSTM, LSTM, AdaptiveLSTM, HardAttentionLSTM])
 
 
 IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["C", "torch", "Triton"])
@@ -41,7 +43,7 @@ Use = Callable[[str], None]
 def decoder_of(make: type[RecurrentDecoder] = AttentionLSTM, **options: Any) -> RecurrentDecoder:
     """A small decoder in evaluation mode, with weights large enough to matter."""
     torch.manual_seed(0)
-    if make is AttentionLSTM:
+    if make is not LSTM:
         options.setdefault("attention_dim", ATTENTION)
     decoder = make(VOCABULARY, CHANNELS, hidden_dim=HIDDEN, embed_dim=EMBED, **options)
     with torch.no_grad():
@@ -163,6 +165,36 @@ def mean_grid_lstm(weights: Weights, grid: Tensor, tokens: list[int]) -> Caption
     return Caption(torch.stack(logits), None)
 
 
+def knowing_when_to_look(weights: Weights, grid: Tensor, tokens: list[int]) -> Caption:
+    """Lu et al. 2017: eq. 4 (LSTM), 6 to 8 (attention), 9 to 13 (sentinel), 14 to 16 (image)."""
+    a = standardised(grid)
+    v_g = linear(weights, "image", a.mean(0)).relu()
+    v = [linear(weights, "locations", a_i).relu() for a_i in a]
+    h = m = torch.zeros(HIDDEN, dtype=grid.dtype)
+    w_h = weights["attention.score"]
+    logits, maps = [], []
+    for word in tokens[:-1]:
+        w = weights["embedding.weight"][word]
+        x_gates = linear(weights, "word_gates", w) + linear(weights, "image_gates", v_g)
+        x_sentinel = linear(weights, "word_sentinel", w) + linear(weights, "image_sentinel", v_g)
+        g = (x_sentinel + linear(weights, "hidden_sentinel", h)).sigmoid()
+        i, f, candidate, o = (x_gates + linear(weights, "hidden_gates", h)).split(HIDDEN)
+        m = f.sigmoid() * m + i.sigmoid() * candidate.tanh()
+        h = o.sigmoid() * m.tanh()
+        s = g * m.tanh()
+        query = linear(weights, "attention.query", h)
+        z = [w_h @ (linear(weights, "attention.key", v_i) + query).tanh() for v_i in v]
+        z_sentinel = w_h @ (linear(weights, "sentinel_key", s) + query).tanh()
+        alpha = torch.stack(z).softmax(0)
+        c = torch.stack([alpha_i * v_i for alpha_i, v_i in zip(alpha, v, strict=True)]).sum(0)
+        alpha_hat = torch.stack([*z, z_sentinel]).softmax(0)
+        beta = alpha_hat[-1]
+        mixed = linear(weights, "output_hidden", beta * s + (1 - beta) * c + h)
+        logits.append(linear(weights, "output_words", mixed))
+        maps.append(alpha_hat[:-1])
+    return Caption(torch.stack(logits), torch.stack(maps))
+
+
 def weights_of(decoder: Decoder) -> Weights:
     """Copies in double precision, that gradients can be asked for."""
     return {
@@ -272,6 +304,48 @@ def test_attention_lstm_follows_the_equations_on_ragged_captions(
 def test_lstm_equals_pytorchs_cell(lengths: list[list[int]], implementation: str, use: Use) -> None:
     use(implementation)
     assert_equals_textbook(decoder_of(LSTM), mean_grid_lstm, tokens_of(lengths))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "implementation"),
+    [*product([UNSORTED, SORTED, [[1]]], ["C", "torch"]), ([[2, 1]], "Triton")],
+    ids=str,
+)
+def test_adaptive_attention_follows_the_papers_equations(
+    lengths: list[list[int]], implementation: str, use: Use
+) -> None:
+    use(implementation)
+    assert_equals_textbook(decoder_of(AdaptiveLSTM), knowing_when_to_look, tokens_of(lengths))
+
+
+@pytest.mark.parametrize("beta", [0, 1])
+def test_a_sentinel_that_wins_or_loses_by_far_is_computed_exactly(beta: int) -> None:
+    """Scores of up to 60 apart, at which a share of e^-60 is lost beside 1 in single precision."""
+    decoder = decoder_of(AdaptiveLSTM)
+    assert isinstance(decoder, AdaptiveLSTM)
+    with torch.no_grad():
+        decoder.attention.score.fill_(10.0)
+        decoder.attention.query.weight.zero_()
+        decoder.attention.query.bias.zero_()
+        decoder.attention.key.bias.fill_(-5.0 if beta else 5.0)
+        decoder.sentinel_key.bias.fill_(5.0 if beta else -5.0)
+    tokens = tokens_of([[3]])
+    output = assert_equals_textbook(decoder, knowing_when_to_look, tokens)
+    expected = knowing_when_to_look(
+        weights_of(decoder), grid_of(1)[0].double(), tokens[0, 0].tolist()
+    )
+    assert output.attention is not None
+    assert expected.maps is not None
+    torch.testing.assert_close(output.attention.double(), expected.maps, rtol=1e-3, atol=0)
+    shares = output.attention.sum(1)
+    assert shares.gt(0).all()
+    assert shares.lt(1e-20).all() if beta else shares.gt(1 - 1e-6).all()
+
+
+def test_hard_attention_is_soft_attention_outside_of_training() -> None:
+    assert_equals_textbook(
+        decoder_of(HardAttentionLSTM), show_attend_and_tell(), tokens_of(UNSORTED)
+    )
 
 
 @DECODERS
@@ -402,14 +476,16 @@ def test_images_can_be_selected_and_captions_reordered_without_knowing_what_is_i
 @DECODERS
 def test_dropout_is_for_training_alone(make: type[RecurrentDecoder]) -> None:
     shares = {"dropout": 0.5, "recurrent_dropout": 0.5, "word_dropout": 0.5} | (
-        {"grid_dropout": 0.5} if make is AttentionLSTM else {}
+        {"grid_dropout": 0.5} if issubclass(make, AttentionLSTM) else {}
     )
+    soft = {"sampling_share": 0.0} if make is HardAttentionLSTM else {}  # sampling draws, too
     tokens = tokens_of(UNSORTED)
     grid = grid_of(len(tokens))
-    plain = decoder_of(make, dropout=0.0, recurrent_dropout=0.0)
+    plain = decoder_of(make, dropout=0.0, recurrent_dropout=0.0, **soft)
     expected = plain(grid, tokens).logits
     for name, share in shares.items():
-        decoder = decoder_of(make, **({"dropout": 0.0, "recurrent_dropout": 0.0} | {name: share}))
+        none = {"dropout": 0.0, "recurrent_dropout": 0.0, **soft}
+        decoder = decoder_of(make, **(none | {name: share}))
         torch.testing.assert_close(decoder(grid, tokens).logits, expected, rtol=0, atol=0)
         decoder.train()
         assert not torch.allclose(decoder(grid, tokens).logits, expected, atol=1e-3), name
@@ -442,6 +518,10 @@ def test_word_dropout_hides_the_words_read_and_not_those_to_be_predicted() -> No
     torch.testing.assert_close(output.logits, unknowing.logits)
 
 
+def nonzero(state: State) -> State:
+    return {name: value + 0.5 for name, value in state.items()}
+
+
 @DECODERS
 def test_recurrent_dropout_hides_the_same_units_at_every_word_of_a_caption(
     make: type[RecurrentDecoder], monkeypatch: pytest.MonkeyPatch
@@ -449,6 +529,8 @@ def test_recurrent_dropout_hides_the_same_units_at_every_word_of_a_caption(
     decoder = decoder_of(make, dropout=0.0, recurrent_dropout=0.5).train()
     tokens = tokens_of([[4, 4, 4], [4, 4, 4]])
     grid = grid_of(len(tokens))
+    init_state = decoder.init_state  # which adaptive attention makes of zeros
+    monkeypatch.setattr(decoder, "init_state", lambda memory: nonzero(init_state(memory)))
     read: list[Tensor] = []
     recurrent_step = decoder.recurrent_step
 
@@ -478,7 +560,7 @@ def test_grid_dropout_takes_its_share_of_what_attention_sees() -> None:
 def test_bf16_stays_near_float32(make: type[RecurrentDecoder]) -> None:
     """Eight bits of mantissa: measured 1.1 % of the spread of the logits, and 0.002 of coverage."""
     torch.manual_seed(0)
-    sizes = {"attention_dim": 48} if make is AttentionLSTM else {}
+    sizes = {} if make is LSTM else {"attention_dim": 48}
     decoder = make(VOCABULARY, 64, hidden_dim=48, embed_dim=32, **sizes).eval()
     tokens = tokens_of(SORTED)
     grid = torch.randn(len(tokens), 49, 64).relu()
