@@ -291,6 +291,8 @@ class Claim(Callback):
         ranks = {os.environ.get(name, "0") for name in ("LOCAL_RANK", "SLURM_PROCID")}
         if ranks != {"0"}:  # the first process of the run claims the folder for all
             return
+        # Hydra does this after its callbacks, but the name of the folder refers to ${hydra:...}.
+        HydraConfig.instance().set_config(config)
         hydra = config.hydra
         folder = Path(hydra.run.dir)
         resumed = config.get("resume")
@@ -299,7 +301,7 @@ class Claim(Callback):
                 claim(folder)
             else:
                 folder = claim_new(folder)
-                with read_write(config):
+                with read_write(hydra):
                     hydra.run.dir = str(folder)
             if resumed and Path(resumed).is_file():
                 earlier = Path(resumed).parent
