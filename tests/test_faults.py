@@ -17,7 +17,6 @@ from faults.attempt import attempt
 from faults.outcome import SUCCESSES, Outcome, Try
 from faults.record import fill
 
-
 ROOT = Path(__file__).parents[1]
 
 
