@@ -103,9 +103,9 @@ def error_at_a_change(rng: random.Random, place: Path) -> Try:
 
     whole = place.with_name("counting")
     shutil.copytree(place, whole)
-    before_changes_of = do(command, whole, count)
+    ended = do(command, whole, count)
     shutil.rmtree(whole)
-    assert before_changes_of.status == 0, before_changes_of.text
+    assert ended.status == 0, ended.text
     number = rng.randint(1, max(1, int.from_bytes(counted, "little")))
     counted[:] = bytes(8)
 
@@ -155,7 +155,7 @@ def no_locks(rng: random.Random, place: Path) -> Try:
         def flock(*_: object) -> None:
             raise OSError(code, os.strerror(code))
 
-        fcntl.flock = flock  # type: ignore[assignment]
+        fcntl.flock = flock
 
     case = f"{name}, {errno.errorcode[code]}"
     return judged("file system without locks", case, command, place, fault)
@@ -385,7 +385,7 @@ def do(command: Sequence[str], place: Path, fault: Fault = lambda: None) -> Ende
     return Ended(None if open_ else status, text.decode(errors="replace"))
 
 
-def before_changes(place: Path, act: Callable[[str], None]) -> None:
+def before_changes(place: Path, act: Callable[[str], object]) -> None:
     """Call ``act`` in this process, with the path, before each change of a file in a folder."""
     inside = str(place.resolve())
 
@@ -407,7 +407,7 @@ def before_changes(place: Path, act: Callable[[str], None]) -> None:
         act(f"the file {file}")
         fsync(file)
 
-    os.fsync = synced
+    os.fsync = synced  # type: ignore[assignment]
     sys.addaudithook(hook)
 
 
