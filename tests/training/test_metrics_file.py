@@ -17,7 +17,10 @@ from captioning.training.metrics_file import MetricsFile, read_rows
 def checkpoint(folder: Path, **content: object) -> str:
     path = folder / "checkpoints" / "last.ckpt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    saved = {"format": FORMAT, "hyper_parameters": {}, "encoder": {}, "global_step": 3, "epoch": 0}
+    saved = {
+        "format": FORMAT, "hyper_parameters": {"vocabulary": []}, "encoder": {"state_dict": {}},
+        "state_dict": {}, "global_step": 3, "epoch": 0,
+    }  # fmt: skip
     torch.save(saved | content, path)
     return str(path)
 
