@@ -126,4 +126,6 @@ def _remedy(path: str | os.PathLike[str], error: OSError) -> str:
         return f"make room on its disk, or {elsewhere}"
     if error.errno == errno.EFBIG:
         return f"raise the limit of file sizes (ulimit -f), or {elsewhere}"
+    if error.errno == errno.ENAMETOOLONG:
+        return "choose a shorter name"
     return f"{elsewhere}, one in which you may write"

@@ -361,7 +361,7 @@ def test_captions_are_kept_where_a_figure_cannot_be_drawn(
     noise(0).save(longest)
     ended = run(f"images={longest}", "out=a.json", "figures=f")
     assert ended.status == 1
-    assert "cannot be written (File name too long)" in ended.err
+    assert "png cannot be written (File name too long): choose a shorter name." in ended.err
     assert [row["image"] for row in json.loads(Path("a.json").read_text())] == [str(longest)]
 
 
