@@ -28,6 +28,7 @@ from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective
 from captioning.support.build import build, expand, import_class
 from captioning.support.errors import CaptioningError
+from captioning.support.special_tokens import SPECIAL_WORDS
 from captioning.training.loss_monitor import LossMonitor
 from captioning.training.schedules import build_scheduler
 
@@ -60,7 +61,9 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "validation": {
         "beam": "captioning.decoding.Beam",
+        "diverse_beam": "captioning.decoding.DiverseBeam",
         "greedy": "captioning.decoding.Greedy",
+        "mbr": "captioning.decoding.MBR",
         "sample": "captioning.decoding.Sample",
     },
 }
@@ -140,7 +143,9 @@ class Captioner(pl.LightningModule):
         )
         self.objective = build(expanded["objective"], Objective, "objective")
         check_needed_objective(self.objective, self.decoder)
+        self.decoder.words = (*SPECIAL_WORDS, *self.vocabulary.words)
         self.validation = build(expanded["validation"], Decoding, "validation")
+        self.validation.check_words(self.decoder)
         self.optimizer_spec: dict[str, Any] = expanded["optimizer"]
         self.scheduler_spec: dict[str, Any] = expanded["scheduler"]
         self.encoder_lr = encoder_lr
@@ -250,9 +255,11 @@ class Captioner(pl.LightningModule):
         """Begin a run of the trainer; Lightning restores a checkpoint after this hook."""
         if self._references_from != "user":
             self._references_from = None  # the data module may be another one than before
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, CaptionDataModule):
+            self.validation.set_documents(data.documents())
         if stage == "fit":
             self.noise_seed = None
-            data = getattr(self.trainer, "datamodule", None)
             if data is not None:
                 self.objective.setup(data)
 
