@@ -111,7 +111,8 @@ def caption_files(
         precision: ``fp32``, ``bf16``, or ``auto``: bf16 if the device supports it natively.
 
     Yields:
-        The captions of a batch, those of a photograph best first, and the errors of those photographs that cannot be read.
+        The captions of a batch, those of a photograph best first, and the errors of those
+        photographs that cannot be read.
 
     Raises:
         CaptioningError: the device or the precision is not available.

@@ -108,6 +108,7 @@ class Decoding(ABC):
             grid: the grids of the images, on the decoder's device.
             attention: whether each hypothesis gets its attention weights.
         """
+        self.check_words(decoder)
         with generating(decoder):
             return self.generate(decoder, grid, attention=attention)
 

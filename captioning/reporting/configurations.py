@@ -64,9 +64,9 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 def configuration(results: Results) -> dict[str, str]:
     """The settings that make a run what it is, without its seed, paths, loggers and arithmetic.
 
-    Settings that are off (null, false or empty) are left out, because files from before a setting existed
-    lack it. A class is named without its module, under the key of its group, and an encoder by the
-    name that it has itself.
+    Settings that are off (null, false or empty) are left out, because files from before a setting
+    existed lack it. A class is named without its module, under the key of its group, and an encoder
+    by the name that it has itself.
     """
     found: dict[str, str] = {}
     for key, value in flat(_in_new_names(results)):

@@ -55,7 +55,7 @@ def test_one_group_is_beam_search_and_several_find_more_different_captions() -> 
     one = DiverseBeam(beam_size=6, beam_groups=1)(decoder, grid)
     for ours, theirs in zip(one, beam, strict=True):
         assert_same(ours, theirs)
-    diverse = DiverseBeam(beam_size=6, beam_groups=6, diversity=5.0)(decoder, grid)
+    diverse = DiverseBeam(beam_size=6, beam_groups=6, diversity=50.0)(decoder, grid)
 
     def first_words(found: list[list[Hypothesis]]) -> int:
         return sum(len({each.tokens[0] for each in of}) for of in found)
