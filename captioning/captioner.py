@@ -37,6 +37,7 @@ from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective
 from captioning.support.build import build, expand, import_class, validated
 from captioning.support.errors import CaptioningError
+from captioning.support.special_tokens import SPECIAL_WORDS
 from captioning.support.trust import check_trusted, classes_of_a_checkpoint, packages
 from captioning.support.weights import fingerprint
 from captioning.training.checkpoint_io import make_checkpoints_atomic
@@ -75,7 +76,9 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "validation": {
         "beam": "captioning.decoding.Beam",
+        "diverse_beam": "captioning.decoding.DiverseBeam",
         "greedy": "captioning.decoding.Greedy",
+        "mbr": "captioning.decoding.MBR",
         "sample": "captioning.decoding.Sample",
     },
 }
@@ -152,7 +155,9 @@ class Captioner(pl.LightningModule):
         )
         self.objective = build(expanded["objective"], Objective, "objective")
         check_needed_objective(self.objective, self.decoder)
+        self.decoder.words = (*SPECIAL_WORDS, *self.vocabulary.words)
         self.validation = build(expanded["validation"], Decoding, "validation")
+        self.validation.check_words(self.decoder)
         self.optimizer_spec: dict[str, Any] = expanded["optimizer"]
         self.scheduler_spec: dict[str, Any] = expanded["scheduler"]
         self.encoder_lr = encoder_lr
@@ -263,9 +268,11 @@ class Captioner(pl.LightningModule):
         if self._references_from != "user":
             self._references_from = None  # the data module may be another one than before
         make_checkpoints_atomic(self.trainer)
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, CaptionDataModule):
+            self.validation.set_documents(data.documents())
         if stage == "fit":
             self.noise_seed = None
-            data = getattr(self.trainer, "datamodule", None)
             if data is not None:
                 self.objective.setup(data)
 

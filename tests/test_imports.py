@@ -18,7 +18,7 @@ ALLOWED = {
     "models": ("support", OPS),
     # The data module opens the features of the model's encoder, which it knows as a GridEncoder.
     "data": ("support", ENCODER),
-    "decoding": ("support", OPS, DECODER),
+    "decoding": ("support", OPS, DECODER, "metrics.utility"),
     # CLIPScore reads image files as everything else does.
     "metrics": ("support", "data.images"),
     # An objective may generate captions, and score them.

@@ -194,9 +194,11 @@ class Decoding(_Record):
 
     @property
     def label(self) -> str:
-        """A short name for tables, such as ``beam 5`` or ``greedy``."""
-        beam_size = (self.model_extra or {}).get("beam_size")
-        return self.name if beam_size is None else f"{self.name} {beam_size}"
+        """A short name for tables, such as ``beam 5``, ``mbr 20+10`` or ``greedy``."""
+        settings = self.model_extra or {}
+        counts = [settings.get("beam_size"), settings.get("samples") or None]
+        found = "+".join(str(count) for count in counts if count is not None)
+        return f"{self.name} {found}".strip()
 
 
 class Objects(_Record):

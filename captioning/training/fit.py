@@ -138,6 +138,7 @@ def _train(
         data.prepare_data()
         data.read_text()
     captioner = make_captioner(config, settings, data)
+    decoding.check_words(captioner.decoder)
     if settings.resume:
         check_resumable(Path(settings.resume), captioner)
     elif settings.init_from:
