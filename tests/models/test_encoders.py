@@ -9,6 +9,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
+from captioning.data.features.store import store_folder
 from captioning.models.encoders.base import GridEncoder, Preprocessing
 from captioning.models.encoders.resnet50 import ResNet50
 from captioning.models.encoders.torchvision import TorchvisionEncoder, _normalisation
@@ -322,6 +323,16 @@ def test_448_pixels_pooled_by_2_have_as_many_locations_as_224() -> None:
     assert ResNet50(weights="random", image_size=448).grid_size == (14, 14)
     unpadded = TorchvisionEncoder("inception_v3", "Mixed_6e", "random", 448, pool=2)
     assert unpadded.grid_size == (13, 13)  # of 26 x 26
+
+
+def test_each_size_and_each_pool_has_a_feature_store_of_its_own(tmp_path: Path) -> None:
+    encoders = [
+        VGG16(weights="random", image_size=size, pool=pool)
+        for size, pool in [(64, None), (64, 2), (64, 4), (128, None), (128, 2)]
+    ]
+    assert len({store_folder(tmp_path, encoder) for encoder in encoders}) == len(encoders)
+    unpooled = VGG16(weights="random", image_size=64, pool=1)
+    assert store_folder(tmp_path, unpooled) == store_folder(tmp_path, encoders[0])
 
 
 @pytest.mark.parametrize("pool", [0, -2, 3])

@@ -155,8 +155,8 @@ class TimmEncoder(GridEncoder):
             except Exception as error:  # of timm, the hub's client, and the network
                 raise CaptioningError(
                     f"The pretrained weights of timm's {self.network_name} are not available "
-                    f"({_first_line(error)}): copy the Hugging Face hub's cache from a machine that "
-                    "can reach the hub, or set encoder.weights to a file."
+                    f"({_first_line(error)}): copy the cache of the Hugging Face hub from a "
+                    "machine that can reach it, or set encoder.weights to a file."
                 ) from error
             return self._state(network), f"timm, {source}"
         path = Path(weights).expanduser()
@@ -209,7 +209,7 @@ class TimmEncoder(GridEncoder):
         return network
 
     def _converter(self) -> Callable[[Mapping[str, Any], nn.Module], State] | None:
-        """The function of timm from published names of tensors to its own, if the network has one."""
+        """The function of timm that renames published tensors, if the network has one."""
         entrypoint = _import_timm().model_entrypoint(self.network_name.partition(".")[0])
         convert = getattr(inspect.getmodule(entrypoint), "checkpoint_filter_fn", None)
         return cast("Callable[[Mapping[str, Any], nn.Module], State] | None", convert)
