@@ -54,7 +54,9 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
         "vgg16": "captioning.models.encoders.vgg16.VGG16",
         "vgg19": "captioning.models.encoders.vgg19.VGG19",
         "resnet50": "captioning.models.encoders.resnet50.ResNet50",
+        "efficientnet_lite": "captioning.models.encoders.efficientnet_lite.EfficientNetLite",
         "torchvision": "captioning.models.encoders.torchvision.TorchvisionEncoder",
+        "timm": "captioning.models.encoders.timm.TimmEncoder",
     },
     "model": {
         "transformer": "captioning.models.decoders.transformer.TransformerDecoder",

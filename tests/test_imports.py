@@ -41,6 +41,7 @@ LIBRARIES = {
     "torchvision": (
         "data/", "models/encoders/", "support/weights.py", "metrics/clip_embeddings.py",
     ),
+    "timm": ("models/encoders/timm.py",),
     "pycocoevalcap": ("metrics/",),
     "triton": ("kernels/triton/",),
     "ctypes": ("kernels/cpu/", "support/memory.py"),

@@ -186,7 +186,7 @@ def test_several_captions_of_a_photograph_are_lines_rows_and_figures(
         lines = [line.split("\t") for line in ended.out.splitlines()]
         paths = [path for path in sorted(photographs) if "sub" not in path]
         assert [path for path, _ in lines] == [path for path in paths for _ in range(3)]
-        assert {path: text for path, text in reversed(lines)} == best
+        assert dict(reversed(lines)) == best
         assert len({tuple(line) for line in lines}) == len(lines)
         if out == "a.json":
             rows = json.loads(Path(out).read_text())
