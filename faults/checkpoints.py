@@ -97,7 +97,7 @@ class _Data(pl.LightningDataModule):
         generator = torch.Generator().manual_seed(0)
         batches = [
             Batch(
-                ids=("a", "b"),
+                ids=["a", "b"],
                 images=torch.rand(2, 4, 512, generator=generator),
                 tokens=torch.randint(4, 20, (2, 1, 6), generator=generator),
             )
