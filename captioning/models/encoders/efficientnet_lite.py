@@ -121,7 +121,7 @@ class EfficientNetLite(GridEncoder):
     that reduces the map to it, and the head.
     """
 
-    unused_weights = ("_fc.",)
+    unused_weights: tuple[str, ...] = ("_fc.",)
 
     def __init__(
         self,
@@ -228,7 +228,8 @@ class SameConv2d(nn.Conv2d):
         """Pad and convolve."""
         above, below = self._zeros(x.shape[2])
         left, right = self._zeros(x.shape[3])
-        return super().forward(nn.functional.pad(x, (left, right, above, below)))
+        result: Tensor = super().forward(nn.functional.pad(x, (left, right, above, below)))
+        return result
 
     def _zeros(self, length: int) -> tuple[int, int]:
         """The number of zeros before and after ``length`` numbers."""
@@ -263,7 +264,8 @@ class Block(nn.Module):
             x = nn.functional.relu6(self._bn0(self._expand_conv(x)))
         x = nn.functional.relu6(self._bn1(self._depthwise_conv(x)))
         x = self._bn2(self._project_conv(x))
-        return x + images if self.adds_input else x
+        result: Tensor = x + images if self.adds_input else x
+        return result
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

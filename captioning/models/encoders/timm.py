@@ -232,7 +232,8 @@ class TimmEncoder(GridEncoder):
                 f"encoder.image_size={image_size} does not fit timm's {self.network_name}: "
                 f"{_first_line(error)}."
             ) from error
-        return grid.shape
+        shape: torch.Size = grid.shape
+        return shape
 
 
 class TimmMap(nn.Module):
@@ -254,8 +255,9 @@ class TimmMap(nn.Module):
         if layer not in offered or not hasattr(model, "forward_intermediates"):
             raise CaptioningError(f"encoder.layer={layer}: no such layer; {self._choices()}.")
         self._index = [offered.index(layer)]
-        if hasattr(model, "prune_intermediate_layers"):
-            self._index = model.prune_intermediate_layers(self._index, prune_norm=True)
+        prune: Any = getattr(model, "prune_intermediate_layers", None)
+        if prune is not None:
+            self._index = prune(self._index, prune_norm=True)
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
@@ -288,7 +290,7 @@ class TimmMap(nn.Module):
             patches = output[:, getattr(self.model, "num_prefix_tokens", 0) :]
             side = math.isqrt(patches.shape[1])
             if side > 0 and side**2 == patches.shape[1]:
-                return patches.transpose(1, 2).unflatten(2, (side, side))
+                return patches.transpose(1, 2).reshape(len(output), -1, side, side)
         raise CaptioningError(
             "encoder.layer=null: the output of this network is not a map of locations; "
             f"{self._choices()}."
@@ -310,7 +312,8 @@ def _import_timm() -> ModuleType:
         raise CaptioningError(
             'encoder=timm needs the package timm: pip install "timm>=1.0.20"'
         ) from error
-    return cast(ModuleType, timm)
+    module: ModuleType = timm
+    return module
 
 
 def _check_name(timm: ModuleType, name: str) -> None:
