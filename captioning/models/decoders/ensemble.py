@@ -29,6 +29,8 @@ class Ensemble(Decoder):
         CaptioningError: without members, with vocabularies of different sizes, or another mean.
     """
 
+    members: Sequence[Decoder]
+
     def __init__(
         self,
         members: Sequence[Decoder],
@@ -42,7 +44,7 @@ class Ensemble(Decoder):
             )
         if mean not in ("arithmetic", "geometric"):
             raise CaptioningError(f"mean={mean}: choose arithmetic or geometric")
-        self.members = nn.ModuleList(members)
+        self.members = nn.ModuleList(members)  # type: ignore[assignment]  # a sequence of its items
         self.mean = mean
         self.vocabulary_size = sizes.pop()
 
