@@ -72,7 +72,7 @@ def test_made_up_captions_score_as_with_the_original(
 
 
 def test_captions_score_each_other_as_they_do_one_by_one(people: Captions) -> None:
-    captions = [of[0] for of in people.values()][:6] + [[], ["dog"], ["dog"]]
+    captions = [*[of[0] for of in people.values()][:6], [], ["dog"], ["dog"]]
     for documents in (people, {}):
         scorer = CiderD({n: [words] for n, words in enumerate(captions)}, documents)
         expected = [scorer(range(len(captions)), [words] * len(captions)) for words in captions]
