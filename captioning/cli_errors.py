@@ -78,7 +78,7 @@ def _handlers_own_error() -> Iterator[None]:
 
 
 def interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The Ctrl-C or signal that interrupted the composition, which OmegaConf turns into an error."""
+    """The Ctrl-C or signal behind an error, as one that interrupts the composition of Hydra."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error
