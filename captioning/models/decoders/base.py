@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from captioning.models.attention.base import Memory
-from captioning.support.special_tokens import PAD
+from captioning.support.special_tokens import PAD, UNK
 
 State = dict[str, Tensor]
 
@@ -82,6 +82,7 @@ class Decoder(nn.Module, ABC):
 
     Attributes:
         vocabulary_size: V, special tokens included.
+        word_dropout: the share of input words that :meth:`drop_words` replaces.
         static: whether the operations depend only on shapes and plain attributes (numbers,
             strings), so that a CUDA graph may replay them. Plain attributes may change between
             steps. ``static`` is not inherited: a subclass must set it again.
@@ -99,6 +100,7 @@ class Decoder(nn.Module, ABC):
 
     vocabulary_size: int
     words: Sequence[str] = ()
+    word_dropout: float = 0.0
 
     @abstractmethod
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
@@ -123,3 +125,10 @@ class Decoder(nn.Module, ABC):
         If the grid is on a GPU, the tokens may stay in the CPU's memory: their lengths are then
         known without synchronising with the GPU, and nothing is computed for padding.
         """
+
+    def drop_words(self, tokens: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+        """In training, replace a share of the words (not the special tokens) by ``<unk>``."""
+        if not self.training or self.word_dropout == 0:
+            return tokens
+        dropped = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout
+        return tokens.masked_fill(dropped & (tokens > UNK), UNK)

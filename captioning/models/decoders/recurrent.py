@@ -19,7 +19,7 @@ from captioning.models.attention.base import Memory
 from captioning.models.decoders.base import Decoder, State, Step, TeacherForced
 from captioning.models.decoders.packing import pack
 from captioning.support.errors import CaptioningError
-from captioning.support.special_tokens import PAD, UNK
+from captioning.support.special_tokens import PAD
 
 
 class RecurrentDecoder(Decoder):
@@ -191,13 +191,6 @@ class RecurrentDecoder(Decoder):
             weights,
             words.get("location"),
         )
-
-    def drop_words(self, tokens: Int[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:
-        """In training, replace a share of the words (not the special tokens) by ``<unk>``."""
-        if not self.training or self.word_dropout == 0:
-            return tokens
-        dropped = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout
-        return tokens.masked_fill(dropped & (tokens > UNK), UNK)
 
     def output_logits(
         self,

@@ -13,7 +13,7 @@ from captioning.models.attention.base import Memory
 from captioning.models.decoders.base import Decoder, State, Step, TeacherForced
 from captioning.models.decoders.recurrent import check_shares, check_sizes
 from captioning.support.errors import CaptioningError
-from captioning.support.special_tokens import PAD, UNK
+from captioning.support.special_tokens import PAD
 
 
 class TransformerLayer(nn.Module):
@@ -280,12 +280,3 @@ class TransformerDecoder(Decoder):
         embedded = self.embedding(tokens) * math.sqrt(self.hidden_dim)
         states: Tensor = self.dropout(embedded + positions.to(embedded.dtype))
         return states
-
-    def drop_words(
-        self, tokens: Int[Tensor, "images captions words"]
-    ) -> Int[Tensor, "images captions words"]:
-        """In training, replace a share of the words (not the special tokens) by ``<unk>``."""
-        if not self.training or self.word_dropout == 0:
-            return tokens
-        dropped = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout
-        return tokens.masked_fill(dropped & (tokens > UNK), UNK)
