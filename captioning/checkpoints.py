@@ -196,6 +196,14 @@ def check_complete(checkpoint: Mapping[str, Any], name: str) -> None:
             )
 
 
+def first_difference(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> str | None:
+    """The first name that only one of two state dicts has, or whose shapes differ; None: none."""
+    shapes, other_shapes = (
+        {name: tensor.shape for name, tensor in each.items()} for each in (weights, others)
+    )
+    return min((name for name, _ in shapes.items() ^ other_shapes.items()), default=None)
+
+
 def check_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Check that weights are those of a module: their names, shapes and types, and no NaN.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.captioner import Captioner
-from captioning.checkpoints import read_checkpoint, restoring
+from captioning.checkpoints import first_difference, read_checkpoint, restoring
 from captioning.data.text import Vocabulary
 from captioning.support.errors import CaptioningError
 
@@ -44,12 +44,11 @@ def initialize(captioner: Captioner, path: str | Path) -> None:
             f"{captioner.encoder.name} with weights from {captioner.encoder.weights_source}: use "
             "the same encoder."
         )
-    own, given = _weights(captioner.state_dict()), _weights(checkpoint["state_dict"])
-    shapes = {name: tensor.shape for name, tensor in own.items()}
-    different = sorted(shapes.items() ^ {name: t.shape for name, t in given.items()}.items())
-    if different:
+    given = _weights(checkpoint["state_dict"])
+    different = first_difference(_weights(captioner.state_dict()), given)
+    if different is not None:
         raise CaptioningError(
-            f"init_from={path}: that run has another model ({different[0][0]} differs): use the "
+            f"init_from={path}: that run has another model ({different} differs): use the "
             "same model.* settings, and the same encoder.trainable."
         )
     with restoring(f"init_from={path}", Path(path).stat().st_size):

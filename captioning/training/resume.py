@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from captioning.captioner import Captioner
-from captioning.checkpoints import read_checkpoint
+from captioning.checkpoints import first_difference, read_checkpoint
 from captioning.support.errors import CaptioningError
 from captioning.training.resumable_settings import check_same_settings
 
@@ -52,12 +52,10 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
             f"resume={path}: that run has another encoder than {captioner.encoder.name} with "
             f"weights from {captioner.encoder.weights_source}: use the same encoder."
         )
-    shapes = {name: tensor.shape for name, tensor in captioner.state_dict().items()}
-    saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
-    if shapes != saved:
-        different = sorted(shapes.items() ^ saved.items())
+    different = first_difference(captioner.state_dict(), checkpoint["state_dict"])
+    if different is not None:
         raise CaptioningError(
-            f"resume={path}: that run has another model ({different[0][0]} differs): use the "
+            f"resume={path}: that run has another model ({different} differs): use the "
             "same model.* settings."
         )
     if is_within_epoch(checkpoint):
