@@ -1,15 +1,21 @@
 """Doing something in this process, with an end in any case."""
 
+import os
+import runpy
 import signal
+import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from pathlib import Path
+from typing import Final, NoReturn, TypeVar
 
 from captioning.support.errors import CaptioningError
 from faults.outcome import Outcome
 
 Result = TypeVar("Result")
+
+ROOT: Final = Path(__file__).parents[1]
 
 MAX_MESSAGE: Final = 1500
 """Characters; a longer message does not fit onto a screen."""
@@ -55,6 +61,38 @@ def attempt(work: Callable[[], Result], seconds: float) -> tuple[Outcome, str, R
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{place.filename}:{place.lineno}"
         return "traceback", f"{type(error).__name__}: {error} ({where})", None
+
+
+def end_as_command(command: Sequence[str], prepare: Callable[[], object]) -> NoReturn:
+    """Run ``python COMMAND`` in this process, a forked child, and end it as Python would.
+
+    Args:
+        command: a script, or ``-m`` and the name of a command of the package; and its arguments.
+        prepare: what is called before it, where an error is printed as well.
+    """
+    status = 70
+    try:
+        prepare()
+        script, *arguments = command
+        if script == "-m":
+            sys.argv = ["captioning", *arguments]
+            runpy.run_module("captioning", run_name="__main__")
+        else:
+            sys.argv = [script, *arguments]
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
 
 
 def is_sentence(message: str) -> bool:

@@ -13,7 +13,6 @@ import mmap
 import os
 import random
 import resource
-import runpy
 import select
 import shutil
 import signal
@@ -38,10 +37,10 @@ from captioning.kernels.cpu.bindings import CKernels
 from captioning.kernels.library import CompilationError
 from captioning.models.encoders.torchvision import TorchvisionEncoder
 from captioning.support.errors import CaptioningError
-from faults.attempt import is_sentence
+from faults.attempt import end_as_command, is_sentence
 from faults.kills import replace_java
 from faults.outcome import Outcome, Try
-from faults.signals import EVALUATE, LEADERBOARD, ROOT, TRAIN, draw_data
+from faults.signals import EVALUATE, LEADERBOARD, TRAIN, draw_data
 
 DEFAULT_TRIES: Final = 200
 LIMIT: Final = 120
@@ -346,32 +345,16 @@ def do(command: Sequence[str], place: Path, fault: Fault = lambda: None) -> Ende
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        status = 70
-        try:
+
+        def prepare() -> None:
             os.close(reader)
             os.chdir(place)
             os.dup2(writer, 1)
             os.dup2(writer, 2)
             os.environ["CAPTIONING_CACHE"] = str(place / "cache")
-            sys.argv = ["captioning", *command[1:]] if command[:1] == ("-m",) else [*command]
             fault()
-            if command[0] == "-m":
-                runpy.run_module("captioning", run_name="__main__")
-            else:
-                runpy.run_path(str(ROOT / command[0]), run_name="__main__")
-            status = 0
-        except SystemExit as end:
-            if isinstance(end.code, str):
-                print(end.code, file=sys.stderr)
-            status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            try:
-                sys.stdout.flush()
-                sys.stderr.flush()
-            finally:
-                os._exit(status)
+
+        end_as_command(command, prepare)
     os.close(writer)
     deadline, text, open_ = time.monotonic() + LIMIT, b"", True
     while open_ and time.monotonic() < deadline:

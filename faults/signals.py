@@ -6,12 +6,10 @@ Each command runs in a child that is forked from this process, where torch is im
 import json
 import os
 import random
-import runpy
 import shlex
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -20,13 +18,13 @@ import torch
 from PIL import Image
 
 import captioning.training.fit  # noqa: F401 (imported for the children)
+from faults.attempt import end_as_command
 from faults.outcome import Outcome, Try
 
 DEFAULT_TRIES: Final = 40
 LIMIT: Final = 120
 """Seconds after which a command hangs."""
 
-ROOT: Final = Path(__file__).parents[1]
 SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 TINY: Final = (
     "data.root=data", "data.cache=cache", "data.workers=0", "data.min_count=1", "data.batch_size=2",
@@ -205,10 +203,8 @@ def start(command: Sequence[str], folder: Path, output: int | None = None) -> in
     """
     sys.stdout.flush()
     child = os.fork()
-    if child:
-        return child
-    status = 70
-    try:
+
+    def prepare() -> None:
         os.chdir(folder)
         file = os.open(f"output-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file if output is None else output, 1)
@@ -216,24 +212,10 @@ def start(command: Sequence[str], folder: Path, output: int | None = None) -> in
         if output is not None:
             os.close(output)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        script, *arguments = command
-        sys.argv = [script, *arguments]
-        if script == "-m":
-            sys.argv = ["captioning", *arguments]
-            runpy.run_module("captioning", run_name="__main__")
-        else:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(status)
+
+    if child == 0:
+        end_as_command(command, prepare)
+    return child
 
 
 def finish(child: int, folder: Path, *, printed: bool = True) -> Ended:
