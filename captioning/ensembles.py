@@ -37,15 +37,15 @@ def load_captioner(
     first = Captioner.load_from_checkpoint(paths[0], backend=backend, trust=trust)
     if len(paths) == 1:
         return first
-    decoders, configs = [first.decoder], [first.run.get("config")]
+    members = [first]
     for path in paths[1:]:
         member = Captioner.load_from_checkpoint(path, backend=backend, trust=trust)
         check_same_input(first, member, f"ckpt={path}", str(paths[0]))
-        decoders.append(member.decoder)
-        configs.append(member.run.get("config"))
-    first.decoder = Ensemble(decoders)
+        members.append(member)
+    configs = [member.run["config"] for member in members if "config" in member.run]
+    first.decoder = Ensemble([member.decoder for member in members])
     first.run = {"name": f"ensemble of {len(paths)}"}
-    if all(config is not None for config in configs):
+    if len(configs) == len(members):
         shared = shared_settings(configs)
         first.run["config"] = {key: value for key, value in shared.items() if key != "seed"}
     return first
