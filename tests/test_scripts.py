@@ -183,7 +183,11 @@ def test_eval_gives_the_same_scores_again(
 
 
 def test_several_checkpoints_are_scored_as_an_ensemble(
-    trained: Path, run: Run, flickr8k_mini: Path, tmp_path: Path
+    trained: Path,
+    run: Run,
+    flickr8k_mini: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     first = trained / "checkpoints" / "best.ckpt"
     content = torch.load(first, weights_only=True)
@@ -229,6 +233,9 @@ def test_several_checkpoints_are_scored_as_an_ensemble(
     assert max(agree[1:]) < 0.9 * len(captions)
 
     assert leaderboard.main([str(trained), str(tmp_path / "both")]) == 0
+    shown = capsys.readouterr().out
+    assert "ensemble of 2" in shown
+    assert "callbacks" not in shown  # the settings of the training are the same in both rows
     content["hyper_parameters"]["vocabulary"].reverse()
     torch.save(content, second)
     ended = run("eval", f"ckpt=[{first},{second}]", f"hydra.run.dir={tmp_path / 'no'}", *options)
