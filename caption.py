@@ -13,5 +13,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with command_line("caption", "ckpt", "images", "out", "figures"):
+    with command_line("caption", "ckpt", "images", "out", "figures", lists=["ckpt"]):
         main()

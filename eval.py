@@ -14,5 +14,5 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     literal = ("ckpt", "captions", "references", "images", "data.root", "data.cache")
-    with command_line("eval", *literal):
+    with command_line("eval", *literal, lists=["ckpt"]):
         main()

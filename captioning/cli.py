@@ -237,7 +237,7 @@ def command_of(hydra: HydraConf | DictConfig) -> str:  # Hydra returns a DictCon
 
 
 @contextmanager
-def command_line(config_name: str, *literal: str) -> Iterator[None]:
+def command_line(config_name: str, *literal: str, lists: Sequence[str] = ()) -> Iterator[None]:
     """Handle mistakes, Ctrl-C, signals and closed pipes around the main function of a script.
 
     A mistake on the command line exits with one sentence and status 1. Ctrl-C in a multirun exits
@@ -247,8 +247,9 @@ def command_line(config_name: str, *literal: str) -> Iterator[None]:
     Args:
         config_name: the name of the script's configuration, for example ``train``.
         literal: the keys whose values are taken literally; see :func:`take_literally`.
+        lists: those among them that also take a list.
     """
-    take_literally(*literal)
+    take_literally(*literal, lists=lists)
     # Otherwise logging prints a traceback for every line that a full disk cannot take.
     logging.raiseExceptions = False
     with lasting_output():
@@ -392,7 +393,7 @@ def sweep_name(config: DictConfig, swept: Sequence[str]) -> str:
     return f"{name[:100]}-{digest}" if name else digest
 
 
-def take_literally(*keys: str) -> None:
+def take_literally(*keys: str, lists: Sequence[str] = ()) -> None:
     """Quote the values of these keys in ``sys.argv``, so that Hydra reads them as plain strings.
 
     Hydra's grammar rejects file names with a comma, a bracket, ``=`` or an umlaut, and reads a
@@ -400,6 +401,11 @@ def take_literally(*keys: str) -> None:
     it after ``key=``. ``null`` and values that are already quoted stay unchanged. A multirun is not
     changed at all, because there a comma separates values to sweep over. Call this function before
     Hydra reads ``sys.argv``.
+
+    Args:
+        keys: the keys.
+        lists: those among them whose value may also be a list, ``[A,B,C]``, unless there is a file
+            of that name. Its items are taken literally in the same way; see :func:`items_of`.
     """
     if {"-m", "--multirun"} & set(sys.argv):
         return
@@ -410,9 +416,38 @@ def take_literally(*keys: str) -> None:
         key, _, value = argument.partition("=")
         if key not in keys or value == "null":
             continue
-        if not (in_quotes.fullmatch(value) or understood.fullmatch(value)):
-            value = os.path.expanduser(value)  # noqa: PTH111  Path.expanduser raises for an unknown user
-            sys.argv[position] = f"{key}={quoted(value)}"
+        is_list = key in lists and value[:1] == "[" and value[-1:] == "]"
+        if is_list and not os.path.exists(value):  # noqa: PTH110  Path.exists raises for a long name
+            given = items_of(value[1:-1])
+            items = [each if in_quotes.fullmatch(each) else _literal(each) for each in given]
+            sys.argv[position] = f"{key}=[{','.join(items)}]"
+        elif not (in_quotes.fullmatch(value) or understood.fullmatch(value)):
+            sys.argv[position] = f"{key}={_literal(value)}"
+
+
+def _literal(value: str) -> str:
+    return quoted(os.path.expanduser(value))  # noqa: PTH111  Path.expanduser raises for an unknown user
+
+
+def items_of(text: str) -> list[str]:
+    """The items of a list of files, whose names may have commas, as those of a sweep's jobs have.
+
+    An item in quotes ends with its quote. Any other item ends at the first comma at which it is the
+    name of a file, or, if there is none, at the next comma.
+    """
+    # Pieces in quotes stay whole.
+    pieces = re.findall(r"""\s*(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')\s*(?=,|\Z)|[^,]+""", text)
+    items = []
+    while pieces:
+        joined = [",".join(pieces[:count]).strip() for count in range(1, len(pieces) + 1)]
+        count = next((n for n, name in enumerate(joined, start=1) if _is_file(name)), 1)
+        items.append(joined[count - 1])
+        del pieces[:count]
+    return [item for item in items if item]
+
+
+def _is_file(name: str) -> bool:
+    return os.path.isfile(os.path.expanduser(name))  # noqa: PTH111, PTH113  Path raises for some names
 
 
 def quoted(value: str) -> str:

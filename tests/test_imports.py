@@ -26,7 +26,7 @@ ALLOWED = {
     # Training scores its splits by evaluation, which therefore knows nothing of training.
     "evaluation": (
         "support", "kernels.backend", "data", "decoding", "metrics", "reporting", "captioner",
-        "trainer",
+        "ensembles", "trainer",
     ),
 }  # fmt: skip
 """The rooms that know nothing of experiments, and what of the package each may import, besides

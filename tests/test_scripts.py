@@ -19,13 +19,17 @@ import pytest
 import torch
 from hydra.errors import HydraException
 
+from captioning.apps import leaderboard
 from captioning.apps.caption import caption_files
 from captioning.captioner import Captioner
 from captioning.data import scenes
 from captioning.data.corpus import read_corpus
+from captioning.data.features.extraction import choose_precision, encode
+from captioning.data.images import load_rgb
 from captioning.decoding import Beam
 from captioning.metrics import intervals, paired, score_captions
 from captioning.metrics.clipscore import ClipScorer
+from captioning.models.decoders.ensemble import Ensemble
 from captioning.reporting.results import read_captions, read_results, read_statistics
 
 ROOT = Path(__file__).parent.parent
@@ -176,6 +180,66 @@ def test_eval_gives_the_same_scores_again(
     assert paired(*statistics)["CIDEr"].difference == 0
     captions = [f / "captions_test.json" for f in (trained, tmp_path)]
     assert read_captions(captions[0]) == read_captions(captions[1])
+
+
+def test_several_checkpoints_are_scored_as_an_ensemble(
+    trained: Path,
+    run: Run,
+    flickr8k_mini: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = trained / "checkpoints" / "best.ckpt"
+    content = torch.load(first, weights_only=True)
+    content["run"]["config"] |= {"seed": 7}
+    noise = torch.Generator().manual_seed(0)
+    for name, value in content["state_dict"].items():
+        if name.startswith("decoder.") and value.is_floating_point():
+            value += 0.3 * torch.randn(value.shape, generator=noise)
+    second = tmp_path / "model.dropout=0.3,seed=7" / "best.ckpt"
+    second.parent.mkdir()
+    torch.save(content, second)
+    options = (f"data.root={flickr8k_mini}", "decoding=beam", "decoding.beam_size=3")
+    ended = run("eval", f"ckpt=[{first},{second}]", f"hydra.run.dir={tmp_path / 'both'}", *options)
+    assert ended.status == 0, ended.err
+
+    results = read_results(tmp_path / "both" / "results.json")
+    one = read_results(trained / "results.json")
+    assert (results.name, results.model.name) == ("ensemble of 2", "ensemble")
+    assert results.config["ckpt"] == [str(first), str(second)]
+    assert results.model.parameters == {
+        "encoder": one.model.parameters["encoder"],
+        "decoder": 2 * one.model.parameters["decoder"],
+    }
+    assert results.seed is None
+    assert results.training == {key: each for key, each in one.config.items() if key != "seed"}
+
+    captioner, other = (Captioner.load_from_checkpoint(each) for each in (first, second))
+    alone = [captioner.decoder, other.decoder]
+    found = []
+    captions = read_captions(tmp_path / "both" / "captions_test.json")
+    pictures = [load_rgb(flickr8k_mini / "Flicker8k_Dataset" / image) for image in captions]
+    inputs = [captioner.encoder.preprocessing(picture) for picture in pictures]
+    cpu = torch.device("cpu")  # in the precision in which the feature store was filled
+    grids = encode(captioner.encoder, inputs, cpu, choose_precision("auto", cpu))
+    for decoder in (Ensemble(alone), *alone):
+        captioner.decoder = decoder
+        hypotheses = captioner.generate(grids, Beam(beam_size=3))
+        texts = [captioner.vocabulary.decode(of_image[0].tokens) for of_image in hypotheses]
+        found.append(dict(zip(captions, texts, strict=True)))
+    # As above, another order of sums may decide between like words.
+    agree = [sum(each[image] == captions[image] for image in captions) for each in found]
+    assert agree[0] >= 0.9 * len(captions)
+    assert max(agree[1:]) < 0.9 * len(captions)
+
+    assert leaderboard.main([str(trained), str(tmp_path / "both")]) == 0
+    shown = capsys.readouterr().out
+    assert "ensemble of 2" in shown
+    assert "callbacks" not in shown  # the settings of the training are the same in both rows
+    content["hyper_parameters"]["vocabulary"].reverse()
+    torch.save(content, second)
+    ended = run("eval", f"ckpt=[{first},{second}]", f"hydra.run.dir={tmp_path / 'no'}", *options)
+    assert_one_sentence(ended, f"ckpt={second}", "another vocabulary", str(first))
 
 
 def test_metrics_that_are_asked_for_stand_beside_the_others(

@@ -32,6 +32,7 @@ from captioning.data.features.extraction import (
 from captioning.data.image_files import find_images
 from captioning.data.images import load_rgb
 from captioning.decoding import Decoding, Greedy, Hypothesis
+from captioning.ensembles import load_captioner
 from captioning.reporting.figures import attention_figure, region_of
 from captioning.support.build import build, own, validated
 from captioning.support.errors import CaptioningError, printable
@@ -54,7 +55,7 @@ Row = dict[str, str | float]
 class CaptionSettings:
     """The top-level settings of ``conf/caption.yaml``."""
 
-    ckpt: str
+    ckpt: str | list[str]
     images: str
     out: str | None = None
     figures: str | None = None
@@ -219,7 +220,7 @@ def caption(config: Mapping[str, Any]) -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # its encoding may lack characters of file names
         sys.stdout.reconfigure(errors="backslashreplace")
     root, files = find_images(settings.images)
-    captioner = Captioner.load_from_checkpoint(settings.ckpt, trust=settings.trust)
+    captioner = load_captioner(settings.ckpt, trust=settings.trust)
     decoding.check_words(captioner.decoder)
     out = Path(settings.out) if settings.out else None
     figures = Path(settings.figures) if settings.figures else None

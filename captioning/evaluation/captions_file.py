@@ -33,7 +33,7 @@ _UNKNOWN = "unk"
 class EvalSettings(ExtraMetrics):
     """The settings of ``conf/eval.yaml`` outside of its groups."""
 
-    ckpt: str | None = None
+    ckpt: str | list[str] | None = None
     captions: str | None = None
     references: str | None = None
     images: str | None = None

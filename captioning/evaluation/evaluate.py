@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
 from captioning.decoding import Decoding
+from captioning.ensembles import load_captioner
 from captioning.evaluation.captions_file import EvalSettings
 from captioning.evaluation.extra_metrics import ExtraMetrics
 from captioning.evaluation.records import Scored, arithmetic_of, identify, write_record
@@ -30,7 +31,7 @@ from captioning.trainer import evaluation_trainer, interruptible, quieten
 
 
 def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str, dict[str, float]]:
-    """Score a checkpoint on a split.
+    """Score a checkpoint, or an ensemble of several, on a split.
 
     Args:
         config: the configuration, composed from ``conf/eval.yaml``.
@@ -46,9 +47,7 @@ def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str,
     decoding = build(config["decoding"], Decoding, "decoding")
     settings.prepare()
     assert settings.ckpt is not None  # without it, score_file is called
-    captioner = Captioner.load_from_checkpoint(
-        settings.ckpt, backend=settings.backend, trust=settings.trust
-    )
+    captioner = load_captioner(settings.ckpt, backend=settings.backend, trust=settings.trust)
     decoding.check_words(captioner.decoder)
     tester = evaluation_trainer(config["trainer"], folder)
     check_backend(settings.backend, tester.strategy.root_device.type)
@@ -75,12 +74,21 @@ def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str,
         arithmetic_of(tester, settings.backend),
         training=captioner.run.get("config"),
     )
-    # Training writes RUN/checkpoints/best.ckpt, so that RUN is the folder of its curves.
-    checkpoints = Path(settings.ckpt).resolve().parent
-    training = checkpoints.parent if checkpoints.name == "checkpoints" else None
-    write_report(folder, settings.split, found.gallery, training=training)
+    write_report(folder, settings.split, found.gallery, training=training_folder(settings.ckpt))
     show_results(written, folder)
     return written.scores
+
+
+def training_folder(ckpt: str | list[str]) -> Path | None:
+    """The folder of the run that wrote a checkpoint, which has its learning curves.
+
+    None if it is not known, as for several checkpoints.
+    """
+    if not isinstance(ckpt, str):
+        return None
+    # Training writes RUN/checkpoints/best.ckpt.
+    checkpoints = Path(ckpt).resolve().parent
+    return checkpoints.parent if checkpoints.name == "checkpoints" else None
 
 
 def score_split(

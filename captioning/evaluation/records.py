@@ -13,6 +13,7 @@ from torch import nn
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
 from captioning.decoding import Decoding
+from captioning.ensembles import is_ensemble
 from captioning.kernels.backend import Backend, report
 from captioning.metrics.grounding import Grounding
 from captioning.metrics.language import Language
@@ -76,11 +77,10 @@ def decoding_name(class_name: str) -> str:
 
 def parts_of(captioner: Captioner) -> dict[str, nn.Module]:
     """The parts whose parameters are counted; an attention is counted with its decoder."""
-    return {
-        "encoder": captioner.encoder,
-        "decoder": captioner.decoder,
-        "objective": captioner.objective,
-    }
+    parts: dict[str, nn.Module] = {"encoder": captioner.encoder, "decoder": captioner.decoder}
+    if not is_ensemble(captioner):  # whose members have one each
+        parts["objective"] = captioner.objective
+    return parts
 
 
 def write_record(
@@ -109,9 +109,12 @@ def write_record(
         found: the scores of each split.
         seconds: the time that each part of the run took, in seconds.
         arithmetic: precision, device, backend and threads; see :func:`arithmetic_of`.
-        training: the configuration of the training, if a checkpoint was evaluated.
+        training: the configuration of the training, if a checkpoint was evaluated; of several
+            checkpoints, the settings that all of them share.
     """
     hparams: Any = captioner.hparams
+    target = hparams["model"]["_target_"]
+    model = "ensemble" if is_ensemble(captioner) else decoder_name(target)
     written = results.Results(
         name=name,
         command=command,
@@ -128,7 +131,7 @@ def write_record(
                 "resize": captioner.encoder.preprocessing.resize,
             }
         ),
-        model=results.Model.of(decoder_name(hparams["model"]["_target_"]), parts_of(captioner)),
+        model=results.Model.of(model, parts_of(captioner)),
         arithmetic=arithmetic,
         versions=results.versions(),
         commit=results.commit(),

@@ -275,7 +275,8 @@ class Results(_Record):
         language: ``{split: Language}``.
         objects: ``{split: Objects}``, where the boxes of the objects are known.
         decoding: how the captions were decoded.
-        training: the configuration of the training, where a checkpoint was evaluated.
+        training: the configuration of the training, where a checkpoint was evaluated; for an
+            ensemble, the settings that all members share, without the seed.
         free_running: whether the captions were decoded without teacher forcing, that is, each word
             was predicted from the model's own previous words. Scores with teacher forcing are
             refused. None if the captions came from a file, and in early files of this project,

@@ -308,6 +308,51 @@ def test_hydra_is_given_names_as_they_are(name: str, monkeypatch: pytest.MonkeyP
         assert read(f"images='{name}'", f'out="{name}"') == [name, name]
 
 
+def test_hydra_is_given_lists_of_files_whose_names_may_have_commas(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    monkeypatch.chdir(tmp_path)
+    Path("lr=0.1,seed=2").mkdir()
+    for name in ("lr=0.1,seed=2/best.ckpt", "[odd,b.ckpt]"):
+        Path(name).touch()
+
+    def read(value: str) -> Any:
+        monkeypatch.setattr(sys, "argv", ["caption.py", f"ckpt={value}"])
+        take_literally("ckpt", lists=["ckpt"])
+        (override,) = OverridesParser.create().parse_overrides(sys.argv[1:])
+        found = override.value()
+        return [str(each) for each in found] if isinstance(found, list) else found
+
+    assert read("[a.ckpt,2024/b.ckpt]") == ["a.ckpt", "2024/b.ckpt"]
+    assert read("[ a.ckpt, Straße (1).ckpt ]") == ["a.ckpt", "Straße (1).ckpt"]
+    assert read("[x=1.ckpt,lr=0.1,seed=2/best.ckpt,c]") == [
+        "x=1.ckpt",
+        "lr=0.1,seed=2/best.ckpt",
+        "c",
+    ]
+    assert read("['a,1.ckpt',\"b,2.ckpt\"]") == ["a,1.ckpt", "b,2.ckpt"]
+    assert read("[~/a.ckpt]") == [str(Path.home() / "a.ckpt")]
+    assert read("[]") == []
+    assert read("[odd,b.ckpt]") == "[odd,b.ckpt]"  # a file of this name
+    assert read("a,b.ckpt") == "a,b.ckpt"
+    assert read("[" + "x" * 5000 + "]") == ["x" * 5000]
+
+
+def test_several_checkpoints_caption_together(
+    run: Run, photographs: dict[str, Image.Image], tmp_path: Path, ckpt: Path, blind_ckpt: Path
+) -> None:
+    images = f"images={tmp_path / 'in'}"
+    alone = [run(images, f"ckpt={each}").captions for each in (ckpt, blind_ckpt)]
+    ended = run(images, f"ckpt=[{ckpt},{blind_ckpt}]", "out=both.csv", "figures=maps")
+    assert ended.status == 0, ended.err  # the maps are those of the member that has attention
+    assert ended.captions.keys() == alone[0].keys()
+    assert ended.captions not in alone
+    assert run(images, f"ckpt=[{ckpt},{ckpt}]").captions == alone[0]
+    assert run(images, "ckpt=[]").err.startswith("error: ckpt=[] is empty")
+
+
 def test_names_reach_the_output_whole_and_on_one_line(run: Run, tmp_path: Path) -> None:
     names = [*NAMES, "tab\tnew\nline\u2028.png", os.fsdecode(b"latin\xe9.png")]
     picture = noise(0)

@@ -47,6 +47,7 @@ class Ensemble(Decoder):
         self.members = nn.ModuleList(members)  # type: ignore[assignment]  # a sequence of its items
         self.mean = mean
         self.vocabulary_size = sizes.pop()
+        self.words = members[0].words
 
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
         return _join([member.prepare(grid) for member in self.members])
