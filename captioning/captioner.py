@@ -50,6 +50,7 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
         "attn_lstm": "captioning.models.decoders.attn_lstm.AttentionLSTM",
         "hard_attn_lstm": "captioning.models.decoders.hard_attn_lstm.HardAttentionLSTM",
         "lstm": "captioning.models.decoders.lstm.LSTM",
+        "transformer": "captioning.models.decoders.transformer.Transformer",
     },
     "objective": {
         "cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy",
