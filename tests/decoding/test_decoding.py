@@ -254,7 +254,8 @@ def decode_one_by_one(strategy: Decoding, decoder: Decoder, grid: Tensor) -> lis
 )
 @EVERY_KIND
 def test_a_batch_gives_what_its_images_give_alone(strategy: Decoding, make: Kind) -> None:
-    decoder, grid = random_decoder(seed=25, end=1.5, make=make), random_grid(36)
+    seed = 1 if make is Transformer else 25  # with which captions end at many times
+    decoder, grid = random_decoder(seed=seed, end=1.5, make=make), random_grid(36)
     together = strategy(decoder, grid, attention=True)
     alone = decode_one_by_one(strategy, decoder, grid)
     for ours, theirs in zip(together, alone, strict=True):

@@ -48,8 +48,8 @@ class Transformer(Decoder):
         layers: number of layers.
         heads: number of attention heads, a divisor of ``hidden_dim``.
         hidden_dim: size of the residual stream x (H).
-        feedforward_dim: units of the feed-forward network (twice ``hidden_dim`` rather than the usual four
-            times, for a small data set).
+        feedforward_dim: units of the feed-forward network; the default is twice ``hidden_dim``, and
+            not four times, as data sets are small.
         activation: ``gelu``, FFN(x) = W_2 GELU(W_1 x), or ``swiglu``, FFN(x) =
             W_2 (SiLU(W_1 x) * W_3 x) with 2/3 of the units, so that both have as many parameters
             (Shazeer 2020).

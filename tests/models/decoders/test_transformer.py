@@ -50,7 +50,7 @@ def activation_of(units: int) -> Callable[[Tensor], Tensor]:
 
 
 def torchs_own(ours: Transformer) -> nn.TransformerDecoder:
-    """torch's decoder with our weights."""
+    """Torch's decoder with our weights."""
     gated = ours.layers[0].feedforward.gated
     units = ours.layers[0].feedforward.output.in_features
     layer = nn.TransformerDecoderLayer(
@@ -252,10 +252,10 @@ def test_dropout_of_words_and_grids_is_for_training_alone() -> None:
 
 def test_a_caption_longer_than_the_learned_positions_is_refused() -> None:
     decoder = decoder_of(max_positions=3)
-    with pytest.raises(CaptioningError, match=r"model.max_positions=3: .* 4 .*sinusoidal"):
+    with pytest.raises(CaptioningError, match=r"model\.max_positions=3: .* 4 .*sinusoidal"):
         decoder(grid_of(), CAPTIONS)
     decoder(grid_of(), CAPTIONS[..., :4])
-    with pytest.raises(CaptioningError, match="model.max_positions=3"):
+    with pytest.raises(CaptioningError, match=r"model\.max_positions=3"):
         Beam(max_length=8, min_length=8)(decoder, grid_of())
 
 
