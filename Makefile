@@ -24,8 +24,8 @@ setup: $(INSTALLED)  ## create .venv with exactly the packages of requirements.l
 # Every demo has its own folder, so that its leaderboard shows only its own runs.
 demo: $(INSTALLED)  ## train with and without attention on drawn scenes, and compare them on a page
 	@set -e; runs=runs/demo/$$(date +%Y-%m-%d_%H-%M-%S); set -x; \
-	$(PY) train.py experiment=scenes model=attn_lstm model.attention_dim=128 model.word_query=true model.recurrent_dropout=0 hydra.run.dir=$$runs/attn_lstm $(ARGS); \
-	$(PY) train.py experiment=scenes model=lstm model.recurrent_dropout=0 hydra.run.dir=$$runs/lstm $(ARGS); \
+	$(PY) train.py experiment=scenes model=attn_lstm model.attention_dim=128 model.word_query=true hydra.run.dir=$$runs/attn_lstm $(ARGS); \
+	$(PY) train.py experiment=scenes model=lstm hydra.run.dir=$$runs/lstm $(ARGS); \
 	$(PY) -m captioning leaderboard $$runs; { set +x; } 2>/dev/null; \
 	echo "Open $$runs/leaderboard.html in a browser."
 

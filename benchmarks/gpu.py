@@ -104,7 +104,7 @@ class MadeUp(CaptionDataModule):
         super().__init__(batch_size=IMAGES)
         encoder, generator = VGG16(weights="random"), torch.Generator().manual_seed(0)
         row = stores.pack(make_grid(encoder))
-        self.store = make_store(folder, encoder, images, len(row))
+        self.store = make_store(folder, encoder, images, row)
         (self.store.folder / "grids.bin").write_bytes(row * images)
         self.load_resident(device)
         _, made = batch_of(generator, images=images, locations=1)

@@ -38,16 +38,19 @@ def make_grid(encoder: VGG16) -> np.ndarray:
     return grid
 
 
-def make_store(folder: Path, encoder: VGG16, images: int, size: int) -> FeatureStore:
-    """A feature store with ``images`` empty rows of ``size`` bytes."""
+def make_store(folder: Path, encoder: VGG16, images: int, row: bytes) -> FeatureStore:
+    """A feature store whose index says that ``row`` is the grid of each of ``images``.
+
+    The file of the grids has the size of all rows, and no contents.
+    """
     identity = stores._identity(encoder)
     place = folder / stores._folder_name(identity)
     place.mkdir()
     (place / "meta.json").write_text(json.dumps({**identity, "precisions": ["fp32"]}))
     digests = {str(n): hashlib.sha256(str(n).encode()).hexdigest() for n in range(images)}
-    (place / "index.txt").write_text("".join(f"{digest} {size}\n" for digest in digests.values()))
+    (place / "index.txt").write_text("".join(stores._line(d, row) for d in digests.values()))
     with (place / "grids.bin").open("wb") as file:
-        file.truncate(images * size)
+        file.truncate(images * len(row))
     start = time.perf_counter()
     store = FeatureStore(place, digests)
     store.opened_in = time.perf_counter() - start  # type: ignore[attr-defined]
@@ -70,7 +73,7 @@ def run(rounds: int) -> list[Figure]:
     of_step = min(seconds(lambda: step(*batch)) for _ in range(max(3, rounds)))
     with tempfile.TemporaryDirectory() as folder:
         row = stores.pack(make_grid(encoder))
-        store = make_store(Path(folder), encoder, COCO, len(row))
+        store = make_store(Path(folder), encoder, COCO, row)
         before = memory()
         start = time.perf_counter()
         lengths = torch.randint(11, 20, (COCO, 5), generator=generator).tolist()

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from captioning.captioner import Captioner
     from captioning.data.datamodule import Batch, CaptionDataModule
-    from captioning.decoding import Beam, Decoding, Greedy, Hypothesis, Sample
+    from captioning.decoding import (
+        MBR,
+        Beam,
+        Decoding,
+        DiverseBeam,
+        Greedy,
+        Hypothesis,
+        Sample,
+    )
     from captioning.kernels.backend import use_backend
     from captioning.metrics import score_captions
     from captioning.metrics.torchmetric import CaptionScores
@@ -33,9 +41,11 @@ _MODULES = {
     "CrossEntropy": "captioning.objectives",
     "Decoder": "captioning.models.decoders.base",
     "Decoding": "captioning.decoding",
+    "DiverseBeam": "captioning.decoding",
     "Greedy": "captioning.decoding",
     "GridEncoder": "captioning.models.encoders.base",
     "Hypothesis": "captioning.decoding",
+    "MBR": "captioning.decoding",
     "Objective": "captioning.objectives",
     "RecurrentDecoder": "captioning.models.decoders.recurrent",
     "Sample": "captioning.decoding",
@@ -45,6 +55,7 @@ _MODULES = {
 """Where each public name comes from."""
 
 __all__ = [
+    "MBR",
     "Attention",
     "Batch",
     "Beam",
@@ -55,6 +66,7 @@ __all__ = [
     "CrossEntropy",
     "Decoder",
     "Decoding",
+    "DiverseBeam",
     "Greedy",
     "GridEncoder",
     "Hypothesis",

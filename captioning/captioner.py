@@ -16,6 +16,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
+from captioning.checkpoints import (
+    FORMAT,
+    check_complete,
+    check_content,
+    check_weights,
+    read_checkpoint,
+    restoring,
+)
 from captioning.data.datamodule import Batch, CaptionDataModule
 from captioning.data.text import Vocabulary
 from captioning.decoding import Decoding, Hypothesis
@@ -27,8 +35,11 @@ from captioning.metrics.torchmetric import CaptionScores
 from captioning.models.decoders.base import Decoder
 from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective
-from captioning.support.build import build, expand, import_class
+from captioning.support.build import build, expand, import_class, validated
 from captioning.support.errors import CaptioningError
+from captioning.support.special_tokens import SPECIAL_WORDS
+from captioning.support.trust import check_trusted, classes_of_a_checkpoint, packages
+from captioning.support.weights import fingerprint
 from captioning.training.checkpoint_io import make_checkpoints_atomic
 from captioning.training.loss_monitor import LossMonitor
 from captioning.training.moved_checkpoints import find_moved_checkpoints
@@ -43,14 +54,16 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
         "vgg16": "captioning.models.encoders.vgg16.VGG16",
         "vgg19": "captioning.models.encoders.vgg19.VGG19",
         "resnet50": "captioning.models.encoders.resnet50.ResNet50",
+        "efficientnet_lite": "captioning.models.encoders.efficientnet_lite.EfficientNetLite",
         "torchvision": "captioning.models.encoders.torchvision.TorchvisionEncoder",
+        "timm": "captioning.models.encoders.timm.TimmEncoder",
     },
     "model": {
+        "transformer": "captioning.models.decoders.transformer.TransformerDecoder",
         "adaptive_lstm": "captioning.models.decoders.adaptive_lstm.AdaptiveLSTM",
         "attn_lstm": "captioning.models.decoders.attn_lstm.AttentionLSTM",
         "hard_attn_lstm": "captioning.models.decoders.hard_attn_lstm.HardAttentionLSTM",
         "lstm": "captioning.models.decoders.lstm.LSTM",
-        "transformer": "captioning.models.decoders.transformer.Transformer",
     },
     "objective": {
         "cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy",
@@ -65,7 +78,9 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "validation": {
         "beam": "captioning.decoding.Beam",
+        "diverse_beam": "captioning.decoding.DiverseBeam",
         "greedy": "captioning.decoding.Greedy",
+        "mbr": "captioning.decoding.MBR",
         "sample": "captioning.decoding.Sample",
     },
 }
@@ -78,9 +93,6 @@ OPTIMIZER: Final[Spec] = {
     "fused": True,
 }
 """The optimiser of a captioner that is not given one, as in ``conf/optimizer/adamw.yaml``."""
-
-FORMAT: Final = 2
-"""Version of the checkpoint format. Format 1 has other names for the parameters."""
 
 
 class Captioner(pl.LightningModule):
@@ -145,7 +157,9 @@ class Captioner(pl.LightningModule):
         )
         self.objective = build(expanded["objective"], Objective, "objective")
         check_needed_objective(self.objective, self.decoder)
+        self.decoder.words = (*SPECIAL_WORDS, *self.vocabulary.words)
         self.validation = build(expanded["validation"], Decoding, "validation")
+        self.validation.check_words(self.decoder)
         self.optimizer_spec: dict[str, Any] = expanded["optimizer"]
         self.scheduler_spec: dict[str, Any] = expanded["scheduler"]
         self.encoder_lr = encoder_lr
@@ -255,10 +269,12 @@ class Captioner(pl.LightningModule):
         """Begin a run of the trainer; Lightning restores a checkpoint after this hook."""
         if self._references_from != "user":
             self._references_from = None  # the data module may be another one than before
+        make_checkpoints_atomic(self.trainer)
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, CaptionDataModule):
+            self.validation.set_documents(data.documents())
         if stage == "fit":
-            make_checkpoints_atomic(self.trainer)
             self.noise_seed = None
-            data = getattr(self.trainer, "datamodule", None)
             if data is not None:
                 self.objective.setup(data)
 
@@ -457,9 +473,10 @@ class Captioner(pl.LightningModule):
         checkpoint["format"] = FORMAT
         checkpoint["run"] = dict(self.run)
         checkpoint["noise_seed"] = self.noise_seed
+        metrics = self._trainer.callback_metrics if self._trainer else {}  # a Strategy saves, too
         checkpoint["epoch_means"] = {
             name: float(value)
-            for name, value in self.trainer.callback_metrics.items()
+            for name, value in metrics.items()
             if name.startswith("train/") and name.endswith("_epoch")
         }
         checkpoint["encoder"] = {
@@ -472,11 +489,12 @@ class Captioner(pl.LightningModule):
         """Restore a checkpoint that the trainer was given as ``ckpt_path``.
 
         Raises:
-            CaptioningError: the checkpoint is of version 0.1, or has another vocabulary or encoder
-                than this captioner, for which the trainer's data module prepares the batches; or
-                it is trained further, and has other settings.
+            CaptioningError: the checkpoint is none of a Captioner, is of version 0.1, or has
+                another vocabulary or encoder than this captioner, for which the trainer's data
+                module prepares the batches; or it is trained further, and has other settings.
         """
-        check_format(checkpoint, "ckpt_path")
+        check_content(checkpoint, "ckpt_path")
+        check_complete(checkpoint, "ckpt_path")
         saved = checkpoint["encoder"]
         if checkpoint["hyper_parameters"]["vocabulary"] != self.vocabulary.to_list():
             different = "another vocabulary than this captioner"
@@ -499,6 +517,33 @@ class Captioner(pl.LightningModule):
             "Captioner.load_from_checkpoint(ckpt_path) returns."
         )
 
+    @classmethod
+    def _of_settings(cls, hyper_parameters: Mapping[str, Any], backend: Backend) -> "Captioner":
+        """A new captioner with the settings of a checkpoint; no file of weights is read."""
+        settings = validated(cls, hyper_parameters, "hyper_parameters", set())
+        # The checkpoint has the encoder's weights, so that no other source of them is needed.
+        encoder = expand(settings.get("encoder", "vgg16"), NAMES["encoder"], "encoder")
+        settings |= {"encoder": encoder | {"weights": "random"}, "backend": backend}
+        captioner = cls(**settings)
+        for key in ("optimizer", "scheduler"):  # imported when the captioner is trained further
+            spec = captioner.hparams[key]
+            check_trusted(str(spec.get("_target_") or ""), f"{key}._target_")
+        return captioner
+
+    def _check_encoder(self, saved: Mapping[str, Any]) -> None:
+        """Check the weights of the encoder in a checkpoint.
+
+        Raises:
+            CaptioningError: they are missing, or are not those of its fingerprint, by which the
+                cache of features is found.
+        """
+        weights = saved["state_dict"]
+        if not weights and self.encoder_trains:
+            return  # they are among those of the captioner
+        check_weights(self.encoder, weights)
+        if fingerprint(self.encoder.name, weights) != saved["fingerprint"]:
+            raise CaptioningError("its encoder has other weights than those of its fingerprint.")
+
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         """Restore what a checkpoint has in addition to the state dict that Lightning restores."""
         self.run = checkpoint["run"]
@@ -511,26 +556,40 @@ class Captioner(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # what it does not take, it does not need
-        cls, checkpoint_path: str | Path, map_location: Any = "cpu", backend: Backend = "auto"
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = "cpu",
+        backend: Backend = "auto",
+        trust: str | Sequence[str] | None = None,
     ) -> "Captioner":
         """Load a captioner from a checkpoint file alone; like a new one, it is in training mode.
+
+        A checkpoint names the classes of its parts. Those of this package and of ``torch.optim``,
+        and those that were built in this process from settings of your own, are imported. Any
+        others are refused, unless you name their package.
 
         Args:
             checkpoint_path: the file, for instance a run's ``best.ckpt``.
             map_location: the device to move the captioner to.
             backend: which kernels compute it, independent of the training's.
+            trust: the packages or modules whose classes it may name, too: ``"my_package"``. Their
+                code is run, with the arguments that the checkpoint has.
 
         Raises:
-            CaptioningError: there is no such file, or it is not a checkpoint of a Captioner.
+            CaptioningError: there is no such file, it is damaged, it is not a checkpoint of a
+                Captioner, or it names a class that is not trusted.
         """
+        trusted = packages(trust)
         checkpoint = read_checkpoint(checkpoint_path)
-        settings = dict(checkpoint["hyper_parameters"])
-        # The checkpoint has the encoder's weights, so that no other source of them is needed.
-        settings["encoder"] = {**settings["encoder"], "weights": "random"}
-        settings["backend"] = backend
-        captioner = cls(**settings)
-        captioner._restore(checkpoint)
-        captioner.load_state_dict(checkpoint["state_dict"])
+        name = f"ckpt={checkpoint_path}"
+        check_complete(checkpoint, name)
+        with restoring(name, Path(checkpoint_path).stat().st_size):
+            with classes_of_a_checkpoint(trusted):
+                captioner = cls._of_settings(checkpoint["hyper_parameters"], backend)
+            check_weights(captioner, checkpoint["state_dict"])
+            captioner._check_encoder(checkpoint["encoder"])
+            captioner._restore(checkpoint)
+            captioner.load_state_dict(checkpoint["state_dict"])
         return captioner.to(map_location)
 
 
@@ -551,44 +610,6 @@ def check_needed_objective(objective: Objective, decoder: Decoder) -> None:
         )
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint file, which holds plain data and tensors only.
-
-    Raises:
-        CaptioningError: there is no such file, or it is not a checkpoint of a Captioner.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CaptioningError(f"ckpt={path}: no such file; a run's are in its checkpoints/.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CaptioningError(f"ckpt={path} cannot be read ({error.strerror}).") from error
-    except Exception as error:  # torch raises many kinds; some advise unsafe unpickling
-        raise CaptioningError(f"ckpt={path}: not a checkpoint, or cut short.") from error
-    if not isinstance(checkpoint, dict) or not {"hyper_parameters", "encoder"} <= set(checkpoint):
-        raise CaptioningError(f"ckpt={path}: a checkpoint, but not one of this project's.")
-    check_format(checkpoint, f"ckpt={path}")
-    return checkpoint
-
-
 def without_vocabulary(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a captioner that are settings."""
     return {name: value for name, value in settings.items() if name != "vocabulary"}
-
-
-def check_format(checkpoint: Mapping[str, Any], name: str) -> None:
-    """Refuse a checkpoint of an earlier format, whose parameters have other names.
-
-    Args:
-        checkpoint: the content of the checkpoint.
-        name: the setting or file that the message names.
-
-    Raises:
-        CaptioningError: the checkpoint has another format.
-    """
-    if checkpoint.get("format") != FORMAT:
-        raise CaptioningError(
-            f"{name}: written by version 0.1 of captioning, whose parameters had other names: "
-            "train again, or use version 0.1."
-        )

@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from captioning.cli_errors import one_sentence
 from captioning.support.claims import check_unused, claim, claim_new, release_claims
 from captioning.support.errors import CaptioningError
-from captioning.support.files import atomic_write_text
+from captioning.support.files import atomic_write_text, naming_disk_faults
 from captioning.support.output import lasting_output
 from captioning.support.signals import signal_of, stopping_by_signals
 
@@ -63,33 +63,8 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
     os.chdir(hydra.runtime.cwd)
     try:
         settings = resolved(config)
-        # Imported here, so that --help and wrong keys need not wait for torch.
-        if task == "caption":
-            from captioning.apps.caption import caption
-            from captioning.support.build import only_groups
-
-            only_groups(settings, ("decoding",))
-            caption(settings)
-            return {}
-        folder = Path(hydra.runtime.output_dir)
-        command = command_of(hydra)
-        in_multirun = hydra.mode is RunMode.MULTIRUN
-        if task == "evaluate":
-            if not in_multirun:
-                check_unused(folder)
-            # Scoring a file of captions needs no model and does not import torch.
-            from captioning.evaluation.captions_file import EvalSettings, score_file
-            from captioning.support.build import only_groups
-
-            only_groups(settings, ("data", "decoding", "trainer"))
-            if EvalSettings.of(settings).captions:
-                return score_file(settings, folder, command)
-            from captioning.evaluation.evaluate import evaluate
-
-            return evaluate(settings, folder, command)
-        from captioning.training import fit
-
-        return fit.train(settings, folder, command, only_new=True)
+        with naming_disk_faults(hydra.runtime.output_dir):
+            return _run_task(task, settings, hydra)
     except CaptioningError as error:
         in_multirun = hydra.mode is RunMode.MULTIRUN
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or (in_multirun and task == "caption"):
@@ -136,6 +111,37 @@ def ended_by(error: KeyboardInterrupt) -> str:
     return "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
 
 
+def _run_task(
+    task: Task, settings: dict[str, Any], hydra: HydraConf | DictConfig
+) -> dict[str, dict[str, float]]:
+    # Imported here, so that --help and wrong keys need not wait for torch.
+    if task == "caption":
+        from captioning.apps.caption import caption
+        from captioning.support.build import only_groups
+
+        only_groups(settings, ("decoding",))
+        caption(settings)
+        return {}
+    folder = Path(hydra.runtime.output_dir)
+    command = command_of(hydra)
+    if task == "evaluate":
+        if hydra.mode is not RunMode.MULTIRUN:
+            check_unused(folder)
+        # Scoring a file of captions needs no model and does not import torch.
+        from captioning.evaluation.captions_file import EvalSettings, score_file
+        from captioning.support.build import only_groups
+
+        only_groups(settings, ("data", "decoding", "trainer"))
+        if EvalSettings.of(settings).captions:
+            return score_file(settings, folder, command)
+        from captioning.evaluation.evaluate import evaluate
+
+        return evaluate(settings, folder, command)
+    from captioning.training import fit
+
+    return fit.train(settings, folder, command, only_new=True)
+
+
 def in_sweep() -> bool:
     """Whether this is a job of a multirun."""
     return HydraConfig.get().mode is RunMode.MULTIRUN
@@ -157,15 +163,16 @@ def train_in_sweep(config: DictConfig) -> float | None:
     logs = OmegaConf.to_container(hydra.job_logging, resolve=True)
     assert isinstance(logs, dict)
     try:
-        return jobs.run_job(
-            folder,
-            resolved(config),
-            overrides=overrides,
-            command=command_of(hydra),
-            logging={str(key): value for key, value in logs.items()},
-            cwd=Path(hydra.runtime.cwd),
-            output=None if runs_sequentially else folder / "output.log",
-        )
+        with naming_disk_faults(folder):
+            return jobs.run_job(
+                folder,
+                resolved(config),
+                overrides=overrides,
+                command=command_of(hydra),
+                logging={str(key): value for key, value in logs.items()},
+                cwd=Path(hydra.runtime.cwd),
+                output=None if runs_sequentially else folder / "output.log",
+            )
     except (CaptioningError, OSError) as error:
         jobs.record_failure(folder, str(error), overrides)
         return None
@@ -242,6 +249,8 @@ def command_line(config_name: str, *literal: str) -> Iterator[None]:
         literal: the keys whose values are taken literally; see :func:`take_literally`.
     """
     take_literally(*literal)
+    # Otherwise logging prints a traceback for every line that a full disk cannot take.
+    logging.raiseExceptions = False
     with lasting_output():
         try:
             with stopping_by_signals(), one_sentence(config_name):
@@ -282,6 +291,8 @@ class Claim(Callback):
         ranks = {os.environ.get(name, "0") for name in ("LOCAL_RANK", "SLURM_PROCID")}
         if ranks != {"0"}:  # the first process of the run claims the folder for all
             return
+        # Hydra does this after its callbacks, but the name of the folder refers to ${hydra:...}.
+        HydraConfig.instance().set_config(config)
         hydra = config.hydra
         folder = Path(hydra.run.dir)
         resumed = config.get("resume")
@@ -290,7 +301,7 @@ class Claim(Callback):
                 claim(folder)
             else:
                 folder = claim_new(folder)
-                with read_write(config):
+                with read_write(hydra):
                     hydra.run.dir = str(folder)
             if resumed and Path(resumed).is_file():
                 earlier = Path(resumed).parent
@@ -340,8 +351,8 @@ class Sweep(Callback):
             folder /= sweep_name(config, swept)
         try:
             atomic_write_text(folder / "multirun.yaml", OmegaConf.to_yaml(config))
-        except OSError as error:
-            sys.exit(f"error: {folder} cannot be written ({error.strerror}).")
+        except CaptioningError as error:  # Hydra would only warn
+            sys.exit(f"error: {error}")
         self.failures = failures(folder)
         # The configuration of each job is in its job.json.
         settings = {"sweep.dir": quoted(str(folder)), "output_subdir": "null"}

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra._internal import utils
@@ -22,6 +23,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from captioning.support.errors import CaptioningError
+from captioning.support.files import naming_disk_faults
 from captioning.support.nearest import did_you_mean
 from captioning.support.renamed import renamed
 
@@ -29,6 +32,8 @@ from captioning.support.renamed import renamed
 @contextmanager
 def one_sentence(config_name: str) -> Iterator[None]:
     """Make Hydra's main function exit with one sentence and status 1 at a user's mistake.
+
+    Likewise if the disk is full or may not be written, where Hydra itself writes.
 
     With HYDRA_FULL_ERROR=1 the exception is raised, as without this function.
 
@@ -40,11 +45,14 @@ def one_sentence(config_name: str) -> Iterator[None]:
     def run_and_report(func: Any) -> Any:
         def explained() -> Any:
             try:
-                return func()
-            except (HydraException, OmegaConfBaseException) as error:
+                with naming_disk_faults(Path.cwd()), _handlers_own_error():
+                    return func()
+            except (HydraException, OmegaConfBaseException, CaptioningError) as error:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
-                print(f"error: {explain(error, config_name)}", file=sys.stderr)
+                is_ours = isinstance(error, CaptioningError)
+                message = str(error) if is_ours else explain(error, config_name)
+                print(f"error: {message}", file=sys.stderr)
                 sys.exit(1)
 
         return report(explained)
@@ -54,6 +62,17 @@ def one_sentence(config_name: str) -> Iterator[None]:
         yield
     finally:
         utils.run_and_report = report
+
+
+@contextmanager
+def _handlers_own_error() -> Iterator[None]:
+    """Raise the error of a log file that cannot be opened, which logging hides in another one."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise
 
 
 def explain(error: Exception, config_name: str) -> str:

@@ -82,7 +82,7 @@ class Work(NamedTuple):
 def run(tries: int, folder: Path, seed: int) -> Iterator[Try]:
     """Kill each kind of work in turn, every second time at an aimed moment."""
     rng = random.Random(seed)
-    _replace_java()
+    replace_java()
     logging.disable(logging.INFO)
     data = _draw_data(folder / "data")
     setup = partial(_train, data=data, epochs=2)
@@ -455,6 +455,7 @@ class _Meteor:
         pass
 
 
-def _replace_java() -> None:
+def replace_java() -> None:
+    """Replace METEOR's program and the tokeniser by functions, in this process and its children."""
     meteor.MeteorProcess = _Meteor  # type: ignore[misc,assignment]
     tokenizer._tokenized = lambda captions: tuple(text.lower() for text in captions)  # type: ignore[assignment]

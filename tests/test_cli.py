@@ -1,17 +1,23 @@
 """The folders of single runs, through ``eval.py``, which needs no model to score a file."""
 
 import datetime
+import errno
 import json
+import os
 import runpy
 import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core import utils
+from hydra.core.hydra_config import HydraConfig
 
+from captioning.cli import Claim
 from captioning.reporting.results import read_results
 from captioning.support.claims import claim, release_claims
 
@@ -81,3 +87,59 @@ def test_relative_paths_are_of_the_folder_of_the_command(evaluate: Evaluate) -> 
     shutil.move("captions.json", "mine.json")
     assert evaluate("captions=mine.json", "hydra.run.dir=mine", "hydra.job.chdir=true") == ""
     assert Path("mine/results.json").exists()
+
+
+def test_a_training_claims_its_folder_whose_name_has_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name refers to a choice that Hydra makes known only after its callbacks."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", ["model=lstm"], return_hydra_config=True)
+    Claim().on_run_start(config)
+    (claimed,) = Path("runs", "lstm").iterdir()
+    assert config.hydra.run.dir == str(claimed)
+    assert (claimed / ".lock").exists()
+    release_claims()
+
+
+def test_a_disk_that_cannot_be_written_is_one_sentence_wherever_it_is_met(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whatever file: Hydra's own, the log, the results, the report; the next command works."""
+    opened: list[str] = []
+    place, armed, failing = str(Path.cwd()), [True], [""]
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if armed[0] and event == "open" and arguments[2] & os.O_CREAT:
+            path = str(arguments[0])
+            if path.startswith(place) or not path.startswith("/"):
+                opened.append(path)
+                if failing[0] and failing[0] in path:
+                    raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    sys.addaudithook(hook)
+    try:
+        assert evaluate("hydra.run.dir=whole") == ""
+        written = {name for name in map(file_name, opened) if name != "tokens"}
+        assert {".lock", "config.yaml", "eval.log", "results.json"} <= written
+        for number, name in enumerate(sorted(written)):
+            failing[0] = name
+            said = evaluate(f"hydra.run.dir=full{number}")
+            assert said.startswith("error: "), (name, said)
+            assert "cannot be" in said, (name, said)
+            assert "make room on its disk" in said, (name, said)
+            assert said.count("\n") == 1, (name, said)
+        failing[0] = ""
+        assert evaluate("hydra.run.dir=full0") == ""
+    finally:
+        armed[0] = False
+
+
+def file_name(path: str) -> str:
+    """The name under which an atomic write leaves what it writes to ``path``."""
+    name = Path(path).name
+    if Path(path).parent.name == "tokens":
+        return "tokens"  # a cache that cannot be written is no error
+    return name[1:].rsplit(".", 3)[0] if name.endswith(".tmp") else name

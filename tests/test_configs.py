@@ -173,6 +173,8 @@ def test_a_file_and_its_class_have_the_same_defaults(script: str, override: str)
                 expected = parameter.default
                 if name == "cleaner":
                     expected = vars(Cleaner())
+                elif isinstance(expected, tuple):
+                    expected = list(expected)
                 assert spec[name] == expected, f"{key}.{name}"
                 assert isinstance(spec[name], bool) == isinstance(expected, bool)
     given = {each.partition("=")[0] for each in SETTINGS[script][1]}

@@ -155,8 +155,9 @@ def test_the_temperature_is_learned_saved_and_loaded_in_a_fresh_process(
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     ended = subprocess.run(
         [
-            sys.executable, "eval.py", f"ckpt='{ckpt}'", "data=scenes", "trainer.accelerator=cpu",
-            f"data.cache={folder / 'cache'}", f"hydra.run.dir={again}", "trainer.precision=32-true",
+            sys.executable, "eval.py", f"ckpt='{ckpt}'", "trust=examples", "data=scenes",
+            "trainer.accelerator=cpu", "trainer.precision=32-true",
+            f"data.cache={folder / 'cache'}", f"hydra.run.dir={again}",
         ],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,8 @@ from faults.__main__ import DOCS, PARTS, main
 from faults.attempt import attempt
 from faults.outcome import SUCCESSES, Outcome, Try
 from faults.record import fill
+
+ROOT = Path(__file__).parents[1]
 
 
 def refuse(message: str) -> None:
@@ -89,3 +93,17 @@ def test_damaged_files_are_read_or_refused_by_every_reader(tmp_path: Path) -> No
     found = list(readers.run(300, tmp_path, seed=1))
     assert [each for each in found if each.outcome not in SUCCESSES] == []
     assert {each.outcome for each in found} == {"right", "refused"}
+
+
+def test_faults_of_the_file_system_end_well(tmp_path: Path) -> None:
+    """In a process of its own, since it forks, and replaces Java."""
+    command = [sys.executable, "-m", "faults", "file_system", "--tries", "8", "--seed", "5"]
+    ended = subprocess.run(
+        [*command, "--out", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    record = json.loads((tmp_path / "reliability.json").read_text())
+    kinds = record["file_system"]["kinds"]
+    assert sum(sum(outcomes.values()) for outcomes in kinds.values()) == 8
+    assert len(kinds) >= 7

@@ -18,7 +18,7 @@ ALLOWED = {
     "models": ("support", OPS),
     # The data module opens the features of the model's encoder, which it knows as a GridEncoder.
     "data": ("support", ENCODER),
-    "decoding": ("support", OPS, DECODER),
+    "decoding": ("support", OPS, DECODER, "metrics.utility"),
     # CLIPScore reads image files as everything else does.
     "metrics": ("support", "data.images"),
     # An objective may generate captions, and score them.
@@ -41,6 +41,7 @@ LIBRARIES = {
     "torchvision": (
         "data/", "models/encoders/", "support/weights.py", "metrics/clip_embeddings.py",
     ),
+    "timm": ("models/encoders/timm.py",),
     "pycocoevalcap": ("metrics/",),
     "triton": ("kernels/triton/",),
     "ctypes": ("kernels/cpu/", "support/memory.py"),

@@ -6,9 +6,9 @@ import os
 import sys
 import unicodedata
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
@@ -34,8 +34,13 @@ from captioning.data.images import load_rgb
 from captioning.decoding import Decoding, Greedy, Hypothesis
 from captioning.reporting.figures import attention_figure, region_of
 from captioning.support.build import build, own, validated
-from captioning.support.errors import CaptioningError
-from captioning.support.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from captioning.support.errors import CaptioningError, printable
+from captioning.support.files import (
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    writing,
+)
 from captioning.support.memory import keep_freed_memory
 from captioning.support.output import reader_has_gone
 from captioning.support.progress import track_progress
@@ -53,13 +58,17 @@ class CaptionSettings:
     images: str
     out: str | None = None
     figures: str | None = None
+    captions: int = 1
     batch_size: int = 32
     device: str = "auto"
     precision: str = "auto"
+    trust: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise CaptioningError(f"batch_size={self.batch_size}: choose 1 or more.")
+        if self.captions < 1:
+            raise CaptioningError(f"captions={self.captions}: choose 1 or more.")
         if self.out is not None:
             if Path(self.out).suffix not in (".json", ".csv"):
                 raise CaptioningError(f"out={self.out}: end its name in .json or .csv.")
@@ -68,16 +77,18 @@ class CaptionSettings:
 
 
 class Captioned(NamedTuple):
-    """A photograph with its caption.
+    """A photograph with one of its captions.
 
     Attributes:
         path: the photograph's file.
-        caption: the best caption.
+        rank: 1 for the photograph's best caption, 2 for the next one, and so on.
+        caption: the words.
         log_prob: natural logarithm of the caption's probability.
         attention: the attention map of each word; None for a model without attention.
     """
 
     path: Path
+    rank: int
     caption: str
     log_prob: float
     attention: Float[np.ndarray, "words rows columns"] | None
@@ -88,6 +99,7 @@ def caption_files(
     files: Sequence[Path],
     decoding: Decoding,
     *,
+    captions: int = 1,
     batch_size: int = 32,
     device: str = "auto",
     precision: str = "auto",
@@ -98,12 +110,15 @@ def caption_files(
         captioner: the model. It is moved to the device and stays there.
         files: the photographs, without duplicates, of any format and size.
         decoding: the decoding method.
+        captions: number of captions of each photograph; fewer if the decoding finds fewer different
+            ones.
         batch_size: number of photographs in a batch.
         device: ``auto`` (a GPU if there is one), or any device name of torch.
         precision: ``fp32``, ``bf16``, or ``auto``: bf16 if the device supports it natively.
 
     Yields:
-        The captions of a batch, and the errors of those photographs that cannot be read.
+        The captions of a batch, those of a photograph best first, and the errors of those
+        photographs that cannot be read.
 
     Raises:
         CaptioningError: the device or the precision is not available.
@@ -124,11 +139,20 @@ def caption_files(
             found = []
             if images:
                 hypotheses = decode_images(captioner, list(images.values()), decoding, arithmetic)
-                for path, (best, *_) in zip(images, hypotheses, strict=True):
-                    caption = captioner.vocabulary.decode(best.tokens)
-                    attention = attention_maps(best, encoder.grid_size)
-                    found.append(Captioned(path, caption, best.log_prob, attention))
+                for path, of_image in zip(images, hypotheses, strict=True):
+                    for rank, each in enumerate(different(of_image)[:captions], start=1):
+                        caption = captioner.vocabulary.decode(each.tokens)
+                        attention = attention_maps(each, encoder.grid_size)
+                        found.append(Captioned(path, rank, caption, each.log_prob, attention))
             yield found, errors
+
+
+def different(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
+    """The hypotheses without repetitions; samples of an image may be equal."""
+    first: dict[tuple[int, ...], Hypothesis] = {}
+    for each in hypotheses:
+        first.setdefault(tuple(each.tokens), each)
+    return list(first.values())
 
 
 def decode_images(
@@ -173,6 +197,8 @@ def attention_maps(
 def caption(config: Mapping[str, Any]) -> None:
     """Caption photographs: prints each file and its caption, separated by a tab.
 
+    With several captions of a photograph, each has a line of its own, best first.
+
     Args:
         config: the configuration, composed from ``conf/caption.yaml``.
 
@@ -185,10 +211,16 @@ def caption(config: Mapping[str, Any]) -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     settings = CaptionSettings(**validated(CaptionSettings, own(config), "caption.yaml", set()))
     decoding = build(config["decoding"], Decoding, "decoding")
+    if decoding.width is not None and settings.captions > decoding.width:
+        raise CaptioningError(
+            f"captions={settings.captions}: decoding finds {decoding.width} at most: choose "
+            f"decoding=beam decoding.beam_size={settings.captions}, or more."
+        )
     if isinstance(sys.stdout, TextIOWrapper):  # its encoding may lack characters of file names
         sys.stdout.reconfigure(errors="backslashreplace")
     root, files = find_images(settings.images)
-    captioner = Captioner.load_from_checkpoint(settings.ckpt)
+    captioner = Captioner.load_from_checkpoint(settings.ckpt, trust=settings.trust)
+    decoding.check_words(captioner.decoder)
     out = Path(settings.out) if settings.out else None
     figures = Path(settings.figures) if settings.figures else None
     if out:
@@ -201,6 +233,7 @@ def caption(config: Mapping[str, Any]) -> None:
         captioner,
         files,
         decoding,
+        captions=settings.captions,
         batch_size=settings.batch_size,
         device=settings.device,
         precision=settings.precision,
@@ -211,28 +244,26 @@ def caption(config: Mapping[str, Any]) -> None:
 
     def write_captions() -> None:
         if out and rows:
-            with explain_write_errors("out", out):
-                write_rows(out, rows)
+            write_rows(out, rows)
 
     with closing(batches), track_progress("Captioning", len(files)) as advance:
         for captioned, errors in batches:
             for found in captioned:
-                print(one_line(found.path), found.caption, sep="\t")
+                print(one_line(found.path), printable(found.caption), sep="\t")
             sys.stdout.flush()
+            rows += map(row_of, captioned)
             if reader_has_gone() and not (out or figures):
                 raise BrokenPipeError  # nobody would see the other captions
-            rows += map(row_of, captioned)
             if figures:
                 try:
-                    with explain_write_errors("figures", figures):
-                        errors |= write_figures(figures, root, captioned, resize)
+                    errors |= write_figures(figures, root, captioned, resize)
                 except CaptioningError:
                     write_captions()
                     raise
             for error in errors.values():
                 print(f"error: {error}", file=sys.stderr)
             failed += len(errors)
-            advance(len(captioned) + len(errors))
+            advance(len({found.path for found in captioned} | errors.keys()))
     write_captions()
     if failed:
         raise CaptioningError(f"{failed} of {len(files)} photographs could not be read.")
@@ -251,18 +282,9 @@ def check_attention(captioner: Captioner) -> None:
         )
 
 
-@contextmanager
-def explain_write_errors(key: str, path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` in the block into a :class:`CaptioningError` that names the key."""
-    try:
-        yield
-    except OSError as error:
-        raise CaptioningError(f"{key}={path} cannot be written ({error.strerror}).") from error
-
-
 def check_writable(key: str, path: Path, folder: Path) -> None:
     """Create a folder and check that files can be written there, before any work is done."""
-    with explain_write_errors(key, path):
+    with writing(path, key):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
@@ -298,13 +320,14 @@ def write_rows(out: Path, rows: Sequence[Row]) -> None:
 def write_figures(
     folder: Path, root: Path, captioned: Sequence[Captioned], resize: str
 ) -> dict[Path, CaptioningError]:
-    """Draw the attention maps of some captions, one PNG for each photograph.
+    """Draw the attention maps of some captions, one PNG for each of them.
 
     Args:
         folder: the output folder. A photograph's path relative to ``root``, with ``.png`` appended,
-            is the path of its figure in this folder.
+            is the path of the figure of its best caption in this folder; ``.2.png`` is appended for
+            the second-best one, and so on.
         root: a folder that contains all photographs.
-        captioned: the photographs, captioned by a model with attention.
+        captioned: the photographs and their captions, made by a model with attention.
         resize: how the encoder resized them: ``squash`` or ``crop``.
 
     Returns:
@@ -322,7 +345,8 @@ def write_figures(
         data = BytesIO()
         # Three times as fast as the default level 6, and hardly larger.
         figure.savefig(data, format="png", pil_kwargs={"compress_level": 4})
-        atomic_write_bytes(folder / f"{found.path.relative_to(root)}.png", data.getvalue())
+        end = ".png" if found.rank == 1 else f".{found.rank}.png"
+        atomic_write_bytes(folder / f"{found.path.relative_to(root)}{end}", data.getvalue())
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:

@@ -31,6 +31,7 @@ from captioning.reporting.figures import region_of
 from captioning.reporting.gallery import attention_data
 from captioning.reporting.rendering import render_page
 from captioning.support.build import validated
+from captioning.support.checkpoint_file import check_file
 from captioning.support.errors import CaptioningError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ settings:
   port=8000     the page is http://{HOST}:PORT; 0: any free port
   beam_size=5   number of captions that the beam search keeps and the page shows
   device=auto   cpu, cuda, mps; auto: a GPU if there is one
+  trust=PACKAGE a package of yours whose classes the checkpoint may name; several with commas
 """
 
 
@@ -68,6 +70,7 @@ class DemoSettings:
     port: int = 8000
     beam_size: int = 5
     device: str = "auto"
+    trust: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
@@ -277,8 +280,7 @@ def _settings(arguments: Sequence[str]) -> DemoSettings:
 def _serve(settings: DemoSettings) -> None:
     # Report mistakes before torch and Lightning are imported.
     ckpt = Path(settings.ckpt).expanduser()
-    if not ckpt.is_file():
-        raise CaptioningError(f"ckpt={ckpt}: no such file; see the folder checkpoints/ of a run.")
+    check_file(ckpt, "ckpt")
     with _listener(settings.port) as listener:
         port = listener.getsockname()[1]
         print(f"Loading {ckpt}", file=sys.stderr)
@@ -291,7 +293,8 @@ def _serve(settings: DemoSettings) -> None:
 
         # A photograph with this warning is refused.
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-        app = create_app(Captioner.load_from_checkpoint(ckpt).to(device), decoding)
+        captioner = Captioner.load_from_checkpoint(ckpt, device, trust=settings.trust)
+        app = create_app(captioner, decoding)
         server = DemoServer(app, listener)
         print(f"Open http://{HOST}:{port}", flush=True)
         # From now on, Ctrl-C ends the process at once. There is nothing to clean up, and Python's

@@ -31,7 +31,7 @@ from captioning.reporting.ranking import (
 )
 from captioning.reporting.report import write_leaderboard_page
 from captioning.support.errors import CaptioningError
-from captioning.support.files import atomic_write_text
+from captioning.support.files import atomic_write_text, naming_disk_faults
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return _report(options)
+        with naming_disk_faults(options.out or options.folders[0]):
+            return _report(options)
     except CaptioningError as error:
         print(error, file=sys.stderr)
         return 1
@@ -142,7 +143,7 @@ def _report(options: argparse.Namespace) -> int:
         for name, text in files.items():
             atomic_write_text(out / name, text)
         page = write_leaderboard_page(out / "leaderboard.html", board)
-    except OSError as error:
+    except CaptioningError as error:
         unwritten = error
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -153,7 +154,7 @@ def _report(options: argparse.Namespace) -> int:
     for sentence in (*notes(board), *endings(board)):
         console.print(sentence, markup=False)
     if unwritten is not None:
-        raise CaptioningError(f"{out}: cannot be written: {unwritten.strerror}")
+        raise unwritten
     for path in (*(out / name for name in files), page):
         console.print(f"Wrote {path}", markup=False)
     if options.wandb:

@@ -15,6 +15,7 @@ from captioning.data.readers.registry import LAYOUTS
 from captioning.data.splits import SPLITS
 from captioning.data.text import Cleaner, build_vocabulary, clean_descriptions, save_descriptions
 from captioning.support.errors import CaptioningError
+from captioning.support.files import naming_disk_faults
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,14 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        _prepare(options)
+        with naming_disk_faults(options.out):
+            _prepare(options)
     except CaptioningError as error:
         print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"error: {options.out}: cannot be written ({error.strerror}).", file=sys.stderr)
-    else:
-        return 0
-    return 1
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

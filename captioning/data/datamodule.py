@@ -313,6 +313,10 @@ class CaptionDataModule(pl.LightningDataModule):
         """The raw captions of a split's images by id, as the metrics take them."""
         return {image.id: list(image.captions) for image in self.images(split)}
 
+    def documents(self) -> dict[str, list[str]]:
+        """The cleaned captions of the training split, from which frequencies are counted."""
+        return {image.id: self.descriptions[image.id] for image in self.corpus.split("train")}
+
     def dataset(self, split: str) -> CaptionDataset:
         """The images and token ids of a split.
 

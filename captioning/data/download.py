@@ -36,6 +36,7 @@ from rich.progress import (
 
 from captioning.data.readers.registry import LAYOUTS_UNDERSTOOD
 from captioning.support.errors import CaptioningError
+from captioning.support.files import writing
 from captioning.support.locks import file_lock
 
 log = logging.getLogger(__name__)
@@ -122,16 +123,15 @@ def download_flickr8k(
 
     Raises:
         CaptioningError: no mirror sends the archive, or an archive in ``target`` is not the
-            original one. The message says what to download by hand and where to put it.
+            original one; the message says what to download by hand and where to put it. Or
+            ``target`` cannot be written.
     """
     target = Path(target).expanduser()
-    try:
-        with file_lock(target / ".download.lock", f"the download of Flickr8k to {target}"):
-            for archive in archives:
-                if not (target / archive.folder).is_dir():
-                    _provide(archive, target, mirrors)
-    except OSError as error:
-        raise CaptioningError(f"{target}: cannot be written ({error.strerror}).") from error
+    lock = file_lock(target / ".download.lock", f"the download of Flickr8k to {target}")
+    with writing(target), lock:
+        for archive in archives:
+            if not (target / archive.folder).is_dir():
+                _provide(archive, target, mirrors)
     return target
 
 

@@ -24,7 +24,7 @@ from random import Random
 from PIL import Image, ImageDraw
 
 from captioning.data.splits import SPLITS
-from captioning.support.files import atomic_write_json, atomic_write_text
+from captioning.support.files import atomic_write_json, atomic_write_text, writing
 from captioning.support.locks import file_lock
 from captioning.support.progress import track_progress
 
@@ -123,7 +123,7 @@ def make_scenes(folder: Path, seed: int = 0, *, progress: bool = True) -> Path:
     done = root / "boxes.json"  # it is written last
     if done.exists():
         return root
-    with file_lock(root.with_suffix(".lock"), f"it is drawing {root}"):
+    with writing(root), file_lock(root.with_suffix(".lock"), f"it is drawing {root}"):
         if not done.exists():
             _write(root, seed, progress)
     return root

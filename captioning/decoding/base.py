@@ -1,7 +1,7 @@
 """The base class of all ways of decoding: common options, the result, and evaluation mode."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from captioning.kernels.ops import mask_tokens
 from captioning.models.decoders.base import Decoder
 from captioning.support.errors import CaptioningError
-from captioning.support.special_tokens import END, PAD, START, UNK
+from captioning.support.nearest import did_you_mean
+from captioning.support.special_tokens import END, PAD, SPECIAL_WORDS, START, UNK
 
 
 class Hypothesis(NamedTuple):
@@ -45,6 +46,9 @@ class Decoding(ABC):
         allow_repeats: whether a word may follow itself.
         no_repeat_ngram: no n-gram of this length may appear twice in a caption; 0 allows all. This
             prevents loops such as "in a blue shirt and a blue shirt and a blue shirt".
+        no_repeat_across: words on both sides of which there may not be the same word. ``["and"]``
+            prevents "white and white".
+        forbidden: words that may not be written.
     """
 
     max_length: int = 20
@@ -52,6 +56,8 @@ class Decoding(ABC):
     allow_unknown: bool = False
     allow_repeats: bool = False
     no_repeat_ngram: int = 2
+    no_repeat_across: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_length < 1 or not 0 <= self.min_length <= self.max_length:
@@ -63,6 +69,28 @@ class Decoding(ABC):
             raise CaptioningError(
                 f"decoding.no_repeat_ngram={self.no_repeat_ngram}: choose 0 (off) or more"
             )
+
+    @property
+    def width(self) -> int | None:
+        """The largest number of captions that an image gets; None if it is not known."""
+        return None
+
+    def check_words(self, decoder: Decoder) -> None:
+        """Check that the decoder can write the words of the options.
+
+        Raises:
+            CaptioningError: a word is not in its vocabulary.
+        """
+        token_ids(self.forbidden, decoder, "forbidden")
+        token_ids(self.no_repeat_across, decoder, "no_repeat_across")
+
+    def set_documents(self, documents: Mapping[str, Sequence[str]]) -> None:
+        """Take the captions of the train split, for a decoding that learns from them what is rare.
+
+        Args:
+            documents: the cleaned captions of each image.
+        """
+        del documents
 
     def __call__(
         self,
@@ -80,6 +108,7 @@ class Decoding(ABC):
             grid: the grids of the images, on the decoder's device.
             attention: whether each hypothesis gets its attention weights.
         """
+        self.check_words(decoder)
         with generating(decoder):
             return self.generate(decoder, grid, attention=attention)
 
@@ -97,6 +126,7 @@ class Decoding(ABC):
         self,
         logits: Float[Tensor, "images captions words"],
         history: Int[Tensor, "images captions length"],
+        decoder: Decoder,
     ) -> Float[Tensor, "images captions words"]:
         """The model's log-probabilities of the next word, -inf where the options forbid it.
 
@@ -104,16 +134,18 @@ class Decoding(ABC):
         captions stay comparable. Where the options leave no word at all, ``<end>`` is allowed,
         whatever ``min_length`` says.
         """
-        return self.mask(logits.float().log_softmax(-1), history)
+        return self.mask(logits.float().log_softmax(-1), history, decoder)
 
     def mask(
         self,
         scores: Float[Tensor, "images captions words"],
         history: Int[Tensor, "images captions length"],
+        decoder: Decoder,
     ) -> Float[Tensor, "images captions words"]:
         """Set the scores of words that the options forbid to -inf, in place."""
         length = history.shape[-1]
         always = [PAD, START] if self.allow_unknown else [PAD, START, UNK]
+        always += token_ids(self.forbidden, decoder, "forbidden")
         banned = torch.tensor(always, device=history.device).expand(*history.shape[:-1], -1)
         if length and not self.allow_repeats:
             banned = torch.cat([banned, history[..., -1:]], -1)
@@ -124,6 +156,10 @@ class Decoding(ABC):
             seen = (grams[..., :-1] == recent[..., None, :]).all(-1)
             # Where nothing matches, <pad> is banned, which it is anyway.
             banned = torch.cat([banned, grams[..., -1].where(seen, PAD)], -1)
+        if self.no_repeat_across and length > 1:
+            across = token_ids(self.no_repeat_across, decoder, "no_repeat_across")
+            between = torch.isin(history[..., -1:], torch.tensor(across, device=history.device))
+            banned = torch.cat([banned, history[..., -2:-1].where(between, PAD)], -1)
         scores = mask_tokens(scores, banned)
         if length < self.min_length:
             end = scores[..., END].clone()
@@ -131,6 +167,40 @@ class Decoding(ABC):
             stuck = scores.amax(-1) == -torch.inf
             scores[..., END] = end.where(stuck, -torch.inf)
         return scores
+
+
+def token_ids(words: Sequence[str], decoder: Decoder, option: str) -> list[int]:
+    """The ids of the words of an option.
+
+    Args:
+        words: without repetitions.
+        decoder: whose vocabulary they should belong to.
+        option: the name of the option, for messages.
+
+    Raises:
+        CaptioningError: a word is not in the vocabulary, or the decoder does not know its words.
+    """
+    if not words:
+        return []
+    if not decoder.words:
+        raise CaptioningError(
+            f"decoding.{option}={words_of(words)}: the words of the decoder are not known: set "
+            "decoder.words, as a Captioner does."
+        )
+    ids = {word: place for place, word in enumerate(decoder.words) if word not in SPECIAL_WORDS}
+    for word in words:
+        if word not in ids:
+            hint = did_you_mean(word, ids) or "Choose words that the training captions have."
+            raise CaptioningError(
+                f"decoding.{option}={words_of(words)}: {word!r} is not in the model's vocabulary "
+                f"of {len(ids):,} words; {hint[0].lower() + hint[1:]}"
+            )
+    return [ids[word] for word in words]
+
+
+def words_of(words: Sequence[str]) -> str:
+    """A list of words as it is written on the command line."""
+    return f"[{','.join(words)}]"
 
 
 IMAGE_MULTIPLE = 10

@@ -61,7 +61,7 @@ class Autoregressive(Decoding):
         for word in range(self.max_length):
             step = decoder.step(last, state, memory)
             state = step.state
-            log_probs = self.log_probs(step.logits, written[images, :, :word])
+            log_probs = self.log_probs(step.logits, written[images, :, :word], decoder)
             chosen = self.choose(log_probs, generator)
             gain = log_probs.gather(-1, chosen[..., None]).squeeze(-1)
             total[images] += gain.where(~ended, 0)

@@ -41,6 +41,7 @@ class EvalSettings(ExtraMetrics):
     split: Literal["train", "dev", "test"] = "test"
     name: str | None = None
     backend: Literal["auto", "torch", "native"] = "auto"
+    trust: str | list[str] | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "EvalSettings":
@@ -64,6 +65,8 @@ class EvalSettings(ExtraMetrics):
                 "references= is missing: give the file with the reference captions of the images "
                 f"of {self.captions}."
             )
+        if self.captions and self.trust:
+            raise CaptioningError("trust= is valid only with ckpt=, whose classes it is about.")
         if self.ckpt and (self.references or self.images or self.subset):
             raise CaptioningError(
                 "references=, images= and subset= are valid only with captions=; a checkpoint is "

@@ -46,7 +46,10 @@ def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str,
     decoding = build(config["decoding"], Decoding, "decoding")
     settings.prepare()
     assert settings.ckpt is not None  # without it, score_file is called
-    captioner = Captioner.load_from_checkpoint(settings.ckpt, backend=settings.backend)
+    captioner = Captioner.load_from_checkpoint(
+        settings.ckpt, backend=settings.backend, trust=settings.trust
+    )
+    decoding.check_words(captioner.decoder)
     tester = evaluation_trainer(config["trainer"], folder)
     check_backend(settings.backend, tester.strategy.root_device.type)
     data = build(config["data"], CaptionDataModule, "data", vocabulary=captioner.vocabulary)
@@ -103,6 +106,8 @@ def score_split(
         extra: the metrics to compute in addition to the standard ones.
     """
     references = data.references(split)
+    documents = data.documents()
+    decoding.set_documents(documents)
     captioner.set_references(references, METRICS, decoding)
     with interruptible():
         tester.test(captioner, data.evaluation_dataloader(split), verbose=False)
@@ -110,7 +115,7 @@ def score_split(
     found, captions = captioner.caption_scores.scores(), captioner.caption_scores.captions
     photographs = {image.id: image.path for image in data.images(split)}
     found = extra.add_to(found, captions, references, photographs)
-    train = [text for image in data.corpus.split("train") for text in data.descriptions[image.id]]
+    train = [text for captions_of_image in documents.values() for text in captions_of_image]
     each = describe_each(captions, train=train, unknown=SPECIAL_WORDS[UNK])
     numbers = {image.id: image.number for image in data.images(split) if image.number is not None}
     results.write_captions(

@@ -1,5 +1,6 @@
 """Writes the ``results.json`` of a run, from the scores of each split."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,6 +67,11 @@ def decoder_name(target: str) -> str:
     """
     module, _, name = target.rpartition(".")
     return module.rpartition(".")[2] if module.startswith("captioning.") else name
+
+
+def decoding_name(class_name: str) -> str:
+    """The name of a way of decoding in tables: ``diverse_beam`` for ``DiverseBeam``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", class_name).lower()
 
 
 def parts_of(captioner: Captioner) -> dict[str, nn.Module]:
@@ -138,7 +144,7 @@ def write_record(
             if scored.objects
         },
         decoding=results.Decoding.model_validate(
-            {"name": type(decoding).__name__.lower()} | asdict(decoding)
+            {"name": decoding_name(type(decoding).__name__)} | plain(asdict(decoding))
         ),
         training=training,
         free_running=True,  # `Captioner.test_step` decodes without teacher forcing

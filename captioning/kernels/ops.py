@@ -32,8 +32,6 @@ __all__ = [
     "at_least_single",
     "cross_entropy",
     "deferred_weight_gradients",
-    "dot_product_attention",
-    "dot_product_attention_weights",
     "log_sum_exp",
     "lstm_cell",
     "mask_tokens",
@@ -69,44 +67,6 @@ def additive_attention(
     if kernels is None or not additive.fits(query, keys.keys, weight, grid, rows):
         return reference.additive_attention(query, keys.keys, weight, grid, rows)
     return additive.additive_attention(query, keys, weight, grid, rows, kernels)
-
-
-def dot_product_attention(
-    query: Float[Tensor, "*batch queries size"],
-    keys: Float[Tensor, "*batch places size"],
-    values: Float[Tensor, "*batch places size"],
-    *,
-    causal: bool = False,
-) -> Float[Tensor, "*batch queries size"]:
-    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1), without its weights.
-
-        alpha = softmax(q . k_i / sqrt(d))    z = sum_i alpha_i v_i
-
-    On a GPU, PyTorch's fused kernel computes it, which does not store the weights and has no second
-    derivative. On a CPU that kernel's backward pass takes up to ten times as long in bfloat16 as
-    the reference's.
-
-    Args:
-        query: q of each word.
-        keys: k_i of each place.
-        values: v_i of each place.
-        causal: whether query t sees the places up to t alone.
-    """
-    if query.device.type == "cpu" or current_backend() == "torch" or is_transformed():
-        return reference.dot_product_attention(query, keys, values, causal=causal)[1]
-    return nn.functional.scaled_dot_product_attention(query, keys, values, is_causal=causal)
-
-
-def dot_product_attention_weights(
-    query: Float[Tensor, "*batch queries size"],
-    keys: Float[Tensor, "*batch places size"],
-    values: Float[Tensor, "*batch places size"],
-) -> tuple[Float[Tensor, "*batch queries places"], Float[Tensor, "*batch queries size"]]:
-    """The weights alpha of :func:`dot_product_attention`, in single precision at least, and z.
-
-    The reference computes it under every backend.
-    """
-    return reference.dot_product_attention(query, keys, values)
 
 
 def lstm_cell(

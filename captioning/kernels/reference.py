@@ -36,26 +36,6 @@ def additive_attention(
     return rows.gather(alpha), rows.gather(context)
 
 
-def dot_product_attention(
-    query: Float[Tensor, "*batch queries size"],
-    keys: Float[Tensor, "*batch places size"],
-    values: Float[Tensor, "*batch places size"],
-    *,
-    causal: bool = False,
-) -> tuple[Float[Tensor, "*batch queries places"], Float[Tensor, "*batch queries size"]]:
-    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1).
-
-    alpha = softmax(q . k_i / sqrt(d)) and z = sum_i alpha_i v_i; with ``causal``, query t sees the
-    places up to t alone.
-    """
-    scores = at_least_single((query * query.shape[-1] ** -0.5) @ keys.mT)
-    if causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(later, -torch.inf)
-    alpha = scores.softmax(-1)
-    return alpha, alpha.to(values.dtype) @ values
-
-
 def lstm_cell(
     cell: Float[Tensor, "rows units"], *addends: Float[Tensor, "rows gates"]
 ) -> tuple[Float[Tensor, "rows units"], Float[Tensor, "rows units"]]:

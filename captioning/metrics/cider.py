@@ -37,7 +37,8 @@ class CiderD:
     Args:
         references: by image id, one or more captions, each a sequence of words.
         documents: the references from which document frequencies are counted, such as those of the
-            whole train split. Default: ``references``.
+            whole train split. Default: ``references``. If there are none, all n-grams have the
+            same weight.
 
     Raises:
         CaptioningError: an image has no references.
@@ -62,7 +63,7 @@ class CiderD:
             for captions in counted.values()
             for ngram in {ngram for caption in captions for ngram in _ngrams(caption)}
         )
-        self._unseen = log(len(counted)) if counted else 0.0
+        self._unseen = log(len(counted)) if counted else 1.0
         self._rarity = {ngram: self._unseen - log(n) for ngram, n in frequencies.items()}
         self._images = {image: self._prepared(image, texts) for image, texts in references.items()}
 
@@ -85,6 +86,29 @@ class CiderD:
                 raise CaptioningError(f"image {image!r} is captioned but has no references")
             scores[place] = self._score(words, *self._images[image])
         return scores
+
+    def pairwise(self, captions: Sequence[_Words]) -> Float[np.ndarray, "captions captions"]:
+        """The score of each caption (row) with each of them (column) as its only reference."""
+        counted = [_ngrams(words) for words in captions]
+        place: dict[_Ngram, int] = {}
+        for ngrams in counted:
+            for ngram in ngrams:
+                place.setdefault(ngram, len(place))
+        counts = np.zeros((len(captions), len(place)))
+        for row, ngrams in zip(counts, counted, strict=True):
+            row[[place[ngram] for ngram in ngrams]] = list(ngrams.values())
+        weights = counts * [self._rarity.get(ngram, self._unseen) for ngram in place]
+        order = np.array([len(ngram) for ngram in place])
+        scores = np.zeros((len(captions), len(captions)))
+        for n in range(1, _ORDERS + 1):
+            own = weights[:, order == n]
+            norms = np.sqrt((own**2).sum(1))
+            products = np.einsum("hrn,rn->hr", np.minimum(own[:, None], own), own)
+            both = norms[:, None] * norms
+            scores += np.divide(products, both, out=np.zeros_like(both), where=both > 0)
+        lengths = np.array([len(words) for words in captions], dtype=float)
+        differences = lengths[:, None] - lengths
+        return np.asarray(10 / _ORDERS * scores * np.exp(-(differences**2) / (2 * _SIGMA**2)))
 
     def _prepared(
         self, image: Hashable, captions: Sequence[_Words]

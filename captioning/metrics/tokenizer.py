@@ -97,7 +97,7 @@ def _remembered(captions: tuple[str, ...]) -> tuple[str, ...]:
     if tokens is None:
         tokens = _tokenized(captions)
         # A cache that cannot be written (read-only home, full disk) costs time but is no error.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(CaptioningError):
             atomic_write_json(path, tokens)
     return tokens
 

@@ -23,6 +23,7 @@ _GROUPS = (
 _NEVER = {
     "name", "seed", "resume", "ckpt", "logger", "captions", "references", "images", "subset",
     "split", "extra_metrics", "clip_weights", "spice_files", "spice_memory", "backend", "compile",
+    "trust",
     "trainer.accelerator", "trainer.precision", "trainer.default_root_dir",
     "trainer.log_every_n_steps", "data.eval_batch_size", "callbacks.attention_images",
     "optimizer.fused",
@@ -46,6 +47,8 @@ _IMPLIED_BY_SCHEMA_1 = {
     "callbacks.early_stopping.mode": "max",
 }
 
+_OFF = ("null", "false", "{}", "[]")
+
 # Tables have columns of their own for these groups, which name the class.
 _SHOWN_CLASSES = ("model", "decoding")
 
@@ -62,15 +65,15 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 def configuration(results: Results) -> dict[str, str]:
     """The settings that make a run what it is, without its seed, paths, loggers and arithmetic.
 
-    Settings that are off (null or false) are left out, because files from before a setting existed
-    lack it. A class is named without its module, under the key of its group, and an encoder by the
-    name that it has itself.
+    Settings that are off (null, false or empty) are left out, because files from before a setting
+    existed lack it. A class is named without its module, under the key of its group, and an encoder
+    by the name that it has itself.
     """
     found: dict[str, str] = {}
     for key, value in flat(_in_new_names(results)):
         group, _, last = key.rpartition(".")
         parents = {key[: place or None] for place in (*_dots(key), 0)}
-        if value in ("null", "false", "{}") or parents & _NEVER or last in _PATH_KEYS:
+        if value in _OFF or parents & _NEVER or last in _PATH_KEYS:
             continue
         if last == "_target_":
             found[group] = value.rpartition(".")[2]
@@ -82,6 +85,14 @@ def configuration(results: Results) -> dict[str, str]:
             if key in found and found[key] in name:
                 del found[key]
     return found
+
+
+def _decoding(results: Results) -> dict[str, Any] | None:
+    """How captions were decoded, without the settings that are off."""
+    if results.decoding is None:
+        return None
+    settings = results.decoding.model_dump()
+    return {key: value for key, value in settings.items() if json.dumps(value) not in _OFF}
 
 
 def _in_new_names(results: Results) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def identity(results: Results) -> str:
         results.vocabulary.model_dump() if results.vocabulary else None,
         results.encoder.model_dump(exclude={"weights_source"}) if results.encoder else None,
         results.model.model_dump(exclude={"parameters"}) if results.model else None,
-        results.decoding.model_dump() if results.decoding else None,
+        _decoding(results),
     )
     return json.dumps([results.name, configuration(results), parts], sort_keys=True)
 

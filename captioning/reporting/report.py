@@ -73,7 +73,7 @@ def write_report(
 
     Raises:
         CaptioningError: ``results.json`` or ``logs/metrics.csv`` cannot be read.
-        OSError: the page cannot be written.
+        CaptioningError: the page cannot be written.
     """
     results = read_results(folder / "results.json")
     metrics_file = (training or folder) / "logs" / "metrics.csv"
@@ -108,7 +108,7 @@ def write_leaderboard_page(path: Path, board: Leaderboard) -> Path:
     the leaderboard's split. The names of runs link to these reports.
 
     Raises:
-        OSError: the page cannot be written.
+        CaptioningError: the page cannot be written.
     """
     max_bytes = MAX_GALLERY_BYTES // max(1, len(board.rankings))
     page = _render(

@@ -194,9 +194,11 @@ class Decoding(_Record):
 
     @property
     def label(self) -> str:
-        """A short name for tables, such as ``beam 5`` or ``greedy``."""
-        beam_size = (self.model_extra or {}).get("beam_size")
-        return self.name if beam_size is None else f"{self.name} {beam_size}"
+        """A short name for tables, such as ``beam 5``, ``mbr 20+10`` or ``greedy``."""
+        settings = self.model_extra or {}
+        counts = [settings.get("beam_size"), settings.get("samples") or None]
+        found = "+".join(str(count) for count in counts if count is not None)
+        return f"{self.name} {found}".strip()
 
 
 class Objects(_Record):
@@ -365,7 +367,7 @@ def write_results(path: str | os.PathLike[str], results: Results) -> None:
     """Write a run's ``results.json``.
 
     Raises:
-        OSError: the file cannot be written; an existing one is then untouched.
+        CaptioningError: the file cannot be written; an existing one is then untouched.
     """
     written = results.model_dump(mode="json", by_alias=True)
     atomic_write_json(path, written | {"schema": SCHEMA})
@@ -399,7 +401,7 @@ def write_statistics(path: str | os.PathLike[str], statistics: Statistics) -> No
     """Write the statistics of each image, by convention to ``statistics_<split>.json``.
 
     Raises:
-        OSError: the file cannot be written; an existing one is then untouched.
+        CaptioningError: the file cannot be written; an existing one is then untouched.
     """
     # Not indented, because one number a line would make 40,000 lines for 1,000 images.
     atomic_write_text(path, json.dumps(statistics.to_json(), separators=(",", ":")) + "\n")
@@ -443,7 +445,7 @@ def write_captions(
 
     Raises:
         ValueError: ``per_image`` or ``language`` names an image that has no caption.
-        OSError: the file cannot be written; an existing one is then untouched.
+        CaptioningError: the file cannot be written; an existing one is then untouched.
     """
     beside = {"scores": per_image or {}, "language": language or {}}
     if unknown := {image for found in beside.values() for image in found} - captions.keys():

@@ -254,7 +254,7 @@ def write_sweep(folder: Path, runs: Sequence[SweptRun], metric: str) -> list[Pat
         The written files. ``sweep.png`` is left out if no setting varies.
 
     Raises:
-        OSError: they cannot be written.
+        CaptioningError: they cannot be written.
     """
     figure = sweep_figure(runs, metric)
     written, picture = [], None

@@ -3,6 +3,7 @@
 Hydra's ``instantiate`` calls whatever a configuration names. Checkpoints carry configurations, and
 a file that people download must not be able to call anything: here the target has to be a
 subclass of what is asked for, and every value is checked against the signature before the call.
+While a checkpoint is loaded, :mod:`captioning.support.trust` checks each path before its import.
 """
 
 import inspect
@@ -16,6 +17,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 from captioning.support.errors import CaptioningError
 from captioning.support.nearest import did_you_mean
 from captioning.support.renamed import renamed
+from captioning.support.trust import check_trusted
 
 T = TypeVar("T")
 
@@ -137,8 +139,10 @@ def import_class(path: str, base: Callable[..., T], key: str) -> type[T]:
         key: The setting, for messages.
 
     Raises:
-        CaptioningError: there is no such class, or it is not a concrete subclass of ``base``.
+        CaptioningError: there is no such class, it is not a concrete subclass of ``base``, or a
+            checkpoint names it that may not.
     """
+    check_trusted(path, key)
     # `base` is typed as a callable, because mypy does not accept an abstract class as a `type`.
     assert isinstance(base, type)
     module, _, name = path.rpartition(".")

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TextIO
 
 from captioning.support.errors import CaptioningError
+from captioning.support.files import writing
 
+_KEY = "hydra.run.dir"
 _claimed: list[TextIO] = []  # the locked files, which are open while this process holds its claims
 
 
@@ -21,18 +23,15 @@ def claim_new(folder: Path) -> Path:
     Raises:
         CaptioningError: it cannot be created.
     """
-    try:
+    with writing(folder, _KEY):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
     for number in count(1):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        try:
-            candidate.mkdir()  # only one process can
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise _cannot_write(candidate, error) from error
+        with writing(candidate, _KEY):
+            try:
+                candidate.mkdir()  # only one process can
+            except FileExistsError:
+                continue
         claim(candidate)
         return candidate
     raise AssertionError("unreachable")
@@ -47,11 +46,9 @@ def claim(folder: Path) -> None:
     Raises:
         CaptioningError: another process has claimed the folder, or it cannot be written.
     """
-    try:
+    with writing(folder, _KEY):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("a+")
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -66,9 +63,10 @@ def claim(folder: Path) -> None:
     except OSError:  # there are no locks here
         file.close()
         return
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}\n")
-    file.flush()
+    with writing(folder, _KEY):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
     _claimed.append(file)
 
 
@@ -97,10 +95,3 @@ def check_unused(folder: Path) -> None:
             f"{folder} holds a run that was not finished: continue it by resume={last}, delete "
             "it, or choose another folder by hydra.run.dir=FOLDER."
         )
-
-
-def _cannot_write(folder: Path, error: OSError) -> CaptioningError:
-    return CaptioningError(
-        f"{folder} cannot be written ({error.strerror}): choose another folder by "
-        "hydra.run.dir=FOLDER."
-    )

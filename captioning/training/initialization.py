@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from captioning.captioner import Captioner, read_checkpoint
+from captioning.captioner import Captioner
+from captioning.checkpoints import read_checkpoint, restoring
 from captioning.data.text import Vocabulary
 from captioning.support.errors import CaptioningError
 
@@ -21,7 +22,8 @@ def initial_vocabulary(init_from: str | None, resume: str | None) -> Vocabulary 
     """
     if init_from is None:
         return None
-    return Vocabulary(read_checkpoint(resume or init_from)["hyper_parameters"]["vocabulary"])
+    path, key = (resume, "resume") if resume else (init_from, "init_from")
+    return Vocabulary(read_checkpoint(path, key)["hyper_parameters"]["vocabulary"])
 
 
 def initialize(captioner: Captioner, path: str | Path) -> None:
@@ -34,7 +36,7 @@ def initialize(captioner: Captioner, path: str | Path) -> None:
     Raises:
         CaptioningError: the file is not a checkpoint, or its model or encoder is another one.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, "init_from")
     saved = checkpoint["encoder"]
     if saved["state_dict"] and saved["fingerprint"] != captioner.encoder.fingerprint:
         raise CaptioningError(
@@ -50,7 +52,8 @@ def initialize(captioner: Captioner, path: str | Path) -> None:
             f"init_from={path}: that run has another model ({different[0][0]} differs): use the "
             "same model.* settings, and the same encoder.trainable."
         )
-    captioner.load_state_dict(given, strict=False)
+    with restoring(f"init_from={path}", Path(path).stat().st_size):
+        captioner.load_state_dict(given, strict=False)
 
 
 def _weights(state_dict: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from captioning.captioner import read_checkpoint
+from captioning.checkpoints import read_checkpoint
 from captioning.support.build import build
 from captioning.training.metrics_file import MetricsFile, Row, read_rows
 
@@ -53,7 +53,7 @@ def rows_before(resume: str | None, folder: Path) -> list[Row]:
     """The rows that a run logged before its checkpoint; none if it is not resumed."""
     if resume is None:
         return []
-    checkpoint = read_checkpoint(resume)
+    checkpoint = read_checkpoint(resume, "resume")
     steps = checkpoint["global_step"]
     paths = [place / "logs" / "metrics.csv" for place in (folder, run_of(resume))]
     path = next((each for each in paths if each.is_file()), None)

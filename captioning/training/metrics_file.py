@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from captioning.support.errors import CaptioningError
-from captioning.support.files import atomic_write_text
+from captioning.support.files import atomic_write_text, writing
 
 Row = dict[str, Any]
 """The values of a step by their names; ``step`` is one of them."""
@@ -37,7 +37,8 @@ class MetricsFile(ExperimentWriter):
         if rows:
             self._replace(rows)
         else:
-            self._attempt(lambda: self.path.unlink(missing_ok=True))
+            with writing(self.path):
+                self.path.unlink(missing_ok=True)
 
     def _check_log_dir_exists(self) -> None:
         """Keep the file, which Lightning's deletes."""
@@ -49,14 +50,14 @@ class MetricsFile(ExperimentWriter):
             return
         names = {name for row in rows for name in row}
         if names <= set(self.metrics_keys) and self.path.is_file():
-            self._attempt(lambda: self._append(rows))
+            self._append(rows)
         else:
             self._replace([*(read_rows(self.path) if self.path.is_file() else ()), *rows])
 
     def _append(self, rows: Sequence[Row]) -> None:
         text = StringIO()
         csv.DictWriter(text, self.metrics_keys).writerows(rows)
-        with self.path.open("a", newline="") as file:
+        with writing(self.path), self.path.open("a", newline="") as file:
             file.write(text.getvalue())
 
     def _replace(self, rows: Sequence[Row]) -> None:
@@ -65,13 +66,7 @@ class MetricsFile(ExperimentWriter):
         writer = csv.DictWriter(text, self.metrics_keys)
         writer.writeheader()
         writer.writerows(rows)
-        self._attempt(lambda: atomic_write_text(self.path, text.getvalue()))
-
-    def _attempt(self, write: Any) -> None:
-        try:
-            write()
-        except OSError as error:
-            raise CaptioningError(f"{self.path} cannot be written ({error.strerror}).") from error
+        atomic_write_text(self.path, text.getvalue())
 
 
 def read_rows(path: Path) -> list[Row]:

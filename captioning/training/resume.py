@@ -1,11 +1,16 @@
 """From which checkpoint a run can be resumed."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from captioning.captioner import Captioner, read_checkpoint
+import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from captioning.captioner import Captioner
+from captioning.checkpoints import read_checkpoint
 from captioning.support.errors import CaptioningError
 from captioning.training.resumable_settings import check_same_settings
 
@@ -25,7 +30,7 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
         CaptioningError: the file is not a checkpoint, its run had settings that may not change, or
             its captioner has another vocabulary, encoder or model, or was trained on other data.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, "resume")
     run = checkpoint.get("run") or {}
     if run.get("config"):
         check_same_settings(run["config"], captioner.run["config"], f"resume={path}")
@@ -94,3 +99,63 @@ def checkpoint_to_resume(folder: Path) -> Path | None:
     if damaged:
         log.warning("%s The run starts again.", damaged[0])
     return None
+
+
+class _Restored(pl.Callback):
+    """Notes that everything was restored from the checkpoint, and checks the kinds of its numbers.
+
+    torch takes any state, and fails in the middle of the next step.
+    """
+
+    done = False
+
+    def on_fit_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.before = _numbers(trainer)
+
+    def on_sanity_check_start(self, *_: Any) -> None:
+        self.done = True
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        for before, after in zip(self.before, _numbers(trainer), strict=True):
+            wrong = [name for name, kind in before.items() if after.get(name) != kind]
+            if wrong:
+                raise TypeError(f"{wrong[0]} of the optimiser or the schedule is missing or odd")
+        self.done = True
+
+
+def _numbers(trainer: pl.Trainer) -> list[dict[str, type]]:
+    """The kind of each number, and list of numbers, in the states of optimisers and schedules."""
+    states = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
+    states += [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return [
+        {
+            name: float if isinstance(value, int) else type(value)
+            for name, value in state.items()
+            if isinstance(value, int | float | list)
+        }
+        for state in states
+    ]
+
+
+@contextmanager
+def explaining_restore_errors(trainer: pl.Trainer, resume: str | None) -> Iterator[None]:
+    """Turn any error while a Trainer restores a checkpoint into one sentence.
+
+    Raises:
+        CaptioningError: the states of the optimiser, the loops or the callbacks do not fit.
+    """
+    restored = _Restored()
+    trainer.callbacks.insert(0, restored)  # type: ignore[attr-defined]
+    try:
+        yield
+    except (CaptioningError, MisconfigurationException):
+        raise
+    except Exception as error:
+        if resume is None or restored.done:
+            raise
+        raise CaptioningError(
+            f"resume={resume}: training cannot go on from this checkpoint "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    finally:
+        trainer.callbacks.remove(restored)  # type: ignore[attr-defined]

@@ -16,6 +16,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from captioning.support.files import atomic_write_text, writing
+
 log = logging.getLogger(__name__)
 
 
@@ -84,7 +86,8 @@ class OptunaSweeper(Sweeper):
         assert self.config is not None
         assert self.launcher is not None
         folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = self.storage or f"sqlite:///{folder / 'optuna.db'}"
         study = open_study(storage, folder.name, space)
@@ -121,7 +124,8 @@ class OptunaSweeper(Sweeper):
             ended += len(batch)
         if study.get_trials(states=[TrialState.COMPLETE]):
             best = {"best_value": study.best_value, "best_params": study.best_params}
-            OmegaConf.save(OmegaConf.create(best), folder / "optimization_results.yaml")
+            text = OmegaConf.to_yaml(OmegaConf.create(best))
+            atomic_write_text(folder / "optimization_results.yaml", text)
             log.info("Best score %.4f with %s", study.best_value, study.best_params)
 
 

@@ -176,6 +176,29 @@ def test_csv_has_a_header_and_decoding_can_be_chosen(
     assert all(float(row["log_prob"]) < 0 for row in rows)
 
 
+def test_several_captions_of_a_photograph_are_lines_rows_and_figures(
+    run: Run, photographs: dict[str, Image.Image], tmp_path: Path
+) -> None:
+    best = run(f"images={tmp_path}/in/*.png").captions
+    for out in ("a.json", "a.csv"):
+        ended = run(f"images={tmp_path}/in/*.png", "captions=3", f"out={out}", "figures=f")
+        assert ended.status == 0, ended.err
+        lines = [line.split("\t") for line in ended.out.splitlines()]
+        paths = [path for path in sorted(photographs) if "sub" not in path]
+        assert [path for path, _ in lines] == [path for path in paths for _ in range(3)]
+        assert dict(reversed(lines)) == best
+        assert len({tuple(line) for line in lines}) == len(lines)
+        if out == "a.json":
+            rows = json.loads(Path(out).read_text())
+        else:
+            with Path(out).open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        assert [[row["image"], row["caption"]] for row in rows] == lines
+    drawn = {path.name for path in Path("f").iterdir()}
+    ends = (".png", ".2.png", ".3.png")
+    assert drawn == {f"{Path(path).name}{end}" for path in paths for end in ends}
+
+
 def test_every_kind_of_file_is_captioned_as_what_a_viewer_shows(run: Run, tmp_path: Path) -> None:
     shown = noise(1)
     grey = shown.convert("L")
@@ -361,7 +384,7 @@ def test_captions_are_kept_where_a_figure_cannot_be_drawn(
     noise(0).save(longest)
     ended = run(f"images={longest}", "out=a.json", "figures=f")
     assert ended.status == 1
-    assert "error: figures=f cannot be written (File name too long)." in ended.err
+    assert "png cannot be written (File name too long): choose a shorter name." in ended.err
     assert [row["image"] for row in json.loads(Path("a.json").read_text())] == [str(longest)]
 
 
@@ -389,6 +412,11 @@ def test_a_mistake_is_told_before_the_work(
         ([images, "device=abacus"], ["device=abacus"]),
         ([images, "precision=fp8"], ["precision=fp8"]),
         ([images, "decoding.beam_size=0"], ["decoding.beam_size=0"]),
+        ([images, "captions=0"], ["captions=0"]),
+        ([images, "captions=6"], ["captions=6", "finds 5 at most", "decoding.beam_size=6"]),
+        ([images, "captions=2", "decoding=greedy"], ["finds 1 at most"]),
+        ([images, "decoding.required=[word99]"], ["decoding.required=[word99]", "vocabulary"]),
+        ([images, "decoding.forbidden=[wort1]"], ["did you mean word1"]),
         ([], ["images"]),
     ]
     for overrides, parts in mistakes:

@@ -559,7 +559,7 @@ def test_ctrl_c_while_it_loads(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(path: Path) -> Captioner:
+    def interrupted(*_: object, **settings: object) -> Captioner:
         raise KeyboardInterrupt
 
     ckpt = save(captioner, tmp_path / "best.ckpt")

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captioning.data import images
 from captioning.data.image_files import find_images
-from captioning.data.images import READS_HEIC, load_rgb
+from captioning.data.images import load_rgb
 from captioning.support.errors import CaptioningError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -208,13 +209,21 @@ def test_wide_pixels_are_refused_rather_than_clipped(tmp_path: Path) -> None:
         load_rgb(path)
 
 
-def test_a_photograph_of_an_iphone_is_read_or_named(tmp_path: Path) -> None:
+def test_a_photograph_of_an_iphone_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    colours = np.zeros((48, 64, 3), dtype=np.uint8)
+    colours[:, :32], colours[:, 32:] = (200, 30, 40), (20, 180, 60)
+    path = tmp_path / "a.HEIC"
+    Image.fromarray(colours).save(path, "HEIF", quality=95)
+    assert find_images(str(tmp_path)).files == [path]
+    read = np.asarray(load_rgb(path)).astype(int)
+    assert np.abs(read[:, [8, 56]] - colours[:, [8, 56]]).max() < 12
+
+
+def test_without_its_wheel_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "READS_HEIC", False)
     path = tmp_path / "a.HEIC"
     path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
     assert find_images(str(tmp_path)).files == [path]
-    if not READS_HEIC:
-        with pytest.raises(CaptioningError, match=r"a\.HEIC is a HEIC photograph: pip install"):
-            load_rgb(path)
-        return
-    Image.new("RGB", (64, 48), "red").save(path, "HEIF")
-    assert load_rgb(path).size == (64, 48)
+    with pytest.raises(CaptioningError, match=r"a\.HEIC is a HEIC photograph: pip install"):
+        load_rgb(path)

@@ -5,7 +5,7 @@ tensors and numbers that they had, and repeats them.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -19,11 +19,9 @@ from captioning.kernels.backend import use_backend
 from captioning.kernels.cuda_graphs import LossGraphs
 from captioning.models.attention.additive import AdditiveAttention
 from captioning.models.attention.base import Memory
-from captioning.models.decoders import recurrent, transformer
+from captioning.models.decoders import recurrent
 from captioning.models.decoders.attn_lstm import AttentionLSTM
-from captioning.models.decoders.base import Decoder
 from captioning.models.decoders.packing import _pack_all
-from captioning.models.decoders.transformer import Transformer
 from captioning.objectives import CrossEntropy
 from captioning.support.errors import CaptioningError
 
@@ -133,8 +131,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
     stand = Stand()
     monkeypatch.setattr(cuda_graphs, "capture", stand.capture)
     monkeypatch.setattr(cuda_graphs, "can_capture", lambda device: True)
-    for module in (recurrent, transformer):
-        monkeypatch.setattr(module, "pack", _pack_all)  # as on a GPU, where shapes alone decide
+    monkeypatch.setattr(recurrent, "pack", _pack_all)  # as on a GPU, where shapes alone decide
     with use_backend("torch"):
         yield torch.device("cpu"), stand
 
@@ -194,9 +191,9 @@ class Pair(NamedTuple):
 
     graphs: LossGraphs
     objective: nn.Module
-    decoder: Decoder
+    decoder: AttentionLSTM
     optimizers: list[torch.optim.Optimizer]
-    eager: tuple[nn.Module, Decoder]
+    eager: tuple[nn.Module, AttentionLSTM]
 
 
 def pair_of(device: torch.device, objective: type[nn.Module] = Weighted, **settings: Any) -> Pair:
@@ -259,31 +256,6 @@ def test_steps_are_those_without_graphs(device: Any, tie: bool) -> None:
     assert (stand.recorded, stand.replayed) == (2, 8)
     assert pair.objective.log_weight.grad.abs() > 0
     assert pair.objective.baseline > 0
-
-
-@on_each_device
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
-def test_steps_of_a_transformer_are_those_without_graphs(
-    device: Any, positions: Literal["learned", "sinusoidal"]
-) -> None:
-    on, stand = device
-    models = []
-    for _ in range(2):
-        torch.manual_seed(5)
-        decoder = Transformer(
-            WORDS, CHANNELS, layers=2, heads=2, hidden_dim=6, feedforward_dim=5,
-            positions=positions, dropout=0.2, word_dropout=0.2, grid_dropout=0.2,
-        )  # fmt: skip
-        models.append((Weighted().to(on), decoder.to(on)))
-    optimizers = [
-        torch.optim.SGD([*one.parameters(), *other.parameters()], lr=0.05) for one, other in models
-    ]
-    (objective, ours), eager = models
-    pair = Pair(LossGraphs(objective, ours), objective, ours, optimizers, eager)
-    for number in range(6):
-        step(pair, batch_of(number, on, length=5 + number % 2), number)
-    assert stand.recorded == 2
-    assert stand.replayed == 4
 
 
 @on_each_device

@@ -71,6 +71,17 @@ def test_made_up_captions_score_as_with_the_original(
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
 
 
+def test_captions_score_each_other_as_they_do_one_by_one(people: Captions) -> None:
+    captions = [*[of[0] for of in people.values()][:6], [], ["dog"], ["dog"]]
+    for documents in (people, {}):
+        scorer = CiderD({n: [words] for n, words in enumerate(captions)}, documents)
+        expected = [scorer(range(len(captions)), [words] * len(captions)) for words in captions]
+        found = CiderD({}, documents).pairwise(captions)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+        assert found[-1, -2] > 0
+    assert CiderD({}).pairwise([]).shape == (0, 0)
+
+
 def test_an_image_has_as_many_hypotheses_as_it_likes_and_words_are_anything(
     people: Captions,
 ) -> None:

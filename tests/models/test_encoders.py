@@ -9,6 +9,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
+from captioning.data.features.store import store_folder
 from captioning.models.encoders.base import GridEncoder, Preprocessing
 from captioning.models.encoders.resnet50 import ResNet50
 from captioning.models.encoders.torchvision import TorchvisionEncoder, _normalisation
@@ -290,6 +291,54 @@ def test_a_size_already_right_is_not_resampled() -> None:
         Image.fromarray(pixels)
     )
     np.testing.assert_allclose(tensor, pixels.transpose(2, 0, 1) / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", [2, 4])
+def test_a_pooled_grid_is_the_mean_of_squares_of_locations(vgg16: VGG16, pool: int) -> None:
+    pooled = VGG16(weights="random", image_size=64, pool=pool)
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        plain = vgg16(images).view(4, 4, 512)
+        grid = pooled(images)
+    side = 4 // pool
+    assert (pooled.grid_size, pooled.locations) == ((side, side), side**2)
+    assert pooled.stride == 16 * pool
+    for row in range(side):
+        for column in range(side):
+            square = plain[row * pool : (row + 1) * pool, column * pool : (column + 1) * pool]
+            torch.testing.assert_close(
+                grid[0, row * side + column], square.mean((0, 1)), rtol=1e-4, atol=1e-4
+            )
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_a_pooled_encoder_keeps_to_the_contract(trainable: bool) -> None:
+    check_encoder(VGG16(weights="random", image_size=128, trainable=trainable, pool=2))
+
+
+def test_448_pixels_pooled_by_2_have_as_many_locations_as_224() -> None:
+    large = VGG16(weights="random", image_size=448)
+    pooled = VGG16(weights="random", image_size=448, pool=2)
+    assert (large.grid_size, pooled.grid_size) == ((28, 28), (14, 14))
+    assert ResNet50(weights="random", image_size=448).grid_size == (14, 14)
+    unpadded = TorchvisionEncoder("inception_v3", "Mixed_6e", "random", 448, pool=2)
+    assert unpadded.grid_size == (13, 13)  # of 26 x 26
+
+
+def test_each_size_and_each_pool_has_a_feature_store_of_its_own(tmp_path: Path) -> None:
+    encoders = [
+        VGG16(weights="random", image_size=size, pool=pool)
+        for size, pool in [(64, None), (64, 2), (64, 4), (128, None), (128, 2)]
+    ]
+    assert len({store_folder(tmp_path, encoder) for encoder in encoders}) == len(encoders)
+    unpooled = VGG16(weights="random", image_size=64, pool=1)
+    assert store_folder(tmp_path, unpooled) == store_folder(tmp_path, encoders[0])
+
+
+@pytest.mark.parametrize("pool", [0, -2, 3])
+def test_a_pool_that_leaves_a_remainder_is_told_with_those_that_fit(pool: int) -> None:
+    with pytest.raises(CaptioningError, match=f"pool={pool} .*4 x 4.*choose among 1, 2, 4"):
+        VGG16(weights="random", image_size=64, pool=pool)
 
 
 class Patches(GridEncoder):

@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for make in (claim, claim_new):
         for folder in (tmp_path / "file" / "run", tmp_path / ("x" * 300)):
-            with pytest.raises(CaptioningError, match=r"cannot be written .*hydra.run.dir=FOLDER"):
+            with pytest.raises(CaptioningError, match=r"hydra\.run\.dir=.* cannot be written"):
                 make(folder)
 
 

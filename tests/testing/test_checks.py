@@ -17,7 +17,6 @@ from captioning.models.attention.scaled_dot import ScaledDotAttention
 from captioning.models.decoders.attn_lstm import AttentionLSTM
 from captioning.models.decoders.base import Decoder, State, Step, TeacherForced
 from captioning.models.decoders.lstm import LSTM
-from captioning.models.decoders.transformer import Transformer
 from captioning.objectives import CrossEntropy, Objective
 from captioning.testing import check_attention, check_decoder, check_objective
 
@@ -68,21 +67,6 @@ def test_our_attention_lstm(options: dict[str, Any]) -> None:
 def test_our_lstm() -> None:
     torch.manual_seed(0)
     check_decoder(LSTM(9, CHANNELS, **SIZES), channels=CHANNELS)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"activation": "swiglu", "positions": "sinusoidal", "attention_layers": "all"},
-        {"embed_dim": 3, "tie_embeddings": False, "normalize_grid": False},
-    ],
-    ids=str,
-)
-def test_our_transformer(options: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    sizes = {"layers": 2, "heads": 2, "hidden_dim": 6, "feedforward_dim": 5, "max_positions": 8}
-    check_decoder(Transformer(9, CHANNELS, **sizes, **options), channels=CHANNELS)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ from captioning.training.metrics_file import MetricsFile, read_rows
 def checkpoint(folder: Path, **content: object) -> str:
     path = folder / "checkpoints" / "last.ckpt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    saved = {"format": FORMAT, "hyper_parameters": {}, "encoder": {}, "global_step": 3, "epoch": 0}
+    model: dict[str, object] = {"hyper_parameters": {"vocabulary": ["dog"]}, "state_dict": {}}
+    encoder = {"state_dict": {}}
+    saved = {"format": FORMAT, **model, "encoder": encoder, "global_step": 3, "epoch": 0}
     torch.save(saved | content, path)
     return str(path)
 

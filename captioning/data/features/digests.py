@@ -118,5 +118,5 @@ def _remember(cache_file: Path, fresh: _Known) -> None:
     try:
         with file_lock(cache_file.with_suffix(".lock"), f"it is updating {cache_file}"):
             atomic_write_text(cache_file, json.dumps({**_read(cache_file), **fresh}))
-    except (OSError, CaptioningError) as error:  # for instance, a folder that we may only read
+    except CaptioningError as error:  # for instance, a folder that we may only read
         log.warning("The images will be read again next time: %s", error)

@@ -4,7 +4,9 @@ A store belongs to one encoder with its weights and preprocessing, and is a fold
 
     meta.json    what made the grids, for people and for the check on opening
     grids.bin    the packed grids, one row after another
-    index.txt    line n: the SHA-256 of the image file whose grid is row n, and the row's bytes
+    index.txt    line n: the SHA-256 of the image file whose grid is row n, the row's bytes, and
+                 the CRC-32 of these bytes
+
 
 A grid has locations x channels numbers. A packed grid holds the numbers that are not zero, in half
 precision, and then one byte for each of them: its distance from the previous one (for the first,
@@ -16,6 +18,11 @@ The key of a row is the content of the image file. Data sets therefore share row
 gets a new row, and two file names of the same picture share one. Rows are only ever appended, the
 numbers before their line of the index: a process that is killed at any moment leaves at most some
 bytes in ``grids.bin`` that the index does not mention, which the next process cuts off.
+
+Whenever a row is read, its CRC-32 is checked, which takes a quarter of the time that unpacking it
+takes. :func:`build_store` also checks all rows that are asked for, and computes those that are
+damaged anew; of several rows of one image, the last counts. Stores of earlier versions have rows
+without a CRC-32, which are read unchecked.
 """
 
 import hashlib
@@ -25,7 +32,8 @@ import os
 import re
 import shutil
 import weakref
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +48,7 @@ from captioning.data.features.digests import try_image_digests
 from captioning.data.features.extraction import choose_device, choose_precision, extract_grids
 from captioning.models.encoders.base import GridEncoder
 from captioning.support.errors import CaptioningError
-from captioning.support.files import atomic_write_json
+from captioning.support.files import atomic_write_json, writing
 from captioning.support.locks import file_lock
 from captioning.support.progress import track_progress
 
@@ -48,16 +56,27 @@ log = logging.getLogger(__name__)
 
 _FORMAT = 2
 _ROWS_AT_ONCE = 64
-_LINE = re.compile("([0-9a-f]{64}) ([0-9]{1,12})")
+_LINE = re.compile("([0-9a-f]{64}) ([0-9]{1,12})(?: ([0-9a-f]{8}))?")
 _NUMBER = np.dtype(np.float16)
 _MAX_DISTANCE = 255  # what one byte can hold
 
 
 class Row(NamedTuple):
-    """The position and the size of a packed grid in ``grids.bin``, in bytes."""
+    """The place of a packed grid in ``grids.bin``.
+
+    Attributes:
+        offset: Its position, in bytes.
+        size: Its size, in bytes.
+        checksum: Its CRC-32; None for a row that an earlier version stored.
+    """
 
     offset: int
     size: int
+    checksum: int | None
+
+    def holds(self, packed: bytes) -> bool:
+        """Whether these bytes, as they were read, are those that were written."""
+        return len(packed) == self.size and self.checksum in (None, zlib.crc32(packed))
 
 
 Index = dict[str, Row]
@@ -122,7 +141,7 @@ class FeatureStore:
 
         Raises:
             KeyError: no such image.
-            CaptioningError: the store has become shorter.
+            CaptioningError: the grid was damaged since the store was opened.
         """
         grid: np.ndarray = self.gather([image])[0].numpy()
         return grid
@@ -135,7 +154,7 @@ class FeatureStore:
 
         Raises:
             KeyError: no such image.
-            CaptioningError: the store has become shorter.
+            CaptioningError: a grid was damaged since the store was opened.
         """
         resident = self._resident
         if resident is not None and all(image in self._places for image in images):
@@ -143,14 +162,13 @@ class FeatureStore:
             return resident.index_select(0, rows.to(resident.device, non_blocking=True))
         grids = np.zeros((len(images), self.shape[0] * self.shape[1]), _NUMBER)
         for image, grid in zip(images, grids, strict=True):
-            row = self._rows[image]
-            packed = os.pread(self._file, row.size, row.offset)
-            if len(packed) != row.size:
-                raise _damaged(self.folder, "its grids.bin ends before the grid of an image")
+            packed = _read_row(self._file, self._rows[image])
+            if packed is None:
+                raise self._damaged_grid(image)
             try:
                 unpack(packed, grid)
             except (ValueError, IndexError):
-                raise _damaged(self.folder, f"the stored grid of {image} is invalid") from None
+                raise self._damaged_grid(image) from None
         return torch.from_numpy(grids).view(-1, *self.shape)
 
     @property
@@ -169,7 +187,7 @@ class FeatureStore:
         """Read all grids into a device's memory; :meth:`gather` then takes them from there.
 
         Raises:
-            CaptioningError: they do not fit, or the store has become shorter.
+            CaptioningError: they do not fit, or one was damaged since the store was opened.
         """
         ids = self.ids
         self._resident, self._places = None, {}  # frees what an earlier call has loaded
@@ -203,8 +221,16 @@ class FeatureStore:
         self.notes += [*other.notes, *notes]
         self._rows |= other._rows
 
+    def _damaged_grid(self, image: str) -> CaptioningError:
+        if self._rows[image].checksum is None:
+            return _damaged(self.folder, f"the stored grid of {image} is invalid")
+        return CaptioningError(
+            f"{self.folder / 'grids.bin'}: the stored grid of {image} is damaged: run the command "
+            "again, which computes it anew; if it is damaged again, check the disk."
+        )
+
     def _open(self) -> None:
-        self._file = os.open(self.folder / "grids.bin", os.O_RDONLY)
+        self._file = _open_rows(self.folder)
         weakref.finalize(self, os.close, self._file)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -229,6 +255,8 @@ def build_store(
     progress: bool = True,
 ) -> FeatureStore:
     """Open the encoder's store, after computing the grids that it does not have yet.
+
+    Grids that are damaged in the store are computed anew from their images, with a warning.
 
     Several processes may do so at once: one of them computes, the others wait for it.
 
@@ -270,10 +298,17 @@ def build_store(
     folder = store_folder(directory, encoder)
     files = {digest: paths[image] for image, digest in digests.items()}
     # The first look takes no lock: a complete store may be in a folder that we may only read.
-    if files.keys() - _read_index(folder).keys():
+    if not _whole(folder, _read_index(folder), files) >= files.keys():
         with file_lock(folder / "lock", f"it is computing the grids in {folder}"):
             index = _repair(folder)
-            missing = {digest: path for digest, path in files.items() if digest not in index}
+            whole = _whole(folder, index, files)
+            missing = {digest: path for digest, path in files.items() if digest not in whole}
+            if damaged := [path for digest, path in missing.items() if digest in index]:
+                log.warning(
+                    "%s: %d stored grids are damaged, and are computed anew: that of %s%s",
+                    *(folder / "grids.bin", len(damaged), damaged[0]),
+                    " and others" if len(damaged) > 1 else "",
+                )
             broken: dict[str, CaptioningError] = {}
             if missing:
                 chosen = choose_device(device)
@@ -322,7 +357,14 @@ def build_store(
             notes.append(_same_picture(image, first))
     for note in notes:
         log.warning("%s", note)
-    return FeatureStore(folder, digests, notes)
+    store = FeatureStore(folder, digests, notes)
+    if unchecked := sum(row.checksum is None for row in store._rows.values()):
+        log.info(
+            "%d grids in %s were stored by an earlier version, without checksums: damage to them "
+            "is not noticed; delete that folder to compute them anew, with checksums",
+            *(unchecked, folder),
+        )
+    return store
 
 
 def store_folder(directory: Path, encoder: GridEncoder) -> Path:
@@ -381,6 +423,36 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return result
 
 
+def _open_rows(folder: Path) -> int:
+    """Open ``grids.bin`` for :func:`_read_row`."""
+    path = folder / "grids.bin"
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise CaptioningError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def _read_row(file: int, row: Row) -> bytes | None:
+    """The bytes of a row, or None if they are not those that were written."""
+    try:
+        packed = os.pread(file, row.size, row.offset)
+    except OSError:  # the disk has lost them
+        return None
+    return packed if row.holds(packed) else None
+
+
+def _whole(folder: Path, index: Index, digests: Iterable[str]) -> set[str]:
+    """Those of some images whose rows are in the store and undamaged."""
+    found = [digest for digest in digests if digest in index]
+    if not found:
+        return set()
+    file = _open_rows(folder)
+    try:
+        return {digest for digest in found if _read_row(file, index[digest]) is not None}
+    finally:
+        os.close(file)
+
+
 def _write_meta(folder: Path, identity: Mapping[str, Any], precision: str) -> None:
     """Add the precision of the grids that are about to be computed to ``meta.json``."""
     path = folder / "meta.json"
@@ -417,50 +489,71 @@ def unpack(packed: bytes, grid: Float16[np.ndarray, " numbers"]) -> None:
 
 
 def _read_index(folder: Path) -> Index:
-    """Return the row of each digest; the index is empty when there is no store yet.
+    """Return the row of each digest; the index is empty when there is no store yet."""
+    return dict(_read_lines(folder))
+
+
+def _read_lines(folder: Path) -> list[tuple[str, Row]]:
+    """Return the digests and rows of ``index.txt``, in its order.
 
     A last line that does not end in a newline is ignored: another process is writing it.
     """
+    lines = _complete_lines(folder)
     try:
-        text = (folder / "index.txt").read_text(encoding="ascii")
         size = (folder / "grids.bin").stat().st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if (folder / "index.txt").exists():
             raise _damaged(folder, "it has no grids.bin") from None
-        return {}
-    except UnicodeDecodeError:
-        raise _damaged(folder, "its index.txt is not text") from None
-    lines = text.split("\n")[:-1]
-    index: Index = {}
+        return []
+    rows: list[tuple[str, Row]] = []
     offset = 0
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines.splitlines(), start=1):
         found = _LINE.fullmatch(line)
         if not found:
-            raise _damaged(folder, f"line {number} of its index.txt is not a SHA-256 and a size")
-        index[found[1]] = Row(offset, int(found[2]))
+            raise _damaged(
+                folder,
+                f"line {number} of its index.txt is not a SHA-256, a size and a checksum",
+            )
+        checksum = None if found[3] is None else int(found[3], 16)
+        rows.append((found[1], Row(offset, int(found[2]), checksum)))
         offset += int(found[2])
-    if size < offset:
+    if any(row.offset + row.size > size and row.checksum is None for _, row in rows):
         raise _damaged(folder, "its grids.bin is shorter than its index.txt says")
-    if len(index) < len(lines):
-        raise _damaged(folder, "its index.txt has a SHA-256 twice")
-    return index
+    return rows
+
+
+def _complete_lines(folder: Path) -> str:
+    path = folder / "index.txt"
+    try:
+        text = path.read_text(encoding="ascii")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except UnicodeDecodeError:
+        raise _damaged(folder, "its index.txt is not text") from None
+    except OSError as error:
+        raise CaptioningError(f"{path} cannot be read ({error.strerror}).") from error
+    return text[: text.rfind("\n") + 1]
 
 
 def _repair(folder: Path) -> Index:
-    """Cut off what a killed process left behind, and return the index; needs the lock."""
-    index = _read_index(folder)
+    """Cut off what a killed process left behind, and return the index; needs the lock.
+
+    If the end of ``grids.bin`` is missing, zeros take its place, whose checksum is a wrong one.
+    """
+    rows = _read_lines(folder)
     for name, size in (
-        ("index.txt", sum(len(_line(digest, row.size)) for digest, row in index.items())),
-        ("grids.bin", sum(row.size for row in index.values())),
+        ("index.txt", len(_complete_lines(folder))),
+        ("grids.bin", sum(row.size for _, row in rows)),
     ):
         path = folder / name
-        if path.exists() and path.stat().st_size > size:
-            os.truncate(path, size)
-    return index
+        with writing(path):
+            if path.exists() and path.stat().st_size != size:
+                os.truncate(path, size)
+    return dict(rows)
 
 
-def _line(digest: str, size: int) -> str:
-    return f"{digest} {size}\n"
+def _line(digest: str, packed: bytes) -> str:
+    return f"{digest} {len(packed)} {zlib.crc32(packed):08x}\n"
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -480,15 +573,11 @@ def _append(
     The numbers reach the disk before the lines of the index that mention them are written.
     """
     packed = [pack(grid) for grid in grids]
-    try:
+    with writing(folder):
         with (folder / "grids.bin").open("ab") as file:
             file.writelines(packed)
             file.flush()
             os.fsync(file.fileno())
         with (folder / "index.txt").open("a", encoding="ascii", newline="") as file:
-            file.writelines(
-                _line(digest, len(row)) for digest, row in zip(digests, packed, strict=True)
-            )
-    except OSError as error:
-        raise CaptioningError(f"{folder} cannot be written ({error.strerror}).") from error
+            file.writelines(map(_line, digests, packed))
     return sum(map(len, packed))

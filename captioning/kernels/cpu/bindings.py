@@ -8,6 +8,7 @@ from torch import Tensor
 
 from captioning.kernels.cpu.build import compiled_library
 from captioning.kernels.library import MAX_ADDENDS, CompilationError, Kernels
+from captioning.support.errors import CaptioningError
 from captioning.support.paths import cache_dir
 
 SIGNATURES = {
@@ -26,10 +27,14 @@ def load_c_kernels() -> "CKernels":
     Raises:
         CompilationError: the kernels cannot be compiled or loaded.
     """
-    library = compiled_library(cache_dir() / "kernels")
+    try:
+        folder = cache_dir() / "kernels"
+    except CaptioningError as error:
+        raise CompilationError(str(error)) from error
+    library = compiled_library(folder)
     try:
         return CKernels(library)
-    except (OSError, AttributeError) as error:  # a truncated file, or a folder mounted noexec
+    except (OSError, AttributeError) as error:  # for instance, a folder mounted noexec
         raise CompilationError(f"{library} cannot be loaded ({error})") from error
 
 

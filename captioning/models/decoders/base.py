@@ -7,6 +7,7 @@ B x K. Both are dictionaries, so that decoding can select images and reorder bea
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -86,6 +87,8 @@ class Decoder(nn.Module, ABC):
             steps. ``static`` is not inherited: a subclass must set it again.
         partial_attention: whether the attention weights of a word may sum to less than 1. Their sum
             is then how much the word looked at the image at all, and reports show it.
+        words: the tokens as text, by id, special tokens included, which decoding with words of the
+            user's needs; empty if they are not known. A captioner sets them.
         needs_objective: the name of the objective without which the decoder does not learn, or the
             dotted path of its class; None: any objective.
     """
@@ -95,6 +98,7 @@ class Decoder(nn.Module, ABC):
     needs_objective: ClassVar[str | None] = None
 
     vocabulary_size: int
+    words: Sequence[str] = ()
 
     @abstractmethod
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:

@@ -193,8 +193,11 @@ class RecurrentDecoder(Decoder):
         )
 
     def drop_words(self, tokens: Int[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:
-        """In training, replace a share of the words by ``<unk>``."""
-        return drop_words(tokens, self.word_dropout) if self.training else tokens
+        """In training, replace a share of the words (not the special tokens) by ``<unk>``."""
+        if not self.training or self.word_dropout == 0:
+            return tokens
+        dropped = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout
+        return tokens.masked_fill(dropped & (tokens > UNK), UNK)
 
     def output_logits(
         self,
@@ -206,14 +209,6 @@ class RecurrentDecoder(Decoder):
         del context
         logits: Tensor = self.output_words(self.dropout(embedded + self.output_hidden(hidden)))
         return logits
-
-
-def drop_words(tokens: Int[Tensor, " tokens"], share: float) -> Int[Tensor, " tokens"]:
-    """Replace a random share of the words (not of the special tokens) by ``<unk>``."""
-    if share == 0:
-        return tokens
-    dropped = torch.rand(tokens.shape, device=tokens.device) < share
-    return tokens.masked_fill(dropped & (tokens > UNK), UNK)
 
 
 def head(rows: Tensor, count: int) -> Tensor:

@@ -1,179 +1,239 @@
-"""A Transformer decoder that attends to the locations of the grid (Vaswani et al. 2017)."""
+"""A Transformer decoder over the grid (Vaswani et al. 2017), with layer normalisation first."""
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
-from captioning.kernels.ops import (
-    Dropout,
-    dot_product_attention,
-    dot_product_attention_weights,
-    product_dtype,
-    standardize,
-)
+from captioning.kernels.ops import Dropout, at_least_single, product_dtype, standardize
 from captioning.models.attention.base import Memory
 from captioning.models.decoders.base import Decoder, State, Step, TeacherForced
-from captioning.models.decoders.packing import pack
-from captioning.models.decoders.recurrent import check_shares, check_sizes, drop_words
+from captioning.models.decoders.recurrent import check_shares, check_sizes
 from captioning.support.errors import CaptioningError
-from captioning.support.special_tokens import PAD
+from captioning.support.special_tokens import PAD, UNK
 
 
-class Transformer(Decoder):
-    """A Transformer decoder with normalisation before each sublayer (Xiong et al. 2020).
+class TransformerLayer(nn.Module):
+    """Causal self-attention over the words, attention over the grid, and a feed-forward network.
 
-    Each layer adds to its input x, in this order,
+        x = x + SelfAttention(LayerNorm(x))
+        x = x + GridAttention(LayerNorm(x), grid)
+        x = x + W_2 gelu(W_1 LayerNorm(x))
 
-        x + MultiHead(LN(x), LN(x))     causal self-attention to the words so far
-        x + MultiHead(LN(x), grid)      cross-attention to the locations of the image
-        x + FFN(LN(x))                  feed-forward network
+    Args:
+        hidden_dim: size of the words' states (H).
+        heads: number of attention heads, a divisor of H.
+        feed_forward_dim: units of the feed-forward network.
+        dropout: dropout probability of what each of the three parts adds, and of the units of the
+            feed-forward network.
+    """
 
-    and the logits are computed from LN(x) of the last layer. Cross-attention reads the grid itself;
-    as a convolutional grid is computed with padding, its locations need no code of their position.
+    def __init__(self, hidden_dim: int, heads: int, feed_forward_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.self_norm = nn.LayerNorm(hidden_dim)
+        self.self_projection = nn.Linear(hidden_dim, 3 * hidden_dim)  # queries, keys and values
+        self.self_output = nn.Linear(hidden_dim, hidden_dim)
+        self.grid_norm = nn.LayerNorm(hidden_dim)
+        self.grid_query = nn.Linear(hidden_dim, hidden_dim)
+        self.grid_projection = nn.Linear(hidden_dim, 2 * hidden_dim)  # keys and values
+        self.grid_output = nn.Linear(hidden_dim, hidden_dim)
+        self.forward_norm = nn.LayerNorm(hidden_dim)
+        self.forward_hidden = nn.Linear(hidden_dim, feed_forward_dim)
+        self.forward_output = nn.Linear(feed_forward_dim, hidden_dim)
+        self.dropout = Dropout(dropout)
 
-    The **attention weights** of a word are those of the last layer's cross-attention, averaged over
-    the heads. They are what the word that is predicted next reads from the image directly, while
-    the earlier layers look for what the following ones need; and the fused attention, which does
-    not compute weights, can be used in all other layers.
+    def forward(
+        self,
+        states: Float[Tensor, "images captions words hidden"],
+        grid: Float[Tensor, "images 2 heads locations size"],
+        earlier: Float[Tensor, "images captions 2 heads earlier size"] | None = None,
+    ) -> tuple[
+        Float[Tensor, "images captions words hidden"],
+        Float[Tensor, "images captions 2 heads all size"],
+        Float[Tensor, "images captions words locations"],
+    ]:
+        """Process some words of each caption.
 
-    In decoding, the state holds the keys and values of the words so far, for each layer, so that a
-    step computes one word. In teacher forcing, linear layers are applied to real words alone.
+        Args:
+            states: of the words.
+            grid: keys and values of the locations, from :meth:`grid_keys_values`.
+            earlier: keys and values of the words before these; None if these are the first ones.
+
+        Returns:
+            The new states, the keys and values of all words so far, and the attention weights over
+            the grid, as the mean over the heads; they sum to 1 over the locations.
+        """
+        added, keys_values = self.attend_words(states, earlier)
+        states = states + self.dropout(added)
+        added, weights = self.attend_grid(states, grid)
+        states = states + self.dropout(added)
+        hidden = self.dropout(gelu(self.forward_hidden(self.forward_norm(states))))
+        return states + self.dropout(self.forward_output(hidden)), keys_values, weights
+
+    def attend_words(
+        self,
+        states: Float[Tensor, "images captions words hidden"],
+        earlier: Float[Tensor, "images captions 2 heads earlier size"] | None,
+    ) -> tuple[
+        Float[Tensor, "images captions words hidden"],
+        Float[Tensor, "images captions 2 heads all size"],
+    ]:
+        """Self-attention, in which a word sees itself and the words before it."""
+        projected = self.self_projection(self.self_norm(states))
+        query, key, value = map(self.split_heads, projected.chunk(3, -1))
+        keys_values = torch.stack([key, value], 2)
+        if earlier is not None:
+            keys_values = torch.cat([earlier.to(keys_values.dtype), keys_values], -2)
+        found, _ = attend(query, keys_values[:, :, 0], keys_values[:, :, 1], causal=True)
+        joined = found.transpose(-3, -2).reshape(states.shape)
+        return self.self_output(joined), keys_values
+
+    def attend_grid(
+        self,
+        states: Float[Tensor, "images captions words hidden"],
+        grid: Float[Tensor, "images 2 heads locations size"],
+    ) -> tuple[
+        Float[Tensor, "images captions words hidden"],
+        Float[Tensor, "images captions words locations"],
+    ]:
+        """Attention over the locations, for the words of all captions of an image together."""
+        # images x heads x (captions * words) x size
+        query = self.split_heads(self.grid_query(self.grid_norm(states)).flatten(1, 2))
+        found, weights = attend(query, grid[:, 0], grid[:, 1])
+        joined = found.transpose(-3, -2).reshape(states.shape)
+        return self.grid_output(joined), weights.mean(1).view(*states.shape[:3], -1)
+
+    def grid_keys_values(
+        self, grid: Float[Tensor, "images locations hidden"]
+    ) -> Float[Tensor, "images 2 heads locations size"]:
+        """The keys and the values of the locations of each image."""
+        keys, values = map(self.split_heads, self.grid_projection(grid).chunk(2, -1))
+        return torch.stack([keys, values], 1)
+
+    def split_heads(
+        self, states: Float[Tensor, "*batch positions hidden"]
+    ) -> Float[Tensor, "*batch heads positions size"]:
+        """Divide the units of each state among the heads."""
+        return states.unflatten(-1, (self.heads, -1)).transpose(-3, -2)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def attend(
+    query: Float[Tensor, "*batch heads words size"],
+    keys: Float[Tensor, "*batch heads positions size"],
+    values: Float[Tensor, "*batch heads positions size"],
+    *,
+    causal: bool = False,
+) -> tuple[Float[Tensor, "*batch heads words size"], Float[Tensor, "*batch heads words positions"]]:
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1), and its weights.
+
+    PyTorch's fused function is not used: on a CPU, its backward pass took a quarter of a step.
+
+    Args:
+        query: of each word.
+        keys: of each position.
+        values: of each position.
+        causal: the words are the last positions, and a word does not see the positions after it.
+    """
+    scores = at_least_single(query @ keys.mT) * query.shape[-1] ** -0.5
+    if causal:
+        words, positions = scores.shape[-2:]
+        later = torch.ones(words, positions, dtype=torch.bool, device=scores.device)
+        scores = scores.masked_fill(later.triu(positions - words + 1), -torch.inf)
+    weights = scores.softmax(-1)
+    return weights.to(values.dtype) @ values, weights
+
+
+class TransformerDecoder(Decoder):
+    """A Transformer that predicts each word from the words before it and the grid.
+
+    The attention weights of a word are those of the last layer, whose result is the nearest to the
+    word, as the mean over its heads. The keys and values of the grid are computed once for an
+    image, and those of earlier words are kept in the state.
 
     Args:
         vocabulary_size: number of tokens (V), special ones included.
         channels: channels of the grid (C).
+        hidden_dim: size of embeddings and states (H).
         layers: number of layers.
-        heads: number of attention heads, a divisor of ``hidden_dim``.
-        hidden_dim: size of the residual stream x (H).
-        feedforward_dim: units of the feed-forward network; the default is twice ``hidden_dim``, and
-            not four times, as data sets are small.
-        activation: ``gelu``, FFN(x) = W_2 GELU(W_1 x), or ``swiglu``, FFN(x) =
-            W_2 (SiLU(W_1 x) * W_3 x) with 2/3 of the units, so that both have as many parameters
-            (Shazeer 2020).
-        embed_dim: size of the word embeddings; None is ``hidden_dim``. If they differ, a product
-            leads from embeddings to ``hidden_dim``, and another one back to the output layer (the
-            factorised embeddings of Lan et al. 2020).
-        positions: ``learned``, which start as the sinusoids, or ``sinusoidal`` (Vaswani et al.
-            2017, section 3.5).
-        max_positions: number of learned positions, which limits the length of captions.
-        dropout: dropout probability of the embeddings and of what each sublayer adds to x.
-        word_dropout: probability that an input word is replaced by ``<unk>`` in training, so that
-            the model relies on the image rather than on the previous words.
-        grid_dropout: dropout probability of the grid's elements, one mask per image and step.
+        heads: number of attention heads, a divisor of H.
+        feed_forward_dim: units of the feed-forward networks.
+        dropout: dropout probability of the embeddings, of the projected grid and within the layers.
+        word_dropout: probability that an input word is replaced by ``<unk>`` in training.
         tie_embeddings: use the embedding matrix as the output matrix, too.
-        normalize_grid: standardise the channels of each location. This is a LayerNorm without
-            parameters, which the projections to keys and values would absorb.
-        attention_layers: whose cross-attention the attention weights are: ``last``, or ``all``, the
-            mean over the layers.
+        normalize_grid: standardise the channels of each location.
     """
 
-    static = True
+    layers: Sequence[TransformerLayer]
 
     def __init__(
         self,
         vocabulary_size: int,
         channels: int,
         *,
-        layers: int = 3,
-        heads: int = 8,
         hidden_dim: int = 512,
-        feedforward_dim: int = 1024,
-        activation: Literal["gelu", "swiglu"] = "gelu",
-        embed_dim: int | None = None,
-        positions: Literal["learned", "sinusoidal"] = "learned",
-        max_positions: int = 64,
+        layers: int = 2,
+        heads: int = 8,
+        feed_forward_dim: int = 1024,
         dropout: float = 0.3,
         word_dropout: float = 0.0,
-        grid_dropout: float = 0.0,
         tie_embeddings: bool = True,
         normalize_grid: bool = True,
-        attention_layers: Literal["last", "all"] = "last",
     ) -> None:
         super().__init__()
-        embed_dim = hidden_dim if embed_dim is None else embed_dim
         check_sizes(
-            layers=layers,
-            heads=heads,
-            hidden_dim=hidden_dim,
-            feedforward_dim=feedforward_dim,
-            embed_dim=embed_dim,
-            max_positions=max_positions,
+            hidden_dim=hidden_dim, layers=layers, heads=heads, feed_forward_dim=feed_forward_dim
         )
-        check_shares(dropout=dropout, word_dropout=word_dropout, grid_dropout=grid_dropout)
-        if hidden_dim % heads:
-            raise CaptioningError(f"model.heads={heads} must divide model.hidden_dim={hidden_dim}.")
+        check_shares(dropout=dropout, word_dropout=word_dropout)
+        if hidden_dim % heads or hidden_dim % 2:
+            raise CaptioningError(
+                f"model.hidden_dim={hidden_dim} must be even and a multiple of model.heads={heads}."
+            )
         self.vocabulary_size = vocabulary_size
         self.hidden_dim = hidden_dim
-        self.embed_dim = embed_dim
         self.word_dropout = word_dropout
         self.normalize_grid = normalize_grid
-        self.embedding = nn.Embedding(vocabulary_size, embed_dim, padding_idx=PAD)
-        nn.init.normal_(self.embedding.weight, std=embed_dim**-0.5)
-        same = embed_dim == hidden_dim
-        self.input_words = None if same else nn.Linear(embed_dim, hidden_dim, bias=False)
-        self.output_hidden = None if same else nn.Linear(hidden_dim, embed_dim, bias=False)
-        self.output_words = nn.Linear(embed_dim, vocabulary_size)
+        self.embedding = nn.Embedding(vocabulary_size, hidden_dim, padding_idx=PAD)
+        nn.init.normal_(self.embedding.weight, std=hidden_dim**-0.5)
+        self.grid_input = nn.Linear(channels, hidden_dim)
+        stacked = [
+            TransformerLayer(hidden_dim, heads, feed_forward_dim, dropout) for _ in range(layers)
+        ]
+        self.layers = nn.ModuleList(stacked)  # type: ignore[assignment]  # a sequence of its items
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.output_words = nn.Linear(hidden_dim, vocabulary_size)
         if tie_embeddings:
             self.output_words.weight = self.embedding.weight
-        self.positions = (
-            nn.Parameter(sinusoids(torch.arange(max_positions), hidden_dim))
-            if positions == "learned"
-            else None
-        )
-        self.layers = nn.ModuleList(
-            TransformerLayer(
-                hidden_dim,
-                channels,
-                heads=heads,
-                feedforward_dim=feedforward_dim,
-                activation=activation,
-                dropout=dropout,
-                need_weights=attention_layers == "all" or number == layers - 1,
-            )
-            for number in range(layers)
-        )
-        with torch.no_grad():  # so that x is as large whatever the number of layers (GPT-2)
-            for _, _, layer in self.each_layer():
-                for output in (layer.self_output, layer.cross_output, layer.feedforward.output):
-                    output.weight *= (3 * layers) ** -0.5
-        self.output_norm = nn.LayerNorm(hidden_dim)
         self.dropout = Dropout(dropout)
-        self.grid_dropout = Dropout(grid_dropout)
-
-    def each_layer(self) -> Iterator[tuple[str, str, "TransformerLayer"]]:
-        """The layers, the first one first, and the names of their keys and of their values."""
-        for number, layer in enumerate(self.layers):
-            assert isinstance(layer, TransformerLayer)
-            yield f"keys{number}", f"values{number}", layer
 
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
-        """The keys and values of each layer's cross-attention: B x heads x P x H / heads."""
-        grid = standardize(grid)[0] if self.normalize_grid else grid.to(product_dtype(grid))
-        grid = self.grid_dropout(grid)
-        memory: Memory = {}
-        for keys, values, layer in self.each_layer():
-            memory[keys], memory[values] = layer.keys_values_of_grid(grid)
-        return memory
+        """Keys and values of the locations: images x layers x 2 x heads x locations x size."""
+        if self.normalize_grid:
+            grid, _ = standardize(grid)
+        else:
+            grid = grid.to(product_dtype(grid))
+        projected = self.dropout(self.grid_input(grid))
+        return {"grid": torch.stack([each.grid_keys_values(projected) for each in self.layers], 1)}
 
     def start(self, memory: Memory, captions: int) -> State:
-        """The keys and values of each layer's self-attention, of no words yet.
-
-        They are B x K x heads x t x H / heads after t words.
-        """
-        images, heads, _, size = memory["keys0"].shape
-        none = memory["keys0"].new_empty(images, captions, heads, 0, size)
-        return {name: none for keys, values, _ in self.each_layer() for name in (keys, values)}
+        """No words: images x captions x layers x 2 x heads x 0 x size."""
+        images, layers, _, heads, _, size = memory["grid"].shape
+        return {"words": memory["grid"].new_zeros(images, captions, layers, 2, heads, 0, size)}
 
     def step(self, tokens: Int[Tensor, "images captions"], state: State, memory: Memory) -> Step:
-        images, captions = tokens.shape
-        read = state["keys0"].shape[3]
-        x = self.embed(tokens.flatten(), self.position_codes(read, 1))
-        x, state, attention = self.run(x, Words(images, captions, 1), memory, state)
-        logits = self.output_logits(x).view(images, captions, -1)
-        return Step(logits, state, attention.squeeze(2))
+        earlier = state["words"]
+        states = self.embed(tokens[..., None], position=earlier.shape[-2])
+        kept = []
+        for number, layer in enumerate(self.layers):
+            states, keys_values, weights = layer(
+                states, memory["grid"][:, number], earlier[:, :, number]
+            )
+            kept.append(keys_values)
+        logits = self.output_words(self.norm(states.squeeze(2)))
+        return Step(logits, {"words": torch.stack(kept, 2)}, weights.squeeze(2))
 
     def forward(
         self,
@@ -181,289 +241,51 @@ class Transformer(Decoder):
         tokens: Int[Tensor, "images captions length"],
     ) -> TeacherForced:
         memory = self.prepare(grid)
-        images, captions, length = tokens.shape[0], tokens.shape[1], tokens.shape[2] - 1
-        packed = pack(tokens).to(grid.device)
-        words = Words(images, captions, length, packed.positions)
-        codes = self.position_codes(0, length)
-        codes = nn.functional.embedding(packed.positions % length, codes)
-        x = self.embed(self.drop_words(packed.inputs), codes)
-        x, _, attention = self.run(x, words, memory)
-        real = words.pad((packed.targets != PAD)[:, None].to(attention.dtype))  # 1 or 0
-        return TeacherForced(
-            self.output_logits(x),
-            packed.targets,
-            packed.positions,
-            packed.lengths,
-            length,
-            (attention * real).sum(2),
-            words.unpad(attention),
+        targets = tokens[..., 1:]
+        real = targets != PAD
+        # Where that takes no synchronisation with a GPU, logits are computed for real targets only.
+        in_cpu_memory = tokens.device.type == "cpu"
+        positions = (real if in_cpu_memory else torch.ones_like(real)).flatten().nonzero()[:, 0]
+        inputs, targets, real, positions = (
+            each.to(grid.device, non_blocking=True)
+            for each in (tokens[..., :-1], targets, real, positions)
         )
-
-    def run(
-        self,
-        x: Float[Tensor, "rows hidden"],
-        words: "Words",
-        memory: Memory,
-        state: State | None = None,
-    ) -> tuple[
-        Float[Tensor, "rows hidden"], State, Float[Tensor, "images captions length locations"]
-    ]:
-        """Apply the layers to words.
-
-        Args:
-            x: the embeddings of the words.
-            words: which words these are.
-            memory: the memory of the images.
-            state: the keys and values of previous words; None before the first word.
-
-        Returns:
-            The output of the last layer, the state after these words, and their attention weights.
-        """
-        new: State = {}
-        attention: list[Tensor] = []
-        for keys, values, layer in self.each_layer():
-            past = None if state is None else (state[keys], state[values])
-            x, new[keys], new[values] = layer.attend_to_words(x, words, past)
-            x, weights = layer.attend_to_grid(x, words, memory[keys], memory[values])
-            if weights is not None:
-                attention.append(weights)
-            x = layer.transform(x)
-        return x, new, attention[0] if len(attention) == 1 else torch.stack(attention).mean(0)
+        states = self.embed(self.drop_words(inputs), position=0)
+        for number, layer in enumerate(self.layers):
+            states, _, weights = layer(states, memory["grid"][:, number])
+        attention = weights * real[..., None]
+        return TeacherForced(
+            self.output_words(self.norm(states.flatten(0, 2)[positions])),
+            targets.flatten()[positions],
+            positions,
+            real.sum(-1),
+            targets.shape[-1],
+            coverage=attention.sum(2),
+            attention=attention.flatten(0, 2)[positions],
+        )
 
     def embed(
-        self, tokens: Int[Tensor, " rows"], positions: Float[Tensor, "_ hidden"]
-    ) -> Float[Tensor, "rows hidden"]:
-        """The words' embeddings, multiplied by the root of their size, plus their positions' codes.
-
-        See Vaswani et al. 2017, sections 3.4 and 3.5.
-        """
-        embedded = self.embed_dim**0.5 * self.embedding(tokens)
-        if self.input_words is not None:
-            embedded = self.input_words(embedded)
-        x: Tensor = self.dropout(embedded + positions)
-        return x
-
-    def position_codes(self, first: int, count: int) -> Float[Tensor, "count hidden"]:
-        """The codes of the positions ``first``, ``first + 1``, ...
-
-        Raises:
-            CaptioningError: the model has learned fewer positions.
-        """
-        if self.positions is None:
-            places = torch.arange(first, first + count, device=self.embedding.weight.device)
-            return sinusoids(places, self.hidden_dim).to(self.embedding.weight.dtype)
-        if first + count > len(self.positions):
-            raise CaptioningError(
-                f"model.max_positions={len(self.positions)}: a caption has {first + count} or more "
-                "words; choose a larger number, or model.positions=sinusoidal."
-            )
-        return self.positions[first : first + count]
-
-    def output_logits(self, x: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows words"]:
-        """The logits of the next word."""
-        x = self.output_norm(x)
-        if self.output_hidden is not None:
-            x = self.output_hidden(x)
-        logits: Tensor = self.output_words(x)
-        return logits
-
-    def drop_words(self, tokens: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-        """In training, replace a share of the words by ``<unk>``."""
-        return drop_words(tokens, self.word_dropout) if self.training else tokens
-
-
-class Words(NamedTuple):
-    """The words that are computed, of all captions of a batch.
-
-    Linear layers compute one row for each word. Attention needs the words of a caption in their
-    order, B x K x T, with zeros where a caption has ended.
-
-    Attributes:
-        images: number of images (B).
-        captions: number of captions of each image (K).
-        length: number of words of each caption, with padding (T).
-        positions: the index of each row in the flattened B x K x T; None if all are there in order.
-    """
-
-    images: int
-    captions: int
-    length: int
-    positions: Int[Tensor, " rows"] | None = None
-
-    def pad(self, rows: Float[Tensor, "rows size"]) -> Float[Tensor, "images captions length size"]:
-        """Arrange rows as images x captions x words."""
-        if self.positions is not None:
-            padded = rows.new_zeros(self.images * self.captions * self.length, rows.shape[1])
-            rows = padded.index_copy(0, self.positions, rows)
-        return rows.view(self.images, self.captions, self.length, -1)
-
-    def unpad(
-        self, padded: Float[Tensor, "images captions length size"]
-    ) -> Float[Tensor, "rows size"]:
-        """The rows again."""
-        flat = padded.flatten(0, 2)
-        return flat if self.positions is None else flat.index_select(0, self.positions)
-
-
-class TransformerLayer(nn.Module):
-    """A layer of :class:`Transformer`: self-attention, cross-attention, feed-forward network.
-
-    Args:
-        hidden_dim: size of the residual stream (H).
-        channels: channels of the grid (C).
-        heads: number of heads of both attentions.
-        feedforward_dim: as for :class:`Transformer`, like the following arguments.
-        activation: ``gelu`` or ``swiglu``.
-        dropout: dropout probability of what each sublayer adds.
-        need_weights: whether the weights of the cross-attention are returned.
-    """
-
-    static = True
-
-    def __init__(
-        self,
-        hidden_dim: int,
-        channels: int,
-        *,
-        heads: int,
-        feedforward_dim: int,
-        activation: Literal["gelu", "swiglu"],
-        dropout: float,
-        need_weights: bool,
-    ) -> None:
-        super().__init__()
-        self.heads = heads
-        self.need_weights = need_weights
-        self.self_norm = nn.LayerNorm(hidden_dim)
-        self.self_input = nn.Linear(hidden_dim, 3 * hidden_dim)  # queries, keys, values
-        self.self_output = nn.Linear(hidden_dim, hidden_dim)
-        self.cross_norm = nn.LayerNorm(hidden_dim)
-        self.cross_query = nn.Linear(hidden_dim, hidden_dim)
-        self.cross_keys_values = nn.Linear(channels, 2 * hidden_dim)
-        self.cross_output = nn.Linear(hidden_dim, hidden_dim)
-        self.feedforward_norm = nn.LayerNorm(hidden_dim)
-        self.feedforward = FeedForward(hidden_dim, feedforward_dim, activation)
-        self.dropout = Dropout(dropout)
-
-    def keys_values_of_grid(
-        self, grid: Float[Tensor, "images locations channels"]
-    ) -> tuple[
-        Float[Tensor, "images heads locations size"], Float[Tensor, "images heads locations size"]
-    ]:
-        """The keys and values of the locations, laid out for the products of every word."""
-        keys, values = self.cross_keys_values(grid).chunk(2, -1)
-        return split_heads(keys, self.heads).contiguous(), split_heads(
-            values, self.heads
-        ).contiguous()
-
-    def attend_to_words(
-        self,
-        x: Float[Tensor, "rows hidden"],
-        words: Words,
-        past: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Float[Tensor, "rows hidden"], Tensor, Tensor]:
-        """Causal self-attention.
+        self, tokens: Int[Tensor, "images captions words"], position: int
+    ) -> Float[Tensor, "images captions words hidden"]:
+        """Embeddings times sqrt(H), plus sinusoidal positions (Vaswani et al. 2017, section 3.5).
 
         Args:
-            x: the input of the layer.
-            words: the words; just one of each caption if there is a ``past``.
-            past: the keys and values of the words before them.
-
-        Returns:
-            The sum of x and the attention's output, and the keys and values of all words so far,
-            B x K x heads x words x H / heads.
+            tokens: the words.
+            position: of the first word of them in its caption, from 0.
         """
-        padded = words.pad(self.self_input(self.self_norm(x)))
-        query, keys, values = (split_heads(each, self.heads) for each in padded.chunk(3, -1))
-        if past is not None:
-            assert words.length == 1
-            keys, values = torch.cat([past[0], keys], 3), torch.cat([past[1], values], 3)
-        context = dot_product_attention(
-            query.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), causal=past is None
-        )
-        rows = words.unpad(join_heads(context).view(*padded.shape[:3], -1))
-        return x + self.dropout(self.self_output(rows)), keys, values
+        words = torch.arange(position, position + tokens.shape[-1], device=tokens.device)
+        units = torch.arange(0, self.hidden_dim, 2, device=tokens.device)
+        angles = words[:, None] * torch.exp(units * (-math.log(10000.0) / self.hidden_dim))
+        positions = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+        embedded = self.embedding(tokens) * math.sqrt(self.hidden_dim)
+        states: Tensor = self.dropout(embedded + positions.to(embedded.dtype))
+        return states
 
-    def attend_to_grid(
-        self,
-        x: Float[Tensor, "rows hidden"],
-        words: Words,
-        keys: Float[Tensor, "images heads locations size"],
-        values: Float[Tensor, "images heads locations size"],
-    ) -> tuple[
-        Float[Tensor, "rows hidden"], Float[Tensor, "images captions length locations"] | None
-    ]:
-        """Cross-attention; the captions of an image share its keys and values.
-
-        Returns:
-            The sum of x and the attention's output, and, if they are needed, the weights, whose
-            mean is taken over the heads.
-        """
-        padded = words.pad(self.cross_query(self.cross_norm(x)))
-        query = split_heads(padded.flatten(1, 2), self.heads)  # B x heads x K T x H / heads
-        attention = None
-        if self.need_weights:
-            weights, context = dot_product_attention_weights(query, keys, values)
-            attention = weights.mean(1).view(*padded.shape[:3], -1)
-        else:
-            context = dot_product_attention(query, keys, values)
-        rows = words.unpad(join_heads(context).view(*padded.shape[:3], -1))
-        return x + self.dropout(self.cross_output(rows)), attention
-
-    def transform(self, x: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows hidden"]:
-        """The sum of x and the output of the feed-forward network."""
-        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
-
-
-class FeedForward(nn.Module):
-    """W_2 GELU(W_1 x), or W_2 (SiLU(W_1 x) * W_3 x) with 2/3 of the units (Shazeer 2020).
-
-    Args:
-        hidden_dim: size of the input and of the output.
-        feedforward_dim: number of units with ``gelu``.
-        activation: ``gelu`` or ``swiglu``.
-    """
-
-    static = True
-
-    def __init__(
-        self, hidden_dim: int, feedforward_dim: int, activation: Literal["gelu", "swiglu"]
-    ) -> None:
-        super().__init__()
-        self.gated = activation == "swiglu"
-        units = max(1, 2 * feedforward_dim // 3) if self.gated else feedforward_dim
-        self.input = nn.Linear(hidden_dim, 2 * units if self.gated else units)  # W_1, W_3
-        self.output = nn.Linear(units, hidden_dim)
-
-    def forward(self, x: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows hidden"]:
-        units = self.input(x)
-        if self.gated:
-            units, gate = units.chunk(2, -1)
-            units = nn.functional.silu(units) * gate
-        else:
-            units = nn.functional.gelu(units)
-        output: Tensor = self.output(units)
-        return output
-
-
-def split_heads(
-    x: Float[Tensor, "*batch words hidden"], heads: int
-) -> Float[Tensor, "*batch heads words size"]:
-    """Divide the last dimension among heads."""
-    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)  # type: ignore[no-untyped-call]
-
-
-def join_heads(x: Float[Tensor, "*batch heads words size"]) -> Float[Tensor, "*batch words hidden"]:
-    """Put the heads' outputs side by side."""
-    return x.transpose(-3, -2).flatten(-2)
-
-
-def sinusoids(positions: Int[Tensor, " positions"], size: int) -> Float[Tensor, "positions size"]:
-    """The codes of positions by sines and cosines of many wavelengths.
-
-    The wavelengths are those of Vaswani et al. 2017, section 3.5; sines are in the first half.
-    """
-    half = -(-size // 2)
-    rates = 10_000.0 ** (-torch.arange(half, device=positions.device) / half)
-    angles = positions[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], -1)[:, :size]
+    def drop_words(
+        self, tokens: Int[Tensor, "images captions words"]
+    ) -> Int[Tensor, "images captions words"]:
+        """In training, replace a share of the words (not the special tokens) by ``<unk>``."""
+        if not self.training or self.word_dropout == 0:
+            return tokens
+        dropped = torch.rand(tokens.shape, device=tokens.device) < self.word_dropout
+        return tokens.masked_fill(dropped & (tokens > UNK), UNK)

