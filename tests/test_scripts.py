@@ -499,7 +499,8 @@ WRONG = [
     (["model.attention_dims=64"],
      "model.attention_dims: no such setting; did you mean model.attention_dim?"),
     (["model=attn_lsmt"],
-     "model=attn_lsmt: there is no such choice; did you mean attn_lstm? There are attn_lstm, lstm"),
+     "model=attn_lsmt: there is no such choice; did you mean attn_lstm? There are "
+     "adaptive_lstm, attn_lstm, hard_attn_lstm, lstm, transformer"),
     (["modle=lstm"], "modle: no such setting; did you mean model?"),
     (["attention_dim=64"], "attention_dim: no such setting; did you mean model.attention_dim?"),
     (["model=lstm", "model.gate=scalar"],
@@ -521,7 +522,8 @@ WRONG = [
     (["-m", "model.attention_dims=64,128"],
      "model.attention_dims: no such setting; did you mean model.attention_dim?"),
     (["-m", "model=attn_lstm,lstn"],
-     "model=lstn: there is no such choice; did you mean lstm? There are attn_lstm, lstm"),
+     "model=lstn: there is no such choice; did you mean lstm? There are "
+     "adaptive_lstm, attn_lstm, hard_attn_lstm, lstm, transformer"),
     (["-m", "patience=2,3"],
      "patience: this setting is now called callbacks.early_stopping.patience"),
 ]  # fmt: skip
