@@ -271,7 +271,7 @@ class Captioner(pl.LightningModule):
             self._references_from = None  # the data module may be another one than before
         make_checkpoints_atomic(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, CaptionDataModule):
+        if self.validation.uses_documents and isinstance(data, CaptionDataModule):
             self.validation.set_documents(data.documents())
         if stage == "fit":
             self.noise_seed = None

@@ -50,6 +50,8 @@ def one_sentence(config_name: str) -> Iterator[None]:
             except (HydraException, OmegaConfBaseException, CaptioningError) as error:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
+                if (interrupt := interrupt_behind(error)) is not None:
+                    raise interrupt from None
                 is_ours = isinstance(error, CaptioningError)
                 message = str(error) if is_ours else explain(error, config_name)
                 print(f"error: {message}", file=sys.stderr)
@@ -73,6 +75,13 @@ def _handlers_own_error() -> Iterator[None]:
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
         raise
+
+
+def interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C or signal behind an error, as one that interrupts the composition of Hydra."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def explain(error: Exception, config_name: str) -> str:

@@ -40,7 +40,7 @@ def train(
         argv = [
             "train.py", f"data.root={drawn_pictures}", f"data.cache={tmp_path}",
             f"hydra.run.dir={folder}", f"encoder._target_={tiny.ENCODER['_target_']}",
-            "encoder.weights=random", "encoder.image_size=32", "~encoder.resize",
+            "encoder.weights=random", "encoder.image_size=32", "~encoder.resize", "~encoder.pool",
             "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "data.batch_size=3",
             "decoding=greedy", *overrides,
         ]  # fmt: skip

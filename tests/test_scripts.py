@@ -499,8 +499,8 @@ WRONG = [
     (["model.attention_dims=64"],
      "model.attention_dims: no such setting; did you mean model.attention_dim?"),
     (["model=attn_lsmt"],
-     "model=attn_lsmt: there is no such choice; did you mean attn_lstm? There are "
-     "adaptive_lstm, attn_lstm, hard_attn_lstm, lstm, transformer"),
+     "model=attn_lsmt: there is no such choice; did you mean attn_lstm? There are adaptive_lstm, "
+     "attn_lstm, hard_attn_lstm, lstm, transformer"),
     (["modle=lstm"], "modle: no such setting; did you mean model?"),
     (["attention_dim=64"], "attention_dim: no such setting; did you mean model.attention_dim?"),
     (["model=lstm", "model.gate=scalar"],
@@ -522,8 +522,8 @@ WRONG = [
     (["-m", "model.attention_dims=64,128"],
      "model.attention_dims: no such setting; did you mean model.attention_dim?"),
     (["-m", "model=attn_lstm,lstn"],
-     "model=lstn: there is no such choice; did you mean lstm? There are "
-     "adaptive_lstm, attn_lstm, hard_attn_lstm, lstm, transformer"),
+     "model=lstn: there is no such choice; did you mean lstm? There are adaptive_lstm, "
+     "attn_lstm, hard_attn_lstm, lstm, transformer"),
     (["-m", "patience=2,3"],
      "patience: this setting is now called callbacks.early_stopping.patience"),
 ]  # fmt: skip
@@ -542,7 +542,7 @@ def test_a_wrong_key_or_choice_is_answered_with_the_nearest(
     ("script", "override", "sentence"),
     [
         ("eval", "decoding=bean", "decoding=bean: there is no such choice; did you mean beam? "
-         "There are beam, greedy, sample"),
+         "There are beam, diverse_beam, greedy, mbr, sample"),
         ("eval", "splitt=dev", "splitt: no such setting; did you mean split?"),
         ("eval", "compile=true",
          "compile: this setting is now called backend, which takes auto, torch or native"),

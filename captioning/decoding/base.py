@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -69,6 +69,9 @@ class Decoding(ABC):
             raise CaptioningError(
                 f"decoding.no_repeat_ngram={self.no_repeat_ngram}: choose 0 (off) or more"
             )
+
+    uses_documents: ClassVar[bool] = False
+    """Whether :meth:`set_documents` makes a difference."""
 
     @property
     def width(self) -> int | None:

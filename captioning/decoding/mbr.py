@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -42,6 +42,8 @@ class MBR(Decoding):
             ``none``: it weights them alike; ``auto``: ``train`` where the captions of the train
             split are known, as in ``train.py`` and ``eval.py``.
     """
+
+    uses_documents: ClassVar[bool] = True
 
     beam_size: int = 20
     length_penalty: float = 0.8

@@ -110,7 +110,7 @@ class GridEncoder(nn.Module, ABC):
         trainable: bool = False,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
-        pool: int | None = None,
+        pool: int = False,
     ) -> None:
         """Build the network and load its weights.
 
@@ -123,7 +123,7 @@ class GridEncoder(nn.Module, ABC):
             std: Standard deviation of red, green and blue.
             pool: Average the network's map over squares of ``pool`` x ``pool`` locations, which
                 have to fit into it without a remainder. With 2, VGG16's map of a picture of 448
-                pixels has 14 x 14 locations, as many as that of 224 pixels. None for no pooling.
+                pixels has 14 x 14 locations, as many as that of 224 pixels. False for no pooling.
 
         Raises:
             CaptioningError: a value is not among the valid ones, or the weights are not available.
@@ -138,7 +138,7 @@ class GridEncoder(nn.Module, ABC):
                 f"give a multiple of {self.stride}, such as {-(-224 // self.stride) * self.stride}."
             )
         rows, columns = self.measure(image_size)
-        self.pool = 1 if pool is None else pool
+        self.pool = pool or 1
         if self.pool < 1 or rows % self.pool or columns % self.pool:
             fitting = [str(n) for n in range(1, rows + 1) if not (rows % n or columns % n)]
             raise CaptioningError(

@@ -131,7 +131,7 @@ class EfficientNetLite(GridEncoder):
         image_size: int = 256,
         resize: str = "squash",
         trainable: bool = False,
-        pool: int | None = None,
+        pool: int = False,
     ) -> None:
         """Build the network and load its weights.
 

@@ -14,7 +14,7 @@ class ResNet50(TorchvisionEncoder):
         image_size: int = 224,
         resize: str = "squash",
         trainable: bool = False,
-        pool: int | None = None,
+        pool: int = False,
     ) -> None:
         """Build the network and load its weights; the arguments are those of the base class."""
         super().__init__("resnet50", "layer4", weights, image_size, resize, trainable, pool=pool)

@@ -64,7 +64,7 @@ class TimmEncoder(GridEncoder):
         trainable: bool = False,
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
-        pool: int | None = None,
+        pool: int = False,
     ) -> None:
         """Build the network and load its weights.
 

@@ -57,7 +57,7 @@ class TorchvisionEncoder(GridEncoder):
         trainable: bool = False,
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
-        pool: int | None = None,
+        pool: int = False,
     ) -> None:
         """Build the network up to the layer and load its weights.
 

@@ -14,7 +14,7 @@ class VGG19(TorchvisionEncoder):
         image_size: int = 224,
         resize: str = "squash",
         trainable: bool = False,
-        pool: int | None = None,
+        pool: int = False,
     ) -> None:
         """Build the network and load its weights; the arguments are those of the base class."""
         super().__init__("vgg19", "features.35", weights, image_size, resize, trainable, pool=pool)
