@@ -79,9 +79,13 @@ def _handlers_own_error() -> Iterator[None]:
 
 def interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
     """The Ctrl-C or signal behind an error, as one that interrupts the composition of Hydra."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+    seen: list[BaseException] = []  # Hydra chains some exceptions into a circle
+    while error is not None and error not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return error
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 def explain(error: Exception, config_name: str) -> str:
