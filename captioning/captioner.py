@@ -67,6 +67,7 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "objective": {
         "cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy",
+        "distillation": "captioning.objectives.distillation.Distillation",
         "hard_attention": "captioning.objectives.hard_attention.HardAttention",
         "scheduled_sampling": "captioning.objectives.scheduled_sampling.ScheduledSampling",
         "self_critical": "captioning.objectives.self_critical.SelfCritical",

@@ -41,6 +41,7 @@ from captioning.training.initialization import initial_vocabulary, initialize
 from captioning.training.limits import check_limits, check_splits, is_misconfiguration
 from captioning.training.loggers import closing_wandb, log_final_scores, log_settings, make_loggers
 from captioning.training.resume import check_resumable, explaining_restore_errors
+from captioning.training.teacher import load_teacher
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +144,7 @@ def _train(
         check_resumable(Path(settings.resume), captioner)
     elif settings.init_from:
         initialize(captioner, settings.init_from)
+    load_teacher(captioner)
     with clock("features"):
         data.open_features(captioner.encoder)
         data.load_resident(device)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from captioning.models.attention.base import Memory
 from captioning.models.decoders.base import Decoder, State, Step, TeacherForced
 from captioning.support.errors import CaptioningError
-from captioning.support.special_tokens import PAD
 
 
 class Ensemble(Decoder):
@@ -73,7 +72,8 @@ class Ensemble(Decoder):
         tokens: Int[Tensor, "images captions length"],
     ) -> TeacherForced:
         results = [member(grid, tokens) for member in self.members]
-        orders = [_order(result) for result in results]
+        # The members may pack the tokens in any order.
+        orders = [result.real_rows() for result in results]
         pairs = list(zip(results, orders, strict=True))
         first, order = pairs[0]
         coverage = [result.coverage for result in results if result.coverage is not None]
@@ -104,9 +104,3 @@ class Ensemble(Decoder):
 def _join(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One dictionary, whose keys begin with the number of the member."""
     return {f"{i}.{name}": value for i, part in enumerate(parts) for name, value in part.items()}
-
-
-def _order(result: TeacherForced) -> Tensor:
-    """The rows that are not padding, by position: the members may pack them in any order."""
-    real = (result.targets != PAD).nonzero().flatten()
-    return real[result.positions[real].argsort()]

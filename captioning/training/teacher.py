@@ -1,0 +1,21 @@
+"""The teacher of ``objective=distillation``, loaded from its checkpoints."""
+
+from captioning.captioner import Captioner
+from captioning.ensembles import check_same_input, load_captioner
+from captioning.objectives import Distillation
+
+
+def load_teacher(captioner: Captioner) -> None:
+    """Give the objective of a captioner its teacher, if it learns by distillation.
+
+    Raises:
+        CaptioningError: a checkpoint of the teacher cannot be loaded, or has another vocabulary or
+            encoder than the captioner.
+    """
+    objective = captioner.objective
+    if not isinstance(objective, Distillation) or not objective.teachers:
+        return
+    name = f"objective.teachers={','.join(objective.teachers)}"
+    teacher = load_captioner(objective.teachers, backend=captioner.backend)
+    check_same_input(captioner, teacher, name, "this run")
+    objective.learn_from(teacher.decoder)
