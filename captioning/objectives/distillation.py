@@ -1,7 +1,7 @@
 """Knowledge distillation: a decoder learns the word probabilities of trained ones."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,11 @@ from captioning.support.errors import CaptioningError
 
 if TYPE_CHECKING:
     from captioning.data.datamodule import Batch
+
+NO_TEACHER: Final = (
+    "objective=distillation has no teacher: give the checkpoint of a trained model by "
+    "objective.teachers=PATH, or of several by objective.teachers=[A,B]."
+)
 
 
 class Distillation(Objective):
@@ -69,10 +74,7 @@ class Distillation(Objective):
 
     def forward(self, decoder: Decoder, batch: "Batch") -> dict[str, Tensor]:
         if not self._teacher:
-            raise CaptioningError(
-                "objective=distillation has no teacher: give the checkpoint of a trained model by "
-                "objective.teachers=PATH, or of several by objective.teachers=[A,B]."
-            )
+            raise CaptioningError(NO_TEACHER)
         grid = batch.grid
         teacher = self._teacher[0].to(grid.device)
         with evaluation_mode(teacher), torch.no_grad():

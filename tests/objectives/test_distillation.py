@@ -113,6 +113,8 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> N
 def test_a_missing_teacher_is_named() -> None:
     with pytest.raises(CaptioningError, match=r"objective\.teachers=PATH"):
         Distillation()(decoder(), batch())
+    with pytest.raises(CaptioningError, match=r"objective\.teachers=PATH"):
+        load_teacher(captioner(["a", "dog"], objective="distillation"))
 
 
 def captioner(words: list[str], **settings: Any) -> Captioner:
