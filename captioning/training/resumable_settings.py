@@ -65,7 +65,8 @@ def check_same_settings(saved: Mapping[str, Any], given: Mapping[str, Any], sour
         more = f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
         raise CaptioningError(
             f"{source}: that run has other settings: {', '.join(differ[:_SHOWN])}{more}: "
-            "give the same ones, or start a new run with yours; docs/training.md says what may change."
+            "give the same ones, or start a new run with yours; docs/training.md says what may "
+            "change."
         )
 
 

@@ -11,8 +11,8 @@ def load_teacher(captioner: Captioner) -> None:
     """Give the objective of a captioner its teacher, if it learns by distillation.
 
     Raises:
-        CaptioningError: there is no teacher; or a checkpoint of it cannot be loaded, or has another vocabulary or
-            encoder than the captioner.
+        CaptioningError: there is no teacher; or a checkpoint of it cannot be loaded, or has another
+            vocabulary or encoder than the captioner.
     """
     objective = captioner.objective
     if not isinstance(objective, Distillation):
