@@ -139,7 +139,7 @@ def test_a_corner_of_the_view_is_that_corner_of_the_picture() -> None:
     assert moved("flip", 0, 13) == (0, 0, 1)
     assert moved("flip", 12, 1) == (12, 12, 1)
     assert moved("crop_bottom_right", 13, 13) == (13, 13, 1)
-    assert moved("crop_bottom_right", 0, 0)[:2] == (1, 1)  # from 1.75 to 2.625 cells
+    assert moved("crop_bottom_right", 0, 0)[:2] == (2, 2)  # it reaches from 1.75 to 2.625
     assert moved("crop_top_left_flip", 0, 0)[:2] == (0, 11)
 
 
@@ -149,6 +149,13 @@ def test_a_corner_of_the_view_is_that_corner_of_the_picture() -> None:
 @pytest.fixture(scope="module")
 def encoder() -> tiny.Encoder:
     return tiny.Encoder()
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether grids are equal up to the rounding of bfloat16, in which some may be computed."""
+    assert one.shape == other.shape
+    cosines = torch.cosine_similarity(one.float().flatten(1), other.float().flatten(1))
+    return bool((cosines > 0.9995).all())
 
 
 def grid_of(encoder: tiny.Encoder, pixels: Tensor) -> Tensor:
@@ -177,7 +184,8 @@ def test_each_view_is_extracted_once_into_a_store_of_its_own(
     pixels = encoder.preprocessing(picture)
     expected = torch.stack([grid_of(encoder, pixels), grid_of(encoder, hflip(pixels))])
     found = torch.stack([data.stores[name].gather(["04.png"])[0] for name in BOTH])
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    assert alike(found, expected)
+    assert not alike(found[:1], found[1:])
     (flip,) = find_views(["flip"])
     meta = json.loads(
         (store_folder(tmp_path / "features", encoder, flip) / "meta.json").read_text()
@@ -210,8 +218,8 @@ def test_the_flipped_grid_mirrored_back_is_close_to_the_original(tmp_path: Path)
     )
     rows, columns = encoder.grid_size
     back = flip.view(rows, columns, -1).flip(1).flatten(0, 1)
-    assert torch.cosine_similarity(back, original, dim=1).mean() > 0.95
-    assert torch.cosine_similarity(flip, original, dim=1).mean() < 0.95
+    assert torch.cosine_similarity(back, original, dim=1).mean() > 0.9
+    assert torch.cosine_similarity(flip, original, dim=1).mean() < 0.8
     (view,) = find_views(["flip"])
     torch.testing.assert_close(torch.from_numpy(view.placement((rows, columns))).T @ flip, back)
 
@@ -231,7 +239,9 @@ def drawn(data: CaptionDataModule, found: Sequence[Batch]) -> dict[str, str]:
     for batch in found:
         for image, grid in zip(batch.ids, batch.images, strict=True):
             (views[image],) = [
-                name for name, store in data.stores.items() if store.gather([image])[0].equal(grid)
+                name
+                for name, store in data.stores.items()
+                if image in store and store.gather([image])[0].equal(grid)
             ]
     return views
 
@@ -291,14 +301,12 @@ def test_a_trained_encoder_sees_pixels_of_the_same_views(
         assert one.ids == other.ids
         with torch.no_grad():
             seen = encoder(other.images)
-        torch.testing.assert_close(one.images.float(), seen, atol=2e-3, rtol=2e-3)
+        assert alike(one.images, seen)
     captioner = tiny.captioner(pixels)
     (one,) = grids.evaluation_dataloader("test", BOTH)
     (other,) = pixels.evaluation_dataloader("test", BOTH)
     assert other.images.shape == (1, 2, 3, 32, 32)
-    torch.testing.assert_close(
-        captioner.grid(other.images), one.images.float(), atol=2e-3, rtol=2e-3
-    )
+    assert alike(captioner.grid(other.images), one.images)
 
 
 def test_a_resumed_run_draws_the_same_views(drawn_pictures: Path, tmp_path: Path) -> None:
