@@ -26,7 +26,7 @@ from captioning.checkpoints import (
 )
 from captioning.data.datamodule import Batch, CaptionDataModule
 from captioning.data.text import Vocabulary
-from captioning.data.views import ORIGINAL_ALONE, find_views
+from captioning.data.views import ORIGINAL_ALONE, find_views, side_ids
 from captioning.decoding import Decoding, Hypothesis
 from captioning.kernels.backend import Backend, check_backend, use_backend
 from captioning.kernels.cuda_graphs import LossGraphs
@@ -34,7 +34,7 @@ from captioning.kernels.ops import cross_entropy
 from captioning.metrics import METRICS
 from captioning.metrics.torchmetric import CaptionScores
 from captioning.models.decoders.base import Decoder
-from captioning.models.decoders.views import ViewEnsemble
+from captioning.models.decoders.views import ViewDecoder, ViewEnsemble
 from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective
 from captioning.support.build import build, expand, import_class, validated
@@ -262,8 +262,16 @@ class Captioner(pl.LightningModule):
         found = find_views(views)
         if len(found) == 1 and found[0].is_original:
             return self.decoder
-        placements = [torch.from_numpy(v.placement(self.encoder.grid_size)) for v in found]
-        return ViewEnsemble(self.decoder, placements).to(self.device)
+        sides = side_ids(self.vocabulary)
+        members = [
+            ViewDecoder(
+                self.decoder,
+                torch.from_numpy(view.placement(self.encoder.grid_size)),
+                sides if view.mirrored else (),
+            )
+            for view in found
+        ]
+        return ViewEnsemble(members).to(self.device)
 
     def forward(
         self,

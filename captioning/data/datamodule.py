@@ -26,7 +26,7 @@ from captioning.data.text import (
     clean_descriptions,
     save_descriptions,
 )
-from captioning.data.views import ORIGINAL, ORIGINAL_ALONE, find_views
+from captioning.data.views import ORIGINAL, ORIGINAL_ALONE, find_views, side_ids
 from captioning.models.encoders.base import GridEncoder
 from captioning.support.errors import CaptioningError
 
@@ -371,7 +371,8 @@ class CaptionDataModule(pl.LightningDataModule):
             ]
             for image in images
         ]
-        return CaptionDataset(images, tokens, self.stores or None, self.encoder, views)
+        sides = side_ids(self.vocabulary)
+        return CaptionDataset(images, tokens, self.stores or None, self.encoder, views, sides)
 
     def evaluation_dataloader(
         self, split: str, views: Sequence[str] = ORIGINAL_ALONE

@@ -31,6 +31,8 @@ class CaptionDataset(Dataset[Batch]):
         encoder: The encoder whose preprocessing the images get.
         views: The names of the views that an image has. An item is either the index of an image,
             with all of its views, or an index and the name of one view.
+        sides: The ids of two words that are exchanged in the captions of an item with one mirrored
+            view; see :func:`captioning.data.views.side_ids`.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class CaptionDataset(Dataset[Batch]):
         stores: Mapping[str, FeatureStore] | None,
         encoder: GridEncoder,
         views: Sequence[str] = ORIGINAL_ALONE,
+        sides: Sequence[int] = (),
     ) -> None:
         self.images = images
         self.tokens = [sorted(captions, key=len, reverse=True) for captions in tokens]
         self.stores = stores
         self.preprocessing = encoder.preprocessing
         self.views = tuple(views)
+        self.sides = tuple(sides)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -67,6 +71,11 @@ class CaptionDataset(Dataset[Batch]):
         for of_image, rows in zip(captions, tokens, strict=True):
             for caption, row in zip(of_image, rows, strict=False):
                 row[: len(caption)] = caption
+        if self.sides:
+            for rows, view in zip(tokens, drawn, strict=False):  # of an evaluation, none is drawn
+                if find_views([view])[0].mirrored:
+                    left, right = (rows == side for side in self.sides)
+                    rows[left], rows[right] = reversed(self.sides)
         ids = [image.id for image in images]
         return Batch(
             self._pixels(images, drawn) if self.stores is None else self._grids(ids, drawn),

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DistributedSampler
 
 from captioning.data.dataset import CaptionDataset, Item
+from captioning.data.views import ORIGINAL_ALONE
 
 _SEEDS = 2**63  # the seeds that torch accepts, with room for the epoch's number
 
@@ -30,8 +31,8 @@ class LengthGroupedSampler(DistributedSampler[Item]):
         num_replicas: The number of processes that share an epoch.
         rank: The number of this process, from 0.
         seed: The seed of the order.
-        views: The names of the views of the images. If there are several, one of them is drawn for
-            each image in each epoch; that depends on the seed and the epoch alone, too.
+        views: The names of the views of the images, of which one is drawn for each image in each
+            epoch; that depends on the seed and the epoch alone, too.
     """
 
     POOL = 20  # batches; larger pools save little more, and mix the images less
@@ -44,16 +45,16 @@ class LengthGroupedSampler(DistributedSampler[Item]):
         num_replicas: int = 1,
         rank: int = 0,
         seed: int,
-        views: Sequence[str] = (),
+        views: Sequence[str] = ORIGINAL_ALONE,
     ) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed % _SEEDS)
         self.batch_size = batch_size
-        self.views = views
+        self.views = tuple(views)
         self.lengths = [[len(caption) for caption in captions] for captions in dataset.tokens]
 
     def __iter__(self) -> Iterator[Item]:
         """The indices of this process's images, batch after batch, with views that were drawn."""
-        if len(self.views) < 2:
+        if self.views == ORIGINAL_ALONE:
             return self._order()
         drawn = self._draw()
         return ((index, self.views[drawn[index]]) for index in self._order())

@@ -3,6 +3,10 @@
 A view is a part of the picture that the encoder sees, possibly mirrored, resized like the whole
 picture. The feature store keeps the grid of each view. Training may draw one of several views of
 each image, and the captions of an evaluation may be decoded from several views together.
+
+In a mirror image, what is on the left is on the right. The words of :data:`SIDES` are therefore
+exchanged in the captions with which a mirrored view is trained, and in those that are decoded from
+it. References, of metrics and of rewards, stay as they are.
 """
 
 import re
@@ -17,6 +21,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from captioning.data.text import Vocabulary
 from captioning.models.encoders.base import WHOLE, Box, Preprocessing
 from captioning.support.errors import CaptioningError
 from captioning.support.nearest import did_you_mean
@@ -107,6 +112,17 @@ VIEWS: Final = {
 }  # fmt: skip
 """The views that have names. Any other part is ``box_LEFT_TOP_RIGHT_BOTTOM``, as in
 ``box_0_0_0.5_1`` for the left half, and mirrored with ``_flip`` at its end."""
+
+
+SIDES: Final = ("left", "right")
+"""The words that are exchanged in captions of a mirrored view."""
+
+
+def side_ids(vocabulary: Vocabulary) -> tuple[int, ...]:
+    """The token ids of :data:`SIDES`; empty unless the vocabulary has both words."""
+    if not all(word in vocabulary for word in SIDES):
+        return ()
+    return tuple(vocabulary.encode(SIDES)[1:-1])
 
 
 def find_views(names: Sequence[str], key: str = "views") -> tuple[View, ...]:

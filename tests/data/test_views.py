@@ -1,6 +1,7 @@
 """Views against torchvision's flips and crops, and maps against maps that are painted as pixels."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -271,6 +272,34 @@ def test_training_draws_a_view_of_each_image(
     for one, other in zip(batches(data), batches(held), strict=True):
         assert torch.equal(one.images, other.images)
     assert all(batch.views == ("original",) for batch in batches(data))
+
+
+def test_left_and_right_are_exchanged_in_the_captions_of_mirror_images(
+    drawn_pictures: Path, encoder: tiny.Encoder, tmp_path: Path
+) -> None:
+    root = shutil.copytree(drawn_pictures, tmp_path / "data")
+    content = (root / "dataset_flickr8k.json").read_text()
+    for colour, words in (("red", "left of right"), ("blue", "a left box")):
+        content = content.replace(f"a {colour} picture", words)
+    (root / "dataset_flickr8k.json").write_text(content)
+    data = tiny.data(root, tmp_path, train_views=BOTH, seed=2)
+    data.open_features(encoder)
+    found = batches(data)
+    views, mirrored = drawn(data, found), 0
+    for batch in found:
+        for image, rows in zip(batch.ids, batch.tokens, strict=True):
+            said = {data.vocabulary.decode(row.tolist()) for row in rows}
+            expected = set(data.descriptions[image])
+            if views[image] == "flip":
+                swap = {"left of right": "right of left", "a left box": "a right box"}
+                mirrored += bool(expected & swap.keys())
+                expected = {swap.get(caption, caption) for caption in expected}
+            assert said == expected
+    assert mirrored
+    (batch,) = data.evaluation_dataloader("test", ["flip"])
+    said = {data.vocabulary.decode(row.tolist()) for row in batch.tokens[0]}
+    assert said == set(data.descriptions[batch.ids[0]])
+    assert "left of right" in said  # for the decoder of the view, which exchanges them itself
 
 
 def test_several_views_of_an_evaluation_are_one_after_another(

@@ -13,22 +13,31 @@ from captioning.models.decoders.ensemble import Ensemble
 
 
 class ViewDecoder(Decoder):
-    """A decoder that reads the grid of a view, and whose attention is that over the whole picture.
+    """A decoder that reads the grid of a view, and describes the whole picture.
 
     Args:
         decoder: any decoder.
         placement: view's locations x picture's locations, the share of each location of the view
-            in each location of the picture; see :meth:`captioning.data.views.View.placement`.
+            in each location of the picture.
+        exchanged: two words, by id, that change places between the captions of the picture and
+            those of the view, as left and right in a mirror image; none if it is empty.
     """
 
     placement: Tensor
+    order: Tensor
 
     def __init__(
-        self, decoder: Decoder, placement: Float[Tensor, "view_locations picture_locations"]
+        self,
+        decoder: Decoder,
+        placement: Float[Tensor, "view_locations picture_locations"],
+        exchanged: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.decoder = decoder
         self.register_buffer("placement", placement, persistent=False)
+        order = torch.arange(decoder.vocabulary_size)
+        order[[*exchanged]] = order[[*reversed(exchanged)]]
+        self.register_buffer("order", order, persistent=False)  # its own inverse
         self.vocabulary_size = decoder.vocabulary_size
         self.words = decoder.words
 
@@ -39,17 +48,20 @@ class ViewDecoder(Decoder):
         return self.decoder.start(memory, captions)
 
     def step(self, tokens: Int[Tensor, "images captions"], state: State, memory: Memory) -> Step:
-        step = self.decoder.step(tokens, state, memory)
-        return step._replace(attention=self._placed(step.attention))
+        step = self.decoder.step(self.order[tokens], state, memory)
+        return Step(step.logits[..., self.order], step.state, self._placed(step.attention))
 
     def forward(
         self,
         grid: Float[Tensor, "images locations channels"],
         tokens: Int[Tensor, "images captions length"],
     ) -> TeacherForced:
-        result: TeacherForced = self.decoder(grid, tokens)
+        order = self.order.to(tokens.device)
+        result: TeacherForced = self.decoder(grid, order[tokens])
         return replace(
             result,
+            logits=result.logits[..., self.order],
+            targets=self.order.to(result.targets.device)[result.targets],
             coverage=self._placed(result.coverage),
             attention=self._placed(result.attention),
             location=None,
@@ -63,17 +75,10 @@ class ViewDecoder(Decoder):
 
 
 class ViewEnsemble(Ensemble):
-    """Averages the probabilities that one decoder gives to the next word for each view.
+    """An ensemble whose members read a grid each, those of the views of an image.
 
-    The grids of an image's views are one after another: images x (views x locations) x channels.
-
-    Args:
-        decoder: any decoder, an ensemble among them.
-        placements: of each view; see :class:`ViewDecoder`.
+    The grids of an image are one after another: images x (members x locations) x channels.
     """
-
-    def __init__(self, decoder: Decoder, placements: Sequence[Tensor]) -> None:
-        super().__init__([ViewDecoder(decoder, placement) for placement in placements])
 
     def grids(self, grid: Float[Tensor, "images locations channels"]) -> Sequence[Tensor]:
         return grid.chunk(len(self.members), 1)

@@ -16,7 +16,7 @@ from captioning.models.decoders.base import Decoder
 from captioning.models.decoders.ensemble import Ensemble
 from captioning.models.decoders.lstm import LSTM
 from captioning.models.decoders.transformer import TransformerDecoder
-from captioning.models.decoders.views import ViewEnsemble
+from captioning.models.decoders.views import ViewDecoder, ViewEnsemble
 from captioning.support.special_tokens import END, START
 
 ANYTHING = {"min_length": 0, "allow_unknown": True, "allow_repeats": True, "no_repeat_ngram": 0}
@@ -39,12 +39,17 @@ def grids(images: int, views: int = len(VIEWS)) -> Tensor:
     return torch.randn(images, views, ROWS * COLUMNS, CHANNELS, generator=random)
 
 
-def placements(names: list[str]) -> list[Tensor]:
-    return [torch.from_numpy(view.placement((ROWS, COLUMNS))) for view in find_views(names)]
-
-
-def of_views(decoder: Decoder, names: list[str] = VIEWS) -> ViewEnsemble:
-    return ViewEnsemble(decoder, placements(names))
+def of_views(decoder: Decoder, names: list[str] = VIEWS, sides: tuple[int, ...] = ()) -> Decoder:
+    return ViewEnsemble(
+        [
+            ViewDecoder(
+                decoder,
+                torch.from_numpy(view.placement((ROWS, COLUMNS))),
+                sides if view.mirrored else (),
+            )
+            for view in find_views(names)
+        ]
+    )
 
 
 def next_word(decoder: Decoder, grid: Tensor, words: list[int]) -> tuple[Tensor, Tensor | None]:
@@ -151,7 +156,7 @@ def test_equal_views_write_what_one_writes(decoding: Decoding) -> None:
 def test_an_ensemble_reads_several_views() -> None:
     """Its probabilities are the mean over all members and all views."""
     members, images = [random_decoder(), random_decoder(LSTM, 1)], grids(2, 2)
-    both = ViewEnsemble(Ensemble(members), placements(["original", "flip"]))
+    both = of_views(Ensemble(members), ["original", "flip"])
     tokens = torch.tensor([[[START, 4, 5, END]]] * 2)
     with torch.no_grad():
         found = both(images.flatten(1, 2), tokens)
@@ -167,6 +172,34 @@ def test_an_ensemble_reads_several_views() -> None:
         torch.testing.assert_close(probs[target], expected, atol=1e-5, rtol=1e-4)
     assert found.coverage is not None
     assert found.coverage.shape == (2, 1, ROWS * COLUMNS)
+
+
+def test_left_is_right_in_a_mirror_image() -> None:
+    """The decoder reads and writes the mirrored caption of the mirrored grid."""
+    decoder, (images,), (left, right) = random_decoder(), grids(2, 2).unsqueeze(0), (4, 6)
+    mirror = {left: right, right: left}
+    both = of_views(decoder, ["original", "flip"], (left, right))
+    words = [left, 5, right]
+    tokens = torch.tensor([[[START, *words, END]]] * 2)
+    with torch.no_grad():
+        found = both(images.flatten(1, 2), tokens)
+    assert torch.equal(found.targets, tokens.flatten()[found.positions + found.positions // 4 + 1])
+    for row, place in enumerate(found.positions.tolist()):
+        image, length = divmod(place, 4)
+        seen, _ = next_word(decoder, images[image, 0], words[:length])
+        mirrored, _ = next_word(
+            decoder, images[image, 1], [mirror.get(w, w) for w in words][:length]
+        )
+        mirrored[[left, right]] = mirrored[[right, left]]
+        expected = (seen + mirrored).float() / 2
+        torch.testing.assert_close(found.logits[row].softmax(-1), expected, atol=1e-5, rtol=1e-4)
+    for (best, *_), grid in zip(
+        Greedy(max_length=4, **ANYTHING)(of_views(decoder, ["flip"], (left, right)), images[:, 1]),
+        images,
+        strict=True,
+    ):
+        ((plain, *_),) = Greedy(max_length=4, **ANYTHING)(decoder, grid[1:])
+        assert best.tokens == [mirror.get(word, word) for word in plain.tokens]
 
 
 def test_bf16_does_not_round_the_attention() -> None:
