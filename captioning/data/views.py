@@ -147,11 +147,13 @@ def find_views(names: Sequence[str], key: str = "views") -> tuple[View, ...]:
 def _box_view(name: str, given: str) -> View:
     found = _BOX.fullmatch(name.removesuffix(_FLIP))
     if not found:
-        hint = did_you_mean(name, VIEWS)
+        valid = [name for name in VIEWS if not name.endswith(_FLIP)]
+        choices = (
+            f"choose among {', '.join(valid)}, and box_LEFT_TOP_RIGHT_BOTTOM in fractions "
+            f"of the picture, such as box_0_0_0.5_1; {_FLIP} at its end mirrors a crop or a box."
+        )
         raise CaptioningError(
-            f"{given}: there is no view {name!r}; {f'{hint} There' if hint else 'there'} are "
-            f"{', '.join(VIEWS)}, and box_LEFT_TOP_RIGHT_BOTTOM in fractions of the picture, such "
-            f"as box_0_0_0.5_1 and box_0_0_0.5_1{_FLIP}."
+            f"{given}: there is no view {name!r}; {did_you_mean(name, VIEWS) or choices}"
         )
     left, top, right, bottom = map(float, found.groups())
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):

@@ -45,9 +45,9 @@ def smooth_picture(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize(
     ("names", "parts"),
     [
-        (["original", "flop"], ["no view 'flop'", "did you mean flip?", "crop_center", "box_LEFT"]),
+        (["original", "flop"], ["no view 'flop'; did you mean flip?"]),
         (["crop_topleft"], ["did you mean crop_top_left"]),
-        (["upside"], ["no view 'upside'; there are original, flip"]),
+        (["upside"], ["no view 'upside'; choose among original, flip,", "crop_center", "box_LEFT"]),
         (["box_0_0_1"], ["no view 'box_0_0_1'"]),
         (["box_.5_0_.5_1"], ["box_.5_0_.5_1 is no part of the picture"]),
         (["box_0_0_2_1"], ["is no part of the picture"]),
