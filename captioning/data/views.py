@@ -54,6 +54,8 @@ class View:
         self, picture: Image.Image, preprocessing: Preprocessing
     ) -> Float[Tensor, "3 size size"]:
         """The view of an RGB picture as the input of an encoder."""
+        if self.is_original:  # an encoder's own preprocessing need not know of views
+            return preprocessing(picture)
         return preprocessing(picture, self.box, mirrored=self.mirrored)
 
     def placement(

@@ -25,6 +25,7 @@ from captioning.data.features.store import build_store, store_folder
 from captioning.data.images import load_rgb
 from captioning.data.views import VIEWS, find_views
 from captioning.models.encoders.base import Preprocessing
+from captioning.models.encoders.vgg16 import VGG16
 from captioning.support.errors import CaptioningError
 
 pytestmark = [pytest.mark.filterwarnings(message) for message in tiny.QUIET]
@@ -206,6 +207,22 @@ def test_the_store_of_the_original_is_where_it_was_before_there_were_views(
     assert store_folder(tmp_path, encoder).name == f"{encoder.name}-{digest[:12]}"
     names = [store_folder(tmp_path, encoder, view).name for view in VIEWS.values()]
     assert len(set(names)) == len(VIEWS)
+
+
+def test_pooled_grids_of_larger_pictures_have_views(tmp_path: Path) -> None:
+    """VGG16 at twice the size, pooled 2 x 2, has grids of the same size as without both."""
+    encoder, picture = VGG16(weights="random", image_size=64, pool=2), smooth_picture(90, 60)
+    picture.save(tmp_path / "1.png")
+    (flip,) = find_views(["flip"])
+    store = build_store(
+        tmp_path, encoder, [("1", tmp_path / "1.png")], view=flip, progress=False, precision="fp32"
+    )
+    pooled = Preprocessing(size=64)(picture)
+    with torch.inference_mode():
+        last = encoder.map(hflip(pooled)[None])
+    expected = torch.nn.functional.avg_pool2d(last, 2).flatten(2).transpose(1, 2).half()
+    torch.testing.assert_close(store.gather(["1"]), expected, atol=1e-3, rtol=1e-3)
+    assert flip.placement(encoder.grid_size).shape == (4, 4) == (encoder.locations,) * 2
 
 
 def test_the_flipped_grid_mirrored_back_is_close_to_the_original(tmp_path: Path) -> None:
