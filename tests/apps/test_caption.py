@@ -150,7 +150,7 @@ def test_several_views_are_captioned_together(
         pixels = captioner.encoder.preprocessing(picture)
         with torch.inference_mode():
             grids = captioner.encoder(torch.stack([pixels, pixels.flip(2)])).half()
-        ((best, *_),) = captioner.generate(grids.view(1, 8, -1), Beam(), views=views)
+        ((best, *_),) = captioner.generate(grids.reshape(1, 8, -1), Beam(), views=views)
         assert ended.captions[path] == captioner.vocabulary.decode(best.tokens)
     assert run(f"images={tmp_path}/in").captions != ended.captions
     refused = run(f"images={tmp_path}/in", "views=[flop]")
