@@ -77,9 +77,8 @@ class Preprocessing:
 
     def _resized(self, image: Image.Image, part: Box) -> Image.Image:
         # Resizing a box of the picture is the same as resizing the picture and then cropping it.
-        if self.resize == "squash":
-            left, top, (width, height) = 0.0, 0.0, image.size
-        else:
+        left, top, width, height = 0.0, 0.0, float(image.width), float(image.height)
+        if self.resize == "crop":
             width = height = min(image.size) * 224 / 256
             left, top = ((length - width) / 2 for length in image.size)
         box = (
