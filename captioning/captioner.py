@@ -248,7 +248,7 @@ class Captioner(pl.LightningModule):
         """
         if images.dim() == 5:
             grids: Tensor = self.encoder(images.flatten(0, 1))
-            return grids.unflatten(0, images.shape[:2]).flatten(1, 2)
+            return grids.reshape(len(images), -1, grids.shape[-1])
         return self.encoder(images) if images.dim() == 4 else images
 
     def decoder_of(self, views: Sequence[str]) -> Decoder:

@@ -187,7 +187,7 @@ def decode_images(
     """
     pixels = list(torch.stack(list(images)).flatten(0, -4))
     grids = encode(captioner.encoder, pixels, captioner.device, precision)
-    grids = grids.unflatten(0, (len(images), -1)).flatten(1, 2)  # an image's views in a row
+    grids = grids.reshape(len(images), -1, grids.shape[-1])  # an image's views in a row
     with autocast(captioner.device, precision):
         hypotheses: list[list[Hypothesis]] = captioner(grids, decoding, views)
     return hypotheses

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -289,9 +289,9 @@ class CaptionDataModule(pl.LightningDataModule):
         new: dict[str, list[str]] = {}  # the splits to open of each view
         for split in dict.fromkeys(splits):
             usual = self.train_views if split == "train" else ORIGINAL_ALONE
-            for view in usual if views is None else views:
-                if (view, split) not in self._opened:
-                    new.setdefault(view, []).append(split)
+            for name in usual if views is None else views:
+                if (name, split) not in self._opened:
+                    new.setdefault(name, []).append(split)
         found = find_views(list(new)) if new else ()
         if trained or not new:
             return
@@ -386,7 +386,7 @@ class CaptionDataModule(pl.LightningDataModule):
         return self._dataloader(self.dataset(split, views), self.eval_batch_size)
 
     def _dataloader(
-        self, dataset: CaptionDataset, batch_size: int, sampler: Sampler[int] | None = None
+        self, dataset: CaptionDataset, batch_size: int, sampler: Sampler[Any] | None = None
     ) -> DataLoader[Batch]:
         # Reading grids from the store is faster than receiving them from another process.
         workers = 0 if dataset.stores is not None else self.workers
