@@ -65,6 +65,7 @@ LANGUAGE_MEASURES: Final = {
     "distinct-2": "distinct_2",
     "not in train": "novel",
     "<unk>": "unknown",
+    "bad endings": "bad_endings",
 }
 """The fields of :class:`Language`, by their labels in tables."""
 
@@ -225,7 +226,10 @@ class Objects(_Record):
 
 
 class Language(_Record):
-    """Statistics of the captions' words; see `captioning.metrics.language.Language`."""
+    """Statistics of the captions' words; see `captioning.metrics.language.Language`.
+
+    Early files lack ``bad_endings``.
+    """
 
     distinct_1: Share
     distinct_2: Share
@@ -234,6 +238,7 @@ class Language(_Record):
     length: NonNegativeFloat
     novel: Share | None = None
     unknown: Share | None = None
+    bad_endings: Share | None = None
 
     def texts(self) -> dict[str, str]:
         """Its fields as tables show them, by their labels."""

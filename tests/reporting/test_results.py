@@ -74,6 +74,7 @@ EXAMPLE = {
             "length": 10.2,
             "novel": 0.7,
             "unknown": None,
+            "bad_endings": 0.02,
         }
     },
     "objects": {
