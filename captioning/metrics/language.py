@@ -15,7 +15,7 @@ BAD_ENDINGS: Final = frozenset(
 """Words with which a sentence does not end unless it is cut short.
 
 The list is `bad_endings` of R. Luo's code for self-critical training (``misc/utils.py`` of
-ruotianluo/self-critical.pytorch). Captions trained on CIDEr alone often end so.
+ruotianluo/self-critical.pytorch). Captions of a model that is trained on CIDEr alone may end so.
 """
 
 
