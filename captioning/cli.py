@@ -133,7 +133,12 @@ def _run_task(
         from captioning.support.build import only_groups
 
         only_groups(settings, ("data", "decoding", "trainer"))
-        if EvalSettings.of(settings).captions:
+        asked = EvalSettings.of(settings)
+        if asked.are_humans:
+            from captioning.evaluation.humans import score_humans
+
+            return score_humans(settings, folder, command)
+        if asked.captions:
             return score_file(settings, folder, command)
         from captioning.evaluation.evaluate import evaluate
 

@@ -150,6 +150,9 @@ def write_record(
             {"name": decoding_name(type(decoding).__name__)} | plain(asdict(decoding))
         ),
         training=training,
+        reward=captioner.run.get("reward")
+        if is_ensemble(captioner)
+        else captioner.objective.reward_signature,
         free_running=True,  # `Captioner.test_step` decodes without teacher forcing
     )
     results.write_results(folder / "results.json", written)

@@ -69,11 +69,12 @@ LANGUAGE_MEASURES: Final = {
 }
 """The fields of :class:`Language`, by their labels in tables."""
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """Version of the format of ``results.json``.
 
-Schema 2 has ``arithmetic``, ``metrics``, and the parameters of each part of the model. Schema 1,
-which has none of them, is read too.
+Schema 3 has ``reward`` and ``leave_one_out``, and ``bad_endings`` among the measures of language. Schema 2 has
+``arithmetic``, ``metrics``, and the parameters of each part of the model. Schemas 1 and 2 are read,
+too; a program that knows only these says of schema 3 that it must be updated.
 """
 
 # Packages whose version can change a figure.
@@ -228,7 +229,7 @@ class Objects(_Record):
 class Language(_Record):
     """Statistics of the captions' words; see `captioning.metrics.language.Language`.
 
-    Early files lack ``bad_endings``.
+    Files of schemas 1 and 2 lack ``bad_endings``.
     """
 
     distinct_1: Share
@@ -282,13 +283,18 @@ class Results(_Record):
         decoding: how the captions were decoded.
         training: the configuration of the training, where a checkpoint was evaluated; for an
             ensemble, the settings that all members share, without the seed.
+        reward: the configuration of the reward of self-critical training, in the form of Hu et al.
+            2023 (arXiv 2305.12254); for an ensemble, if all members share it. None if the objective
+            has no reward, and in files of schemas 1 and 2.
+        leave_one_out: the number of rounds over which the scores are means, if the references were
+            scored against each other; see :mod:`captioning.evaluation.humans`.
         free_running: whether the captions were decoded without teacher forcing, that is, each word
             was predicted from the model's own previous words. Scores with teacher forcing are
             refused. None if the captions came from a file, and in early files of this project,
             which never used teacher forcing for scores.
     """
 
-    schema_version: Literal[1, 2] = Field(default=SCHEMA, alias="schema")
+    schema_version: Literal[1, 2, 3] = Field(default=SCHEMA, alias="schema")
     name: Name
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     command: str
@@ -308,6 +314,8 @@ class Results(_Record):
     objects: dict[Name, Objects] = {}
     decoding: Decoding | None = None
     training: dict[str, JsonValue] | None = None
+    reward: str | None = None
+    leave_one_out: PositiveInt | None = None
     free_running: bool | None = None
 
     @property

@@ -27,7 +27,7 @@ from captioning.support.errors import CaptioningError
 
 # A results file as a reader of the documentation would write it by hand.
 EXAMPLE = {
-    "schema": 2,
+    "schema": 3,
     "name": "attn_lstm",
     "created": "2026-11-23T05:49:53Z",
     "command": "python train.py model=attn_lstm",
@@ -144,7 +144,7 @@ def test_new_results_carry_the_time_in_utc() -> None:
     ("path", "value", "named"),
     [
         ("name", ..., "`name`"),
-        ("schema", 3, "`schema`: this version reads schemas 1 to 2"),
+        ("schema", 4, "`schema`: this version reads schemas 1 to 3"),
         ("arithmetic.threads", 0, "`arithmetic.threads`"),
         ("arithmetic.backend.ops.attention", "fortran", "`arithmetic.backend.ops.attention`"),
         ("model.trainable", ..., "`model.trainable`"),
@@ -216,7 +216,7 @@ def test_committed_files_are_read_and_written_in_the_present_schema(
             "precision": "auto", "device": "auto", "backend": "auto", "threads": "unknown",
         }  # fmt: skip
     write_results(tmp_path / "results.json", results)
-    assert json.loads((tmp_path / "results.json").read_text())["schema"] == 2
+    assert json.loads((tmp_path / "results.json").read_text())["schema"] == 3
     again = read_results(tmp_path / "results.json")
     assert again.model_dump(exclude={"schema_version"}) == results.model_dump(
         exclude={"schema_version"}
