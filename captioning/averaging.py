@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from captioning.checkpoints import FORMAT, check_complete, first_difference, read_checkpoint
@@ -95,7 +94,7 @@ def _check_alike(
 
 
 def _encoder(checkpoint: Mapping[str, Any]) -> tuple[str, bool]:
-    """The fingerprint of the weights that the encoder had at the start, and whether it is frozen."""
+    """The fingerprint of the weights that the encoder started from, and whether it is frozen."""
     encoder = checkpoint["encoder"]
     return encoder["fingerprint"], bool(encoder["state_dict"])
 
@@ -112,6 +111,4 @@ def _function(settings: Any) -> Any:
     """The settings of a model that matter when it is not trained: those without dropout."""
     if not isinstance(settings, Mapping):
         return settings
-    return {
-        key: _function(value) for key, value in settings.items() if not key.endswith("dropout")
-    }
+    return {key: _function(value) for key, value in settings.items() if not key.endswith("dropout")}

@@ -37,7 +37,8 @@ class ExtraMetrics:
             `captioning.metrics.clipscore.ClipScorer`.
         pac_weights: for PAC-S and RefPAC-S: the weights of their authors, in the same form; needed
             where one of them is asked for.
-        spice_files: for SPICE, and SPIDEr, which is scored whenever SPICE is; see `captioning.metrics.spice.find_corenlp`.
+        spice_files: for SPICE, and SPIDEr, which is scored whenever SPICE is; see
+            `captioning.metrics.spice.find_corenlp`.
         spice_memory: the memory limit of SPICE.
 
     Raises:
@@ -61,8 +62,8 @@ class ExtraMetrics:
         self.own_metrics()
         if self._asks(_BY_PAC) and not self.pac_weights:
             raise CaptioningError(
-                f"pac_weights= is missing: extra_metrics={self.extra_metrics} needs the weights that "
-                "the authors of PAC-S tuned; give the folder with the model and its tokenizer."
+                f"pac_weights= is missing: extra_metrics={self.extra_metrics} needs the weights "
+                "that the authors of PAC-S tuned; give the folder with the model and its tokenizer."
             )
         if not re.fullmatch(r"[1-9]\d*[kmgKMG]", self.spice_memory):
             raise CaptioningError(
@@ -151,9 +152,7 @@ class ExtraMetrics:
             ),
         )
 
-    def _by_clip(
-        self, device: str | None = None
-    ) -> Iterator[tuple[tuple[str, str], "ClipScorer"]]:
+    def _by_clip(self, device: str | None = None) -> Iterator[tuple[tuple[str, str], "ClipScorer"]]:
         """The scorers by CLIP that are asked for, each loaded when it is its turn."""
         for names, key in ((_BY_CLIP, "clip_weights"), (_BY_PAC, "pac_weights")):
             if self._asks(names):

@@ -1,4 +1,4 @@
-"""CLIPScore, PAC-S and their Ref forms: how well a caption fits the photograph, by CLIP.
+"""CLIPScore and PAC-S: how well a caption fits the photograph, by CLIP.
 
 J. Hessel et al., "CLIPScore: A Reference-free Evaluation Metric for Image Captioning", EMNLP 2021,
 sec. 3. With image embedding v, caption embedding c and reference embeddings R:
@@ -6,9 +6,9 @@ sec. 3. With image embedding v, caption embedding c and reference embeddings R:
 - CLIPScore(c, v) = 2.5 max(cos(c, v), 0), without any reference;
 - RefCLIPScore(c, R, v) is the harmonic mean of CLIPScore(c, v) and max(max_r cos(c, r), 0).
 
-S. Sarto et al., "Positive-Augmented Contrastive Learning for Image and Video Captioning Evaluation",
-CVPR 2023, sec. 3.3: PAC-S and RefPAC-S are the same with 2 in place of 2.5, by a CLIP that was tuned
-for it.
+PAC-S and RefPAC-S are the same with 2 in place of 2.5, by a CLIP that was tuned for them (S. Sarto
+et al., "Positive-Augmented Contrastive Learning for Image and Video Captioning Evaluation", CVPR
+2023).
 
 A corpus score is the mean over the images. Captions are raw and follow the prompt "A photo
 depicts", as in the paper. Everything is computed in single precision, because in half precision

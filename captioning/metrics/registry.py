@@ -23,7 +23,14 @@ from captioning.support.errors import CaptioningError
 STANDARD: Final[tuple[Metric, ...]] = (BLEU, METEOR, ROUGE_L, CIDER)
 """The metrics that are computed in every evaluation."""
 
-OPTIONAL: Final[tuple[Metric, ...]] = (SPICE, SPIDER, CLIP_SCORE, REF_CLIP_SCORE, PAC_SCORE, REF_PAC_SCORE)
+OPTIONAL: Final[tuple[Metric, ...]] = (
+    SPICE,
+    SPIDER,
+    CLIP_SCORE,
+    REF_CLIP_SCORE,
+    PAC_SCORE,
+    REF_PAC_SCORE,
+)
 """The built-in metrics that are computed where ``extra_metrics`` names them."""
 
 METRICS: Final = tuple(metric.name for metric in STANDARD)

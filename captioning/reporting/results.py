@@ -72,9 +72,9 @@ LANGUAGE_MEASURES: Final = {
 SCHEMA: Final = 3
 """Version of the format of ``results.json``.
 
-Schema 3 has ``reward`` and ``leave_one_out``, and ``bad_endings`` among the measures of language. Schema 2 has
-``arithmetic``, ``metrics``, and the parameters of each part of the model. Schemas 1 and 2 are read,
-too; a program that knows only these says of schema 3 that it must be updated.
+Schema 3 has ``reward`` and ``leave_one_out``, and ``bad_endings`` among the measures of language.
+Schema 2 has ``arithmetic``, ``metrics``, and the parameters of each part of the model. Both earlier
+schemas are read, too; a program that knows only these says of schema 3 that it must be updated.
 """
 
 # Packages whose version can change a figure.
