@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from captioning.captioner import Captioner
+from captioning.data.dataset import stacked_pixels
 from captioning.data.features.extraction import (
     autocast,
     choose_device,
@@ -31,7 +32,7 @@ from captioning.data.features.extraction import (
 )
 from captioning.data.image_files import find_images
 from captioning.data.images import load_rgb
-from captioning.data.views import ORIGINAL_ALONE, find_views, stacked_pixels
+from captioning.data.views import ORIGINAL_ALONE, find_views
 from captioning.decoding import Decoding, Greedy, Hypothesis
 from captioning.ensembles import load_captioner
 from captioning.reporting.figures import attention_figure, region_of

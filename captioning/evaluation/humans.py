@@ -27,7 +27,7 @@ from captioning.support.build import own
 from captioning.support.errors import CaptioningError
 from captioning.support.progress import Clock
 
-NAME = "humans (leave one out)"
+NAME = "humans"
 
 
 def score_humans(

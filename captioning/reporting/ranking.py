@@ -351,7 +351,11 @@ def rank(
         else:
             unscored.append(entry)
     rankings = []
-    for ground, members in sorted(_without_needless_clip(grounds).items()):
+    # People, scored on one reference less, come after the models.
+    tables = sorted(
+        _without_needless_clip(grounds).items(), key=lambda table: (_of_people(table[1]), table[0])
+    )
+    for ground, members in tables:
         rows = _rows(members, each_seed)
 
         def by_score(row: Row, split: str) -> tuple[bool, float, str]:
@@ -364,8 +368,9 @@ def rank(
         best = min(scored, key=lambda row: by_score(row, best_by), default=None)
         best = _named(rows, against) if against else best
         # Published results are on all references.
-        left_out = any(entry.results.leave_one_out for entry in members)
-        shown = () if left_out else tuple(each for each in published if _is_on(each, ground))
+        shown = (
+            () if _of_people(members) else tuple(each for each in published if _is_on(each, ground))
+        )
         rankings.append(Ranking(ground, *_compared(rows, split, best), shown, language))
     if against and not any(ranking.against for ranking in rankings):
         raise CaptioningError(
@@ -406,6 +411,11 @@ def _lower_is_better(entries: Sequence[Entry], metric: str) -> frozenset[str]:
 def one_line(text: str) -> str:
     """A text without control characters, such as line breaks and colour codes."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _of_people(entries: Iterable[Entry]) -> bool:
+    """Whether the scores are those of references against each other."""
+    return any(entry.results.leave_one_out for entry in entries)
 
 
 def _without_needless_clip(grounds: Mapping[Ground, list[Entry]]) -> dict[Ground, list[Entry]]:

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captioning.support.errors import CaptioningError
+from captioning.support.regions import WHOLE, Region
 from captioning.support.weights import ImageNet, State, fingerprint, load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -19,11 +20,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of red, green and blue over ImageNet's pictures, for pixels in [0, 1]."""
-
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom of a part of a picture, as fractions of its width and height."""
-
-WHOLE: Final[Box] = (0.0, 0.0, 1.0, 1.0)
 
 Encoder = TypeVar("Encoder", bound="GridEncoder")  # beartype does not support typing.Self here
 
@@ -59,7 +55,7 @@ class Preprocessing:
         return Image.Resampling.BILINEAR
 
     def __call__(
-        self, image: Image.Image, part: Box = WHOLE, *, mirrored: bool = False
+        self, image: Image.Image, part: Region = WHOLE, *, mirrored: bool = False
     ) -> Float[Tensor, "3 size size"]:
         """Resize an RGB picture and normalise each channel.
 
@@ -75,7 +71,7 @@ class Preprocessing:
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
 
-    def _resized(self, image: Image.Image, part: Box) -> Image.Image:
+    def _resized(self, image: Image.Image, part: Region) -> Image.Image:
         # Resizing a box of the picture is the same as resizing the picture and then cropping it.
         left, top, width, height = 0.0, 0.0, float(image.width), float(image.height)
         if self.resize == "crop":
