@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.plugins import Precision
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import GradClipAlgorithmType
@@ -18,9 +19,11 @@ from torchmetrics import MeanMetric
 
 from captioning.checkpoints import (
     FORMAT,
+    check_can_go_on,
     check_complete,
     check_content,
     check_weights,
+    has_trained_encoder,
     read_checkpoint,
     restoring,
 )
@@ -39,7 +42,7 @@ from captioning.support.build import build, expand, import_class, validated
 from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import SPECIAL_WORDS
 from captioning.support.trust import check_trusted, classes_of_a_checkpoint, packages
-from captioning.support.weights import fingerprint
+from captioning.support.weights import BY_NAME, fingerprint
 from captioning.training.checkpoint_io import make_checkpoints_atomic
 from captioning.training.loss_monitor import LossMonitor
 from captioning.training.moved_checkpoints import find_moved_checkpoints
@@ -100,7 +103,8 @@ class Captioner(pl.LightningModule):
 
     All arguments are plain data, so that a checkpoint contains them and can be loaded without any
     other file. A frozen encoder is not registered as a submodule, so that weight averaging,
-    gradient clipping and DDP ignore it; checkpoints contain it nevertheless.
+    gradient clipping and DDP ignore it. A checkpoint names its weights and has their fingerprint,
+    or, if they came from a file, contains them.
 
     Args:
         vocabulary: the words, without the special tokens.
@@ -470,6 +474,8 @@ class Captioner(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         encoder = self.encoder
+        if "callbacks" not in checkpoint:
+            self._put_average(checkpoint)
         checkpoint["format"] = FORMAT
         checkpoint["run"] = dict(self.run)
         checkpoint["noise_seed"] = self.noise_seed
@@ -482,8 +488,23 @@ class Captioner(pl.LightningModule):
         checkpoint["encoder"] = {
             "fingerprint": encoder.fingerprint,
             "weights_source": encoder.weights_source,
-            "state_dict": {} if self.encoder_trains else encoder.state_dict(),
+            "state_dict": encoder.state_dict() if self._contains_encoder() else {},
         }
+
+    def _contains_encoder(self) -> bool:
+        """Whether a checkpoint contains a frozen encoder's weights, since nothing else has them."""
+        return not self.encoder_trains and self.encoder.weights not in BY_NAME
+
+    def _put_average(self, checkpoint: dict[str, Any]) -> None:
+        """Put the moving average of the weights into a checkpoint of the weights alone.
+
+        For such a checkpoint, Lightning does not call the callback that has the average.
+        """
+        for callback in self._trainer.callbacks if self._trainer else ():  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+                callback.on_save_checkpoint(self.trainer, self, checkpoint)
+                for state in ("current_model_state", "averaging_state"):
+                    del checkpoint[state]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore a checkpoint that the trainer was given as ``ckpt_path``.
@@ -498,13 +519,17 @@ class Captioner(pl.LightningModule):
         saved = checkpoint["encoder"]
         if checkpoint["hyper_parameters"]["vocabulary"] != self.vocabulary.to_list():
             different = "another vocabulary than this captioner"
-        elif saved["state_dict"] and saved["fingerprint"] != self.encoder.fingerprint:
+        elif (
+            not has_trained_encoder(checkpoint)
+            and saved["fingerprint"] != self.encoder.fingerprint
+        ):
             different = (
                 f"another encoder than {self.encoder.name} with weights from "
                 f"{self.encoder.weights_source}"
             )
         else:
             if self.trainer.state.fn == TrainerFn.FITTING:
+                check_can_go_on(checkpoint, "ckpt_path")
                 check_same_settings(
                     without_vocabulary(checkpoint["hyper_parameters"]),
                     without_vocabulary(self.hparams),
@@ -518,31 +543,54 @@ class Captioner(pl.LightningModule):
         )
 
     @classmethod
-    def _of_settings(cls, hyper_parameters: Mapping[str, Any], backend: Backend) -> "Captioner":
-        """A new captioner with the settings of a checkpoint; no file of weights is read."""
-        settings = validated(cls, hyper_parameters, "hyper_parameters", set())
-        # The checkpoint has the encoder's weights, so that no other source of them is needed.
+    def _of_settings(cls, checkpoint: Mapping[str, Any], backend: Backend) -> "Captioner":
+        """A new captioner with the settings of a checkpoint.
+
+        Its encoder has the weights that the settings name, unless the checkpoint contains others.
+
+        Raises:
+            CaptioningError: the settings are wrong, or name a file of weights.
+        """
+        settings = validated(cls, checkpoint["hyper_parameters"], "hyper_parameters", set())
         encoder = expand(settings.get("encoder", "vgg16"), NAMES["encoder"], "encoder")
-        settings |= {"encoder": encoder | {"weights": "random"}, "backend": backend}
-        captioner = cls(**settings)
+        contained = bool(checkpoint["encoder"]["state_dict"]) or has_trained_encoder(checkpoint)
+        if not contained and encoder.get("weights", BY_NAME[0]) not in BY_NAME:
+            raise CaptioningError(
+                f"it lacks the weights of its encoder, and names a file ({encoder['weights']}), "
+                "which is not read for a checkpoint."
+            )
+        first = encoder | {"weights": "random"} if contained else encoder
+        captioner = cls(**settings | {"encoder": first, "backend": backend})
+        if contained:  # a checkpoint of this captioner names them as this one does
+            built = captioner.encoder
+            captioner.hparams["encoder"] = encoder
+            is_random = built.fingerprint == checkpoint["encoder"]["fingerprint"]
+            asked = str(encoder.get("weights", BY_NAME[0]))
+            built.weights = asked if is_random or asked != "random" else "a checkpoint"
         for key in ("optimizer", "scheduler"):  # imported when the captioner is trained further
             spec = captioner.hparams[key]
             check_trusted(str(spec.get("_target_") or ""), f"{key}._target_")
         return captioner
 
     def _check_encoder(self, saved: Mapping[str, Any]) -> None:
-        """Check the weights of the encoder in a checkpoint.
+        """Check the weights of the encoder, in a checkpoint or named by it.
 
         Raises:
-            CaptioningError: they are missing, or are not those of its fingerprint, by which the
-                cache of features is found.
+            CaptioningError: they are not those of its fingerprint, by which the cache of features
+                is found.
         """
-        weights = saved["state_dict"]
-        if not weights and self.encoder_trains:
-            return  # they are among those of the captioner
-        check_weights(self.encoder, weights)
-        if fingerprint(self.encoder.name, weights) != saved["fingerprint"]:
-            raise CaptioningError("its encoder has other weights than those of its fingerprint.")
+        weights, encoder = saved["state_dict"], self.encoder
+        if weights:
+            check_weights(encoder, weights)
+            if fingerprint(encoder.name, weights) != saved["fingerprint"]:
+                raise CaptioningError(
+                    "its encoder has other weights than those of its fingerprint."
+                )
+        elif not self.encoder_trains and encoder.fingerprint != saved["fingerprint"]:
+            raise CaptioningError(
+                f"it was trained with other weights of {encoder.name} than encoder.weights="
+                f"{encoder.weights} gives here: its fingerprint is another one."
+            )
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         """Restore what a checkpoint has in addition to the state dict that Lightning restores."""
@@ -585,7 +633,7 @@ class Captioner(pl.LightningModule):
         check_complete(checkpoint, name)
         with restoring(name, Path(checkpoint_path).stat().st_size):
             with classes_of_a_checkpoint(trusted):
-                captioner = cls._of_settings(checkpoint["hyper_parameters"], backend)
+                captioner = cls._of_settings(checkpoint, backend)
             check_weights(captioner, checkpoint["state_dict"])
             captioner._check_encoder(checkpoint["encoder"])
             captioner._restore(checkpoint)

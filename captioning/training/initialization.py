@@ -5,7 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from captioning.captioner import Captioner
-from captioning.checkpoints import first_difference, read_checkpoint, restoring
+from captioning.checkpoints import (
+    first_difference,
+    has_trained_encoder,
+    read_checkpoint,
+    restoring,
+)
 from captioning.data.text import Vocabulary
 from captioning.support.errors import CaptioningError
 
@@ -38,7 +43,7 @@ def initialize(captioner: Captioner, path: str | Path) -> None:
     """
     checkpoint = read_checkpoint(path, "init_from")
     saved = checkpoint["encoder"]
-    if saved["state_dict"] and saved["fingerprint"] != captioner.encoder.fingerprint:
+    if not has_trained_encoder(checkpoint) and saved["fingerprint"] != captioner.encoder.fingerprint:
         raise CaptioningError(
             f"init_from={path}: that model reads the grids of another encoder than "
             f"{captioner.encoder.name} with weights from {captioner.encoder.weights_source}: use "

@@ -82,6 +82,6 @@ def _fixed(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in flat(kept):
         parts = key.split(".")
         groups = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
-        is_place = parts[0] == "callbacks" and parts[-1] == "dirpath"
-        if not groups & MAY_CHANGE and not is_place and value not in ("null", "{}"):
+        is_file = parts[0] == "callbacks" and parts[-1] in ("dirpath", "save_weights_only")
+        if not groups & MAY_CHANGE and not is_file and value not in ("null", "{}"):
             yield key, value

@@ -10,7 +10,12 @@ import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from captioning.captioner import Captioner
-from captioning.checkpoints import first_difference, read_checkpoint
+from captioning.checkpoints import (
+    check_can_go_on,
+    first_difference,
+    has_trained_encoder,
+    read_checkpoint,
+)
 from captioning.support.errors import CaptioningError
 from captioning.training.resumable_settings import check_same_settings
 
@@ -27,10 +32,12 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
         captioner: the captioner that would be trained from it, whose ``run`` has the configuration.
 
     Raises:
-        CaptioningError: the file is not a checkpoint, its run had settings that may not change, or
-            its captioner has another vocabulary, encoder or model, or was trained on other data.
+        CaptioningError: the file is not a checkpoint, has weights alone, its run had settings that
+            may not change, or its captioner has another vocabulary, encoder or model, or was
+            trained on other data.
     """
     checkpoint = read_checkpoint(path, "resume")
+    check_can_go_on(checkpoint, f"resume={path}")
     run = checkpoint.get("run") or {}
     if run.get("config"):
         check_same_settings(run["config"], captioner.run["config"], f"resume={path}")
@@ -46,7 +53,7 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
             f"resume={path}: that run was trained on other images, captions or splits than are in "
             "data.root now: use the same data, or start a new run."
         )
-    frozen = bool(checkpoint["encoder"]["state_dict"])
+    frozen = not has_trained_encoder(checkpoint)
     if frozen and checkpoint["encoder"]["fingerprint"] != captioner.encoder.fingerprint:
         raise CaptioningError(
             f"resume={path}: that run has another encoder than {captioner.encoder.name} with "
@@ -78,24 +85,25 @@ def is_within_epoch(checkpoint: Mapping[str, Any]) -> bool:
 def checkpoint_to_resume(folder: Path) -> Path | None:
     """The checkpoint from which the run in a folder continues by itself.
 
-    It is ``last.ckpt``, or ``best.ckpt`` if that one is damaged, which is reported in the log. None
-    means that the run starts again, since there is no whole checkpoint.
+    It is ``last.ckpt``. If that one is damaged, it is the ``best.ckpt`` of an earlier version of
+    this package, which kept the state of the optimiser in both. None means that the run starts
+    again, since no whole checkpoint has that state. Both are reported in the log.
     """
-    damaged = []
+    found: list[str] = []
     for name in ("last.ckpt", "best.ckpt"):
         path = folder / "checkpoints" / name
         if not path.is_file():
             continue
         try:
-            read_checkpoint(path)
+            check_can_go_on(read_checkpoint(path), f"ckpt={path}")
         except CaptioningError as error:
-            damaged.append(str(error))
+            found.append(str(error))
             continue
-        if damaged:
-            log.warning("%s The run continues from %s.", damaged[0], path)
+        if found:
+            log.warning("%s The run continues from %s.", found[0], path)
         return path
-    if damaged:
-        log.warning("%s The run starts again.", damaged[0])
+    if found:
+        log.warning("%s The run starts again from its beginning.", found[0])
     return None
 
 
