@@ -38,6 +38,8 @@ from captioning.metrics.torchmetric import CaptionScores
 from captioning.models.decoders.base import Decoder
 from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective
+from captioning.pretrained.places import DEFAULT, find_model, find_pretrained, size_of
+from captioning.reporting.results import Results
 from captioning.support.build import build, expand, import_class, validated
 from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import SPECIAL_WORDS
@@ -520,8 +522,7 @@ class Captioner(pl.LightningModule):
         if checkpoint["hyper_parameters"]["vocabulary"] != self.vocabulary.to_list():
             different = "another vocabulary than this captioner"
         elif (
-            not has_trained_encoder(checkpoint)
-            and saved["fingerprint"] != self.encoder.fingerprint
+            not has_trained_encoder(checkpoint) and saved["fingerprint"] != self.encoder.fingerprint
         ):
             different = (
                 f"another encoder than {self.encoder.name} with weights from "
@@ -529,7 +530,7 @@ class Captioner(pl.LightningModule):
             )
         else:
             if self.trainer.state.fn == TrainerFn.FITTING:
-                check_can_go_on(checkpoint, "ckpt_path")
+                check_can_go_on(checkpoint, f"ckpt_path={self.trainer.ckpt_path}")
                 check_same_settings(
                     without_vocabulary(checkpoint["hyper_parameters"]),
                     without_vocabulary(self.hparams),
@@ -617,7 +618,8 @@ class Captioner(pl.LightningModule):
         others are refused, unless you name their package.
 
         Args:
-            checkpoint_path: the file, for instance a run's ``best.ckpt``.
+            checkpoint_path: the file, for instance a run's ``best.ckpt``; or a model as for
+                :meth:`from_pretrained`, with ``hf://`` before a name on the hub.
             map_location: the device to move the captioner to.
             backend: which kernels compute it, independent of the training's.
             trust: the packages or modules whose classes it may name, too: ``"my_package"``. Their
@@ -628,10 +630,10 @@ class Captioner(pl.LightningModule):
                 Captioner, or it names a class that is not trusted.
         """
         trusted = packages(trust)
-        checkpoint = read_checkpoint(checkpoint_path)
-        name = f"ckpt={checkpoint_path}"
+        name, place = f"ckpt={checkpoint_path}", find_model(checkpoint_path)
+        checkpoint = read_checkpoint(place)
         check_complete(checkpoint, name)
-        with restoring(name, Path(checkpoint_path).stat().st_size):
+        with restoring(name, size_of(place)):
             with classes_of_a_checkpoint(trusted):
                 captioner = cls._of_settings(checkpoint, backend)
             check_weights(captioner, checkpoint["state_dict"])
@@ -639,6 +641,78 @@ class Captioner(pl.LightningModule):
             captioner._restore(checkpoint)
             captioner.load_state_dict(checkpoint["state_dict"])
         return captioner.to(map_location)
+
+    # Models to give away
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = DEFAULT,
+        *,
+        revision: str | None = None,
+        map_location: Any = "cpu",
+        backend: Backend = "auto",
+        trust: str | Sequence[str] | None = None,
+    ) -> "Captioner":
+        """Load an exported model; nothing in it is run, and it is checked like a checkpoint.
+
+        Args:
+            model: the name of a model that comes with the package; a folder that was exported; or
+                ``OWNER/NAME`` (``hf://OWNER/NAME``) on the Hugging Face hub.
+            revision: a branch, tag or commit on the hub.
+            map_location: as for :meth:`load_from_checkpoint`, like the following.
+            backend: as for :meth:`load_from_checkpoint`.
+            trust: as for :meth:`load_from_checkpoint`.
+
+        Raises:
+            CaptioningError: there is no such model, a file of it is damaged or missing, its encoder
+                cannot be found, or it names a class that is not trusted.
+        """
+        place = find_pretrained(model, revision)
+        return cls.load_from_checkpoint(place, map_location, backend, trust)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        half: bool = True,
+        encoder: bool = False,
+        results: Results | None = None,
+        license: str = "other",
+    ) -> None:
+        """Write the folder of a model to give away; see :func:`captioning.pretrained.export.save`.
+
+        Args:
+            folder: is made if it is missing; files of an earlier model in it are replaced.
+            half: whether the weights are rounded to half precision.
+            encoder: whether a frozen encoder is contained even if its weights have a name.
+            results: the scores for the model card, as ``read_results("results.json")`` gives them.
+            license: the hub's identifier of the licence of the weights.
+
+        Raises:
+            CaptioningError: the folder cannot be written.
+        """
+        from captioning.pretrained.export import save
+
+        save(self, Path(folder), half=half, encoder=encoder, results=results, license=license)
+
+    def push_to_hub(self, name: str, *, private: bool | None = None, **options: Any) -> str:
+        """Give the model to the Hugging Face hub; returns the address of the commit.
+
+        Args:
+            name: ``OWNER/NAME``; the repository is made if there is none.
+            private: whether a new repository is private; None: as the owner's settings say.
+            options: as for :meth:`save_pretrained`.
+
+        Raises:
+            CaptioningError: huggingface_hub is not installed, or the hub refuses it.
+        """
+        from captioning.pretrained.hub import push
+        from captioning.support.scratch import scratch_folder
+
+        with scratch_folder() as folder:
+            self.save_pretrained(folder / "model", **options)
+            return push(folder / "model", name, private=private)
 
 
 def check_needed_objective(objective: Objective, decoder: Decoder) -> None:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from captioning.data.text import Vocabulary
-from captioning.support.checkpoint_file import check_file, damaged_part
+from captioning.pretrained.folder import read_folder
+from captioning.pretrained.places import find_model
+from captioning.support.checkpoint_file import damaged_part
 from captioning.support.errors import CaptioningError
 
 FORMAT: Final = 2
@@ -45,20 +47,24 @@ _SMALLEST_LIMIT: Final = 2**29  # bytes; torchvision's file of VGG16 has a tenso
 
 
 def read_checkpoint(path: str | Path, key: str = "ckpt") -> dict[str, Any]:
-    """Read a checkpoint file, which holds plain data and tensors only.
+    """Read a checkpoint file, or an exported model; both hold plain data and tensors only.
 
     Args:
-        path: the file.
+        path: the file, or a model as in :func:`captioning.pretrained.places.find_model`, which has
+            the entries of a checkpoint of weights alone.
         key: the setting that names the file, for messages.
 
     Raises:
         CaptioningError: there is no such file, it is damaged, or it is not a checkpoint of a
             Captioner.
     """
-    path, name = Path(path), f"{key}={path}"
-    check_file(path, key)
+    name, place = f"{key}={path}", find_model(path, key)
+    if place.is_dir():
+        exported = read_folder(place, name)
+        check_content(exported, name)
+        return exported
     try:
-        with path.open("rb") as file:  # once, because a running training may replace it
+        with place.open("rb") as file:  # once, because a running training may replace it
             damaged = damaged_part(file)
             if damaged is None:
                 file.seek(0)
@@ -197,7 +203,7 @@ def check_complete(checkpoint: Mapping[str, Any], name: str) -> None:
 
 
 def has_trained_encoder(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether the weights of the encoder were trained, and are therefore among those of the model."""
+    """Whether the weights of the encoder were trained, and are among those of the model."""
     return any(key.startswith("trainable_encoder.") for key in checkpoint["state_dict"])
 
 

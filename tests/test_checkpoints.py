@@ -177,7 +177,9 @@ def test_an_encoder_goes_by_name_or_in_the_file_if_it_came_from_one(
     other = {name: value + 1 for name, value in tiny.Encoder().state_dict().items()}
     torch.save(other, tmp_path / "mine.pth")
     words, encoder = ["a", "dog"], tiny.ENCODER | {"weights": str(tmp_path / "mine.pth")}
-    first = Captioner(words, encoder=encoder, model={"_target_": "lstm", "hidden_dim": 12, "embed_dim": 8})
+    first = Captioner(
+        words, encoder=encoder, model={"_target_": "lstm", "hidden_dim": 12, "embed_dim": 8}
+    )
     path = save(first, tmp_path / "own.ckpt")
     (tmp_path / "mine.pth").unlink()
     again = save(Captioner.load_from_checkpoint(path), tmp_path / "again.ckpt")

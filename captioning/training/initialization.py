@@ -12,6 +12,7 @@ from captioning.checkpoints import (
     restoring,
 )
 from captioning.data.text import Vocabulary
+from captioning.pretrained.places import find_model, size_of
 from captioning.support.errors import CaptioningError
 
 
@@ -43,7 +44,10 @@ def initialize(captioner: Captioner, path: str | Path) -> None:
     """
     checkpoint = read_checkpoint(path, "init_from")
     saved = checkpoint["encoder"]
-    if not has_trained_encoder(checkpoint) and saved["fingerprint"] != captioner.encoder.fingerprint:
+    if (
+        not has_trained_encoder(checkpoint)
+        and saved["fingerprint"] != captioner.encoder.fingerprint
+    ):
         raise CaptioningError(
             f"init_from={path}: that model reads the grids of another encoder than "
             f"{captioner.encoder.name} with weights from {captioner.encoder.weights_source}: use "
@@ -56,7 +60,7 @@ def initialize(captioner: Captioner, path: str | Path) -> None:
             f"init_from={path}: that run has another model ({different} differs): use the "
             "same model.* settings, and the same encoder.trainable."
         )
-    with restoring(f"init_from={path}", Path(path).stat().st_size):
+    with restoring(f"init_from={path}", size_of(find_model(path, "init_from"))):
         captioner.load_state_dict(given, strict=False)
 
 

@@ -90,7 +90,7 @@ class GridEncoder(nn.Module, ABC):
         preprocessing: The preprocessing of pictures before ``forward``: size, resize, mean and std.
         grid_size: Rows and columns of the grid.
         locations: Number of locations of the grid, rows x columns.
-        weights: What was asked for: ``imagenet``, ``pretrained``, ``random``, or the path of a file.
+        weights: What was asked for: ``imagenet``, ``pretrained``, ``random`` or the path of a file.
         weights_source: A description of where the weights came from.
         fingerprint: SHA-256 over the name and all tensors after loading. It depends on the weights,
             not on their source.
