@@ -115,7 +115,7 @@ def _use(name: str) -> str:
 ```python
 from captioning import Captioner
 
-captioner = Captioner.from_pretrained("FOLDER")  # this folder, or OWNER/{name} on the hub
+captioner = Captioner.from_pretrained("FOLDER")  # or "OWNER/{name}" on the hub
 ```
 
 ```sh
@@ -159,7 +159,7 @@ def _data(captioner: Captioner, results: Results | None) -> str:
 
 def _licence(license: str, data: str | None, captioner: Captioner) -> str:
     of_weights = (
-        "The author of these weights has not chosen a licence."
+        "These weights have no licence of their own."
         if license == "other"
         else f"The weights are licensed under `{license}`."
     )

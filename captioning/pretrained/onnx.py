@@ -147,7 +147,9 @@ class _Step(nn.Module):
         for name, kind in self.kinds.items():
             if kind is AdditiveKeys:
                 parts["memory"][name] = AdditiveKeys(parts["memory"][name])
-        return self.decoder.step(tokens, parts["state"], parts["memory"])
+        step = self.decoder.step(tokens, parts["state"], parts["memory"])
+        # What the next step does not read is left out, such as the sentinel of adaptive attention.
+        return step._replace(state={name: step.state[name] for name in parts["state"]})
 
 
 def _exported(

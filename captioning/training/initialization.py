@@ -43,11 +43,8 @@ def initialize(captioner: Captioner, path: str | Path) -> None:
         CaptioningError: the file is not a checkpoint, or its model or encoder is another one.
     """
     checkpoint = read_checkpoint(path, "init_from")
-    saved = checkpoint["encoder"]
-    if (
-        not has_trained_encoder(checkpoint)
-        and saved["fingerprint"] != captioner.encoder.fingerprint
-    ):
+    reads = checkpoint["encoder"]["fingerprint"]
+    if not has_trained_encoder(checkpoint) and reads != captioner.encoder.fingerprint:
         raise CaptioningError(
             f"init_from={path}: that model reads the grids of another encoder than "
             f"{captioner.encoder.name} with weights from {captioner.encoder.weights_source}: use "
