@@ -1,12 +1,12 @@
 """Caption photographs with onnxruntime, without torch: ``caption_onnx.py FOLDER PHOTO...``.
 
-FOLDER is what ``python -m captioning export RUN --to FOLDER --onnx`` has written. This program needs
-only numpy, Pillow and onnxruntime, and nothing of captioning. It gives the captions of
-``caption.py decoding=greedy``.
+FOLDER is from ``python -m captioning export RUN --to FOLDER --onnx``. The captions are those of
+``caption.py decoding=greedy``; only numpy, Pillow and onnxruntime are needed.
 """
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,54 +14,50 @@ import numpy as np
 from onnxruntime import InferenceSession
 from PIL import Image, ImageOps
 
-PAD, START, END, UNK = range(4)
-
 
 def pixels_of(photo: str, how: dict[str, Any]) -> np.ndarray:
     """Read a photograph as the input of the encoder, 1 x 3 x size x size."""
-    image = ImageOps.exif_transpose(Image.open(photo)).convert("RGBA")  # transparency onto white
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    box = None
+    image = ImageOps.exif_transpose(Image.open(photo))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    (width, height), box = image.size, None
     if how["resize"] == "crop":
-        side = min(image.size) * 224 / 256
-        left, top = ((length - side) / 2 for length in image.size)
+        side = min(width, height) * 224 / 256
+        left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
-    resampling = Image.Resampling[how["resampling"]]
-    image = image.resize((how["size"], how["size"]), resampling, box=box)
-    values = (np.asarray(image, np.float32) / 255 - how["mean"]) / how["std"]
-    return values.transpose(2, 0, 1)[None].astype(np.float32)
+    size, resampling = (how["size"], how["size"]), Image.Resampling[how["resampling"]]
+    values = np.float32(image.convert("RGB").resize(size, resampling, box=box)) / np.float32(255)
+    return ((values - np.float32(how["mean"])) / np.float32(how["std"])).transpose(2, 0, 1)[None]
 
 
 def run(graph: InferenceSession, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The outputs of a graph by name."""
-    wanted = {each.name: values[each.name] for each in graph.get_inputs()}
-    return dict(zip([each.name for each in graph.get_outputs()], graph.run(None, wanted)))
+    found = graph.run(None, {each.name: values[each.name] for each in graph.get_inputs()})
+    return dict(zip([each.name for each in graph.get_outputs()], found, strict=True))
 
 
 def caption(encoder: InferenceSession, step: InferenceSession, pixels: np.ndarray) -> list[int]:
-    """Write the most probable word, and again, until the end; no pair of words appears twice."""
-    values = run(encoder, {"pixels": pixels})
-    words: list[int] = []
-    while len(words) < 20:
-        found = run(step, values | {"tokens": np.array([[*[START], *words][-1:]])})
-        logits = found["logits"][0, 0]
-        pairs = zip(words, words[1:])
-        logits[[PAD, START, UNK, *words[-1:], *(b for a, b in pairs if a == words[-1])]] = -np.inf
-        if not words:
-            logits[END] = -np.inf
-        words.append(int(logits.argmax()))
-        if words[-1] == END:
-            return words[:-1]
-        values |= {f"state.{k[5:]}": v for k, v in found.items() if k.startswith("next.")}
-    return words
+    """The most probable word at each step; no word follows itself, no two words come again."""
+    values, words = run(encoder, {"pixels": pixels}), [1]  # <start>
+    while len(words) <= 20:
+        found = run(step, values | {"tokens": np.array([words[-1:]])})
+        repeated = [b for a, b in pairwise(words) if a == words[-1]]
+        banned = [0, 1, 3, words[-1], *repeated] + [2] * (len(words) == 1)  # <pad>, <unk>; <end>
+        found["logits"][0, 0, banned] = -np.inf
+        words.append(int(found["logits"].argmax()))
+        if words[-1] == 2:  # <end>
+            return words[1:-1]
+        values |= {f"state.{key[5:]}": found[key] for key in found if key.startswith("next.")}
+    return words[1:]
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    how = json.loads((folder / "config.json").read_text())["input"]
+    config = json.loads((folder / "config.json").read_text())
     vocabulary = json.loads((folder / "vocabulary.json").read_text())
     names = vocabulary["specials"] + vocabulary["words"]
-    graphs = [InferenceSession(folder / "onnx" / f"{each}.onnx") for each in ("encoder", "step")]
+    graphs = [InferenceSession(folder / "onnx" / f"{name}.onnx") for name in ("encoder", "step")]
     for photo in sys.argv[2:]:
-        tokens = caption(*graphs, pixels_of(photo, how))
-        print(photo, " ".join(names[token] for token in tokens), sep="\t")
+        found = caption(*graphs, pixels_of(photo, config["input"]))
+        print(photo, " ".join(names[word] for word in found), sep="\t")
