@@ -21,14 +21,14 @@ def pixels_of(photo: str, how: dict[str, Any]) -> np.ndarray:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    (width, height), box = image.size, None
-    if how["resize"] == "crop":
-        side = min(width, height) * 224 / 256
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
+    side = min(image.size) * 224 / 256
+    left, top = ((length - side) / 2 for length in image.size)
+    box = (left, top, left + side, top + side) if how["resize"] == "crop" else None
     size, resampling = (how["size"], how["size"]), Image.Resampling[how["resampling"]]
-    values = np.float32(image.convert("RGB").resize(size, resampling, box=box)) / np.float32(255)
-    return ((values - np.float32(how["mean"])) / np.float32(how["std"])).transpose(2, 0, 1)[None]
+    image = image.convert("RGB").resize(size, resampling, box=box)
+    mean, std = (np.array(how[name], np.float32) for name in ("mean", "std"))
+    values = (np.asarray(image, np.float32) / np.float32(255) - mean) / std
+    return np.moveaxis(values, 2, 0)[None]
 
 
 def run(graph: InferenceSession, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -57,7 +57,7 @@ if __name__ == "__main__":
     config = json.loads((folder / "config.json").read_text())
     vocabulary = json.loads((folder / "vocabulary.json").read_text())
     names = vocabulary["specials"] + vocabulary["words"]
-    graphs = [InferenceSession(folder / "onnx" / f"{name}.onnx") for name in ("encoder", "step")]
+    encoder, step = (InferenceSession(folder / "onnx" / f"{n}.onnx") for n in ("encoder", "step"))
     for photo in sys.argv[2:]:
-        found = caption(*graphs, pixels_of(photo, config["input"]))
+        found = caption(encoder, step, pixels_of(photo, config["input"]))
         print(photo, " ".join(names[word] for word in found), sep="\t")
