@@ -173,20 +173,33 @@ def test_a_card_without_results_says_so(tmp_path: Path) -> None:
 
 
 def test_the_command_exports_the_best_checkpoint_of_a_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, folder = tmp_path / "run", tmp_path / "model"
-    best = checkpoint(made(), run / "checkpoints" / "best.ckpt")
+    run, folder, captioner = tmp_path / "run", tmp_path / "model", made()
+    captioner.load_state_dict({k: v.half().float() for k, v in captioner.state_dict().items()})
+    best = checkpoint(captioner, run / "checkpoints" / "best.ckpt")
     (run / "results.json").write_bytes(RECORDED.read_bytes())
-    trust = ["--trust", "tiny"]
-    assert export.main([str(run), "--to", str(folder), *trust]) == 0
+
+    def exported(source: Path, *further: str) -> np.dtype[Any]:
+        arguments = [str(source), "--to", str(folder), "--trust", "tiny", *further]
+        assert export.main(arguments) == 0
+        dtype: np.dtype[Any] = load_file(folder / "model.safetensors")[
+            "decoder.embedding.weight"
+        ].dtype
+        return dtype
+
+    assert exported(run) == np.float16
     assert "12 of 12 captions of drawn scenes are the same" in capsys.readouterr().out
     assert "| test | CIDEr |" in (folder / "README.md").read_text()
+    # Where rounding changes a caption, nothing is rounded.
+    monkeypatch.setattr(export, "compare", lambda *_: (3, 4, "photographs"))
+    assert exported(run) == np.float32
+    assert "3 of 4" in capsys.readouterr().out
+    assert exported(run, "--precision", "half") == np.float16
     # Other checkpoints of the run are not what was scored.
     last = best.rename(best.with_name("last.ckpt"))
-    assert export.main([str(last), "--to", str(folder), "--precision", "single", *trust]) == 0
+    assert exported(last, "--precision", "single") == np.float32
     assert "no scores" in capsys.readouterr().err
-    assert load_file(folder / "model.safetensors")["decoder.embedding.weight"].dtype == np.float32
     assert export.main([str(run), "--to", str(folder)]) == 1
     assert "is a folder: name a file in it" in capsys.readouterr().err
 
