@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import tiny
 import torch
@@ -58,13 +59,20 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return run
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("resize", ["squash", "crop"])
+@pytest.mark.parametrize(
+    ("name", "resize"),
+    [("attn_lstm", "crop"), ("adaptive_lstm", "squash"), ("transformer", "squash")],
+)
 def test_the_runner_writes_the_greedy_captions_of_the_model(
-    name: str, resize: str, photographs: list[Path], run: Callable[..., Any], tmp_path: Path
+    name: str,
+    resize: str,
+    photographs: list[Path],
+    run: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if (name == "attn_lstm") != (resize == "crop"):
-        pytest.skip("each model once, and each preprocessing")
+    # The tests' check of types does not know the symbols that stand for numbers in an export.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     from captioning.pretrained.onnx import save_onnx
 
     torch.manual_seed(1)
