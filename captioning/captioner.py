@@ -616,8 +616,9 @@ class Captioner(pl.LightningModule):
             known = {"random": built.fingerprint}
             if built.imagenet is not None and built.imagenet.archive is not None:
                 known["imagenet"] = built.imagenet.archive.fingerprint
-            asked = str(encoder.get("weights", BY_NAME[0]))
-            built.weights = asked if known.get(asked) == found else "contained"
+            asked = encoder.get("weights")
+            names = (name for name, its in known.items() if its == found and asked in (None, name))
+            built.weights = next(names, "contained")
         for key in ("optimizer", "scheduler"):  # imported when the captioner is trained further
             spec = captioner.hparams[key]
             check_trusted(str(spec.get("_target_") or ""), f"{key}._target_")
