@@ -26,7 +26,6 @@ WORDS = [f"word{number}" for number in range(30)]
 
 MODELS = {
     "attn_lstm": {"hidden_dim": 12, "embed_dim": 8, "attention_dim": 6},
-    "adaptive_lstm": {"hidden_dim": 12, "embed_dim": 8, "attention_dim": 6},
     "transformer": {"hidden_dim": 12, "heads": 2, "layers": 1, "feed_forward_dim": 10},
 }
 
@@ -61,7 +60,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     ("name", "resize"),
-    [("attn_lstm", "crop"), ("adaptive_lstm", "squash"), ("transformer", "squash")],
+    [("attn_lstm", "crop"), ("transformer", "squash")],
 )
 def test_the_runner_writes_the_greedy_captions_of_the_model(
     name: str,
