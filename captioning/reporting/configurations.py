@@ -22,8 +22,9 @@ _GROUPS = (
 # asked for. None of them is part of the configuration.
 _NEVER = {
     "name", "seed", "resume", "ckpt", "logger", "captions", "references", "images", "subset",
-    "split", "extra_metrics", "clip_weights", "spice_files", "spice_memory", "backend", "compile",
-    "trust",
+    "split", "extra_metrics", "clip_weights", "pac_weights", "spice_files",
+    "spice_memory", "backend",
+    "compile", "trust",
     "trainer.accelerator", "trainer.precision", "trainer.default_root_dir",
     "trainer.log_every_n_steps", "data.eval_batch_size", "callbacks.attention_images",
     "optimizer.fused",
