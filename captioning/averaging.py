@@ -6,7 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from captioning.checkpoints import FORMAT, check_complete, first_difference, read_checkpoint
+from captioning.checkpoints import (
+    FORMAT,
+    check_complete,
+    first_difference,
+    has_trained_encoder,
+    read_checkpoint,
+)
 from captioning.ensembles import shared_settings
 from captioning.support.errors import CaptioningError
 
@@ -96,7 +102,7 @@ def _check_alike(
 def _encoder(checkpoint: Mapping[str, Any]) -> tuple[str, bool]:
     """The fingerprint of the weights that the encoder started from, and whether it is frozen."""
     encoder = checkpoint["encoder"]
-    return encoder["fingerprint"], bool(encoder["state_dict"])
+    return encoder["fingerprint"], not has_trained_encoder(checkpoint)
 
 
 def _without_weights(settings: Mapping[str, Any]) -> Any:

@@ -35,6 +35,7 @@ from captioning.data.images import load_rgb
 from captioning.data.views import ORIGINAL_ALONE, find_views
 from captioning.decoding import Decoding, Greedy, Hypothesis
 from captioning.ensembles import load_captioner
+from captioning.pretrained.places import DEFAULT
 from captioning.reporting.figures import attention_figure, region_of
 from captioning.support.build import build, own, validated
 from captioning.support.errors import CaptioningError, printable
@@ -57,8 +58,8 @@ Row = dict[str, str | float]
 class CaptionSettings:
     """The top-level settings of ``conf/caption.yaml``."""
 
-    ckpt: str | list[str]
     images: str
+    ckpt: str | list[str] | None = None
     out: str | None = None
     figures: str | None = None
     captions: int = 1
@@ -233,7 +234,9 @@ def caption(config: Mapping[str, Any]) -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # its encoding may lack characters of file names
         sys.stdout.reconfigure(errors="backslashreplace")
     root, files = find_images(settings.images)
-    captioner = load_captioner(settings.ckpt, trust=settings.trust)
+    if settings.ckpt is None:
+        log.info("No ckpt given: captioning with %s, which comes with this package", DEFAULT)
+    captioner = load_captioner(settings.ckpt or DEFAULT, trust=settings.trust)
     decoding.check_words(captioner.decoder)
     out = Path(settings.out) if settings.out else None
     figures = Path(settings.figures) if settings.figures else None

@@ -30,7 +30,9 @@ _NEVER = {
     "optimizer.fused",
     "callbacks.epoch_log", *(f"data.{key}" for key in WHERE_DATA_LIES),
 }  # fmt: skip
-_PATH_KEYS = {"root", "path", "dirpath", "filename", "save_dir", "folder"}
+_PATH_KEYS = {
+    "root", "path", "dirpath", "filename", "save_dir", "folder", "save_weights_only",
+}  # fmt: skip
 _PATH_STARTS = ("/", "./", "../", "~")
 
 # What training did in version 0.1 (files of schema 1) without a setting that said so.

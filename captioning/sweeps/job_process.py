@@ -1,7 +1,7 @@
 """The process of one job: ``python -m captioning.sweeps.job_process FOLDER``.
 
 It trains with the configuration in ``FOLDER/job.json`` and resumes from ``checkpoints/last.ckpt``
-if that file exists, or from ``best.ckpt`` if the last one is damaged. With ``trainer.devices=N``,
+if that file exists and is whole. With ``trainer.devices=N``,
 Lightning starts this command N - 1 more times.
 """
 

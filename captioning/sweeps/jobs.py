@@ -8,7 +8,7 @@ In addition to the files of every run, a job's folder holds:
 
 If the same job is started again in the same folder, it is skipped if it has finished:
 ``results.json`` exists, and ``report.html``, which is written last. Otherwise it is resumed if
-``checkpoints/`` holds a whole ``last.ckpt`` or ``best.ckpt``. A different job is refused.
+``checkpoints/`` holds a whole ``last.ckpt``. A different job is refused.
 """
 
 import json

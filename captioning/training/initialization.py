@@ -9,6 +9,7 @@ from torch import Tensor
 from captioning.captioner import Captioner
 from captioning.checkpoints import first_difference, read_checkpoint, restoring
 from captioning.data.text import Vocabulary
+from captioning.pretrained.places import find_model, size_of
 from captioning.support.errors import CaptioningError
 from captioning.support.weights import fingerprint
 
@@ -51,9 +52,9 @@ def initialize(captioner: Captioner, path: str | Path) -> None:
     trained = {
         name.removeprefix(ENCODER): value for name, value in own.items() if name.startswith(ENCODER)
     }
-    encoder = captioner.encoder
-    other_start = frozen and checkpoint["encoder"]["fingerprint"] != encoder.fingerprint
-    if other_start or first_difference(encoder.state_dict(), frozen or trained) is not None:
+    encoder, contained = captioner.encoder, frozen or trained
+    other_start = not trained and checkpoint["encoder"]["fingerprint"] != encoder.fingerprint
+    if other_start or (contained and first_difference(encoder.state_dict(), contained) is not None):
         raise CaptioningError(
             f"init_from={path}: that model reads the grids of another encoder than "
             f"{encoder.name} with weights from {encoder.weights_source}: use the same encoder."
@@ -65,7 +66,7 @@ def initialize(captioner: Captioner, path: str | Path) -> None:
             f"init_from={path}: that run has another model ({different} differs): use the "
             "same model.* settings."
         )
-    with restoring(f"init_from={path}", Path(path).stat().st_size):
+    with restoring(f"init_from={path}", size_of(find_model(path, "init_from"))):
         captioner.load_state_dict(given, strict=False)
         if trained:
             source = f"{checkpoint['encoder']['weights_source']}, trained further by {path}"
@@ -83,7 +84,7 @@ def take_encoder(captioner: Captioner, weights: Mapping[str, Tensor], source: st
     encoder = captioner.encoder
     encoder.load_state_dict(weights)
     encoder.fingerprint = fingerprint(encoder.name, weights)
-    encoder.weights_source = source
+    encoder.weights = encoder.weights_source = source  # not a name any more
 
 
 def _decoder(state_dict: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def _fixed(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in flat(kept):
         parts = key.split(".")
         groups = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
-        is_place = parts[0] == "callbacks" and parts[-1] == "dirpath"
+        is_file = parts[0] == "callbacks" and parts[-1] in ("dirpath", "save_weights_only")
         is_off = value in ("null", "{}", ORIGINAL_ALONE)  # as for runs from before it existed
-        if not groups & MAY_CHANGE and not is_place and not is_off:
+        if not groups & MAY_CHANGE and not is_file and not is_off:
             yield key, value

@@ -106,6 +106,7 @@ class GridEncoder(nn.Module, ABC):
         preprocessing: The preprocessing of pictures before ``forward``: size, resize, mean and std.
         grid_size: Rows and columns of the grid.
         locations: Number of locations of the grid, rows x columns.
+        weights: What was asked for: ``imagenet``, ``pretrained``, ``random`` or the path of a file.
         weights_source: A description of where the weights came from.
         fingerprint: SHA-256 over the name and all tensors after loading. It depends on the weights,
             not on their source.
@@ -145,6 +146,7 @@ class GridEncoder(nn.Module, ABC):
             CaptioningError: a value is not among the valid ones, or the weights are not available.
         """
         super().__init__()
+        self.weights = weights
         self.preprocessing = Preprocessing(image_size, resize, mean, std)
         with torch.device("meta"):  # tensors without values, which are loaded below
             self.build()
