@@ -36,7 +36,8 @@ class KaggleReader(CorpusReader):
 
     def detect(self, root: Path) -> list[Path]:
         patterns = ("captions.txt", "results.csv", "flickr30k_images/results.csv")
-        return [path for pattern in patterns for path in sorted(root.glob(pattern))]
+        found = (path for pattern in patterns for path in sorted(root.glob(pattern)))
+        return [path for path in found if _columns_of(path) in (_TWO, _THREE)]
 
     def read(self, root: Path, files: Sequence[Path], name: str) -> RawCorpus:
         corpus = RawCorpus()
@@ -45,6 +46,16 @@ class KaggleReader(CorpusReader):
         corpus.use_lists(read_split_lists([*folders], name, files[0]))
         corpus.files = find_image_folder(root)
         return corpus
+
+
+def _columns_of(path: Path) -> list[str]:
+    """The columns that the first line names; a file of others may be a table of another layout."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(1000).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return []
+    return [cell.strip().lower() for cell in line.split("|" if "|" in line else ",")]
 
 
 def _read_captions(path: Path, corpus: RawCorpus) -> None:
