@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import pytorch_lightning as pl
 import torch
@@ -35,6 +35,7 @@ from captioning.metrics.torchmetric import CaptionScores
 from captioning.models.decoders.base import Decoder
 from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective
+from captioning.pictures import Caption, Picture, caption_pictures
 from captioning.support.build import build, expand, import_class, validated
 from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import SPECIAL_WORDS
@@ -242,12 +243,46 @@ class Captioner(pl.LightningModule):
         """The grid of preprocessed images (B x 3 x H x W); grids (B x P x C) are returned as is."""
         return self.encoder(images) if images.dim() == 4 else images
 
-    def forward(self, images: Tensor, decoding: Decoding | None = None) -> list[list[Hypothesis]]:
+    @overload
+    def caption(
+        self, pictures: Picture, decoding: Decoding | None = None, **settings: Any
+    ) -> Caption: ...
+
+    @overload
+    def caption(
+        self, pictures: Sequence[Picture], decoding: Decoding | None = None, **settings: Any
+    ) -> list[Caption]: ...
+
+    def caption(
+        self, pictures: Any, decoding: Decoding | None = None, **settings: Any
+    ) -> Caption | list[Caption]:
+        """Caption a picture, or each of a list, as ``caption.py`` does, on the module's device.
+
+        A picture is a PIL image of any mode (grey, 16 bit, palette, transparent, CMYK, ...) and
+        size, or the path of a file::
+
+            caption = captioner.caption(Image.open("dog.jpg"))
+            caption.text, caption.score, caption.attention.shape
+
+        Args:
+            pictures: a picture, or several.
+            decoding: how captions are decoded; None is a beam search of size 5.
+            settings: ``batch_size``, and ``precision`` (``auto``, ``fp32`` or ``bf16``).
+
+        Raises:
+            CaptioningError: it is no picture, or one that cannot be read.
+        """
+        several = isinstance(pictures, Sequence) and not isinstance(pictures, str)
+        given = list(pictures) if several else [pictures]
+        captions = caption_pictures(self, given, decoding, **settings)
+        return captions if several else captions[0]
+
+    def forward(self, images: Any, decoding: Decoding | None = None) -> list[list[Hypothesis]]:
         """Caption images with :meth:`generate`, attention weights included."""
         return self.generate(images, decoding)
 
     def generate(
-        self, images: Tensor, decoding: Decoding | None = None, *, attention: bool = True
+        self, images: Any, decoding: Decoding | None = None, *, attention: bool = True
     ) -> list[list[Hypothesis]]:
         """Captions of images, without gradients and in evaluation mode.
 
@@ -258,10 +293,37 @@ class Captioner(pl.LightningModule):
 
         Returns:
             The hypotheses of each image, best first.
+
+        Raises:
+            CaptioningError: they are not such a tensor: a PIL image, for example, which
+                :meth:`caption` takes.
         """
+        self._check_images(images)
         with use_backend(self.backend), torch.no_grad():
             grid = self.grid(images)
             return (decoding or self.validation)(self.decoder, grid, attention=attention)
+
+    def _check_images(self, images: object) -> None:
+        """Refuse what is no batch of preprocessed images or of grids, and say what to do."""
+        if not isinstance(images, Tensor):
+            raise CaptioningError(
+                f"captioner(images) takes a tensor of preprocessed images or of grids, and not a "
+                f"{type(images).__name__}: captioner.caption(image) takes PIL images and files."
+            )
+        encoder = self.encoder
+        wanted = f"B x 3 x H x W, or B x {encoder.locations} x {encoder.channels}"
+        shape = " x ".join(map(str, images.shape))
+        if images.dim() == 4 and images.shape[1] == 3:
+            return
+        if images.dim() == 3 and images.shape[1:] == (encoder.locations, encoder.channels):
+            return
+        remedy = "captioner.caption(image) takes a picture of any kind"
+        if images.dim() in (2, 3):
+            remedy = f"images[None] adds the dimension of the batch; {remedy}"
+        raise CaptioningError(
+            f"Images of shape {shape} are neither a batch of preprocessed images nor one of grids "
+            f"({wanted}): {remedy}."
+        )
 
     # Training
 

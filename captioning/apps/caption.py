@@ -23,16 +23,15 @@ from torch import Tensor
 
 from captioning.captioner import Captioner
 from captioning.data.features.extraction import (
-    autocast,
     choose_device,
     choose_precision,
-    encode,
     load_in_batches,
 )
 from captioning.data.image_files import find_images
 from captioning.data.images import load_rgb
 from captioning.decoding import Decoding, Greedy, Hypothesis
 from captioning.ensembles import load_captioner
+from captioning.pictures import attention_maps, decode_images
 from captioning.reporting.figures import attention_figure, region_of
 from captioning.support.build import build, own, validated
 from captioning.support.errors import CaptioningError, printable
@@ -154,45 +153,6 @@ def different(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
     for each in hypotheses:
         first.setdefault(tuple(each.tokens), each)
     return list(first.values())
-
-
-def decode_images(
-    captioner: Captioner,
-    images: Sequence[Float[Tensor, "3 height width"]],
-    decoding: Decoding,
-    precision: str,
-) -> list[list[Hypothesis]]:
-    """Caption preprocessed photographs in the same precision as an evaluation.
-
-    Grids are rounded to half precision, as in the feature store.
-
-    Args:
-        captioner: the model, on its device.
-        images: at least one image.
-        decoding: the decoding method.
-        precision: ``fp32`` or ``bf16``.
-
-    Returns:
-        The hypotheses for each photograph, best first.
-    """
-    grids = encode(captioner.encoder, images, captioner.device, precision)
-    with autocast(captioner.device, precision):
-        hypotheses: list[list[Hypothesis]] = captioner(grids, decoding)
-    return hypotheses
-
-
-def attention_maps(
-    hypothesis: Hypothesis, grid_size: tuple[int, int]
-) -> Float[np.ndarray, "words rows columns"] | None:
-    """The attention map of each word of a caption; None for a model without attention.
-
-    Args:
-        hypothesis: the caption.
-        grid_size: rows and columns of the encoder's grid.
-    """
-    if hypothesis.attention is None:
-        return None
-    return hypothesis.attention.float().cpu().reshape(len(hypothesis.tokens), *grid_size).numpy()
 
 
 def caption(config: Mapping[str, Any]) -> None:

@@ -98,7 +98,7 @@ def create_app(
         decoding: the decoding method.
     """
     # Imported here, so that --help and wrong settings need not wait for torch.
-    from captioning.apps.caption import attention_maps, decode_images
+    from captioning.pictures import attention_maps, decode_images
     from captioning.data.features.extraction import choose_precision
 
     precision = choose_precision("auto", captioner.device)
