@@ -64,7 +64,8 @@ class TableReader(CorpusReader):
     def detect(self, root: Path) -> list[Path]:
         if root.is_file():
             return [root] if root.suffix.lower() in SUFFIXES else []
-        for folders in ([root], sorted(path for path in root.glob("[!.]*") if path.is_dir())):
+        of_splits = sorted(path for path in root.glob("*/") if split_named(path.name))
+        for folders in ([root], of_splits):
             found = [path for folder in folders for path in _tables_in(folder)]
             if found:
                 return found
