@@ -175,8 +175,10 @@ def _assemble(raw: RawCorpus, name: str, layout: str, root: Path, skip_bad: bool
 
     def judge(offenders: list[str], what: str) -> None:
         if offenders and not skip_bad:
-            named = [f"{each} ({raw.places[each]})" if each in raw.places else each
-                     for each in offenders[:3]] + offenders[3:]
+            named = [
+                f"{each} ({raw.places[each]})" if each in raw.places else each
+                for each in offenders[:3]
+            ] + offenders[3:]
             raise CaptioningError(f"{what} ({len(offenders):,}): {_some(named)}; {_SKIP}.")
         if offenders:
             notes.append(f"Left out: {what} ({len(offenders):,}): {_some(offenders, 10)}.")

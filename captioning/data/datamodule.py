@@ -53,11 +53,11 @@ class CaptionDataModule(pl.LightningDataModule):
     the grids of that model's encoder, after computing those that are not in the feature store yet.
 
     Args:
-        root: The folder of the data set, or the file of its captions. None: a folder in the cache, to which ``flickr8k`` is
-            downloaded, or in which ``scenes`` are drawn, on first use.
+        root: The folder of the data set, or the file of its captions. None: a folder in the cache,
+            to which ``flickr8k`` is downloaded, or in which ``scenes`` are drawn, on first use.
         name: The name of the data set.
-        layout: A name in :data:`captioning.data.readers.registry.LAYOUTS`, ``auto`` for whichever of
-            them is found, or the dotted path of a reader of one's own; see
+        layout: A name in :data:`captioning.data.readers.registry.LAYOUTS`, ``auto`` for whichever
+            of them is found, or the dotted path of a reader of one's own; see
             :mod:`captioning.data.readers.base`.
         skip_bad: Leave out, and name in the log, images that are missing, broken or without
             captions.

@@ -82,7 +82,7 @@ def divide(raw: RawCorpus, name: str, root: Path, seed: int) -> None:
     few = min(len(raw.splits["dev"]), len(raw.splits["test"]))
     if few < FEW:
         raw.warnings.append(
-            f"A split of {few} image{'s' if few > 1 else ''} is small: its scores are mostly chance."
+            f"A split of {few} image{'s' if few > 1 else ''} is small: its scores are only chance."
         )
 
 

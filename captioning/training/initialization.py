@@ -104,7 +104,7 @@ def initialize(captioner: Captioner, initial: Initial) -> None:
     before it has learned them, and all others almost the one they had.
 
     Args:
-        captioner: with the model and the encoder of the checkpoint, and all words of its vocabulary.
+        captioner: with the model, the encoder and all words of the checkpoint.
         initial: the model.
 
     Raises:

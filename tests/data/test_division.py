@@ -69,7 +69,7 @@ def test_no_image_without_a_file_is_drawn() -> None:
 
 
 def test_splits_of_published_data_sets_are_not_drawn() -> None:
-    with pytest.raises(CaptioningError, match="photographs: it names no splits.*use data=own"):
+    with pytest.raises(CaptioningError, match=r"photographs: it names no splits.*use data=own"):
         divide(raw(40), "flickr30k", ROOT, 0)
     with pytest.raises(CaptioningError, match="2 images with captions are too few"):
         divide(raw(2), "own", ROOT, 0)

@@ -74,7 +74,9 @@ def test_a_min_count_that_leaves_few_words_is_warned_of(
     root = TEXTS["CSV"](tmp_path / "data")
     data = CaptionDataModule(str(root), name="own", min_count=min_count, cache=str(tmp_path))
     data.read_text()
-    found = [each.message for each in caplog.records if "data.min_count=1 keeps all" in each.message]
+    found = [
+        each.message for each in caplog.records if "data.min_count=1 keeps all" in each.message
+    ]
     assert bool(found) == warned
     if warned:
         assert "data.min_count=5 leaves 6 of the 11 different words" in found[0]

@@ -22,11 +22,16 @@ class FoundImages:
     Args:
         files: The image files, by their paths from their folder.
         bases: The folders from which a name may be a path.
+        inside: Whether only ``files`` may be found, and no path leads out of their folder: for data
+            that was downloaded.
     """
 
-    def __init__(self, files: Mapping[str, Path], bases: Sequence[Path]) -> None:
+    def __init__(
+        self, files: Mapping[str, Path], bases: Sequence[Path], *, inside: bool = False
+    ) -> None:
         self.files = files
         self.bases = bases
+        self.inside = inside
         self._exact = {**files} | {composed(str(path)): path for path in files.values()}
         self._loose: dict[str, set[Path]] = defaultdict(set)
         for path in files.values():
@@ -66,7 +71,8 @@ class FoundImages:
         plain = composed(name.strip()).replace("\\", "/").removeprefix("./")
         if plain in self._exact:
             return self._exact[plain]
-        for base in self.bases:  # a path that leads out of the folder, or an unusual suffix
+        # A path that leads out of the folder, or a file with an unusual suffix.
+        for base in [] if self.inside else self.bases:
             path = base / plain
             if _is_file(path):
                 return path

@@ -1,8 +1,8 @@
 """Data sets of the Hugging Face hub: Parquet files, or what ``datasets`` saves to disk.
 
 A data set is a folder as ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` write it, or one
-with Parquet files, as the hub holds them, such as ``data/train-00000-of-00002.parquet``; or one such
-file. The columns are those of the usual cards (:mod:`captioning.data.readers.columns`): an image,
+with Parquet files, as the hub holds them, such as ``data/train-00000-of-00002.parquet``; or one
+such file. The columns are those of the usual cards (:mod:`captioning.data.readers.columns`): an image,
 and one caption, a list of captions (``nlphuji/flickr30k``) or numbered ones (``jxie/flickr8k``). A
 column of splits precedes the splits that the files are named after, since some cards have all
 images in one.
@@ -104,13 +104,13 @@ class HuggingFaceReader(CorpusReader):
         if packed:
             ids = [row.file if corpus.unnamed else str(row.name) for row in packed]
             paths = {id_: folder / row.file for id_, row in zip(ids, packed, strict=True)}
-            images = FoundImages(paths, [folder])
+            images = FoundImages(paths, [folder], inside=True)
             found = [
                 Row(row.where, id_, row.captions, row.split)
                 for id_, row in zip(ids, packed, strict=True)
             ]
         else:
-            images = FoundImages.below(root)
+            images = FoundImages(FoundImages.below(root).files, [root], inside=True)
             found = [Row(row.where, row.file, row.captions, row.split) for row in rows]
         add_rows(corpus, images, found)
         return corpus
@@ -199,7 +199,7 @@ def _unpack(root: Path, files: Sequence[Path], folder: Path) -> list[Unpacked]:
     return rows
 
 
-def _image_columns(schema: "pa.Schema", columns: Columns) -> tuple[str, str | None]:
+def _image_columns(schema: pa.Schema, columns: Columns) -> tuple[str, str | None]:
     """The column that has the images, or else their names; and one that has names beside it."""
     kinds = {column: str(schema.field(column).type) for column in columns.images}
     packed = [column for column, kind in kinds.items() if "binary" in kind]
@@ -219,7 +219,9 @@ def _unpack_row(
     where: str,
 ) -> Unpacked:
     value = row[image]
-    data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+    data, path = (
+        (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+    )
     own_split = row[columns.split] if columns.split else None
     captions: list[str] = []
     for column in columns.captions:
@@ -250,7 +252,7 @@ def _text(caption: object) -> str:
 
 
 @contextmanager
-def _open(file: Path) -> Iterator[tuple["pa.Schema", int, Iterator["pa.RecordBatch"]]]:
+def _open(file: Path) -> Iterator[tuple[pa.Schema, int, Iterator[pa.RecordBatch]]]:
     """The schema, the number of rows and the rows of a Parquet or Arrow file.
 
     Raises:

@@ -27,7 +27,7 @@ READERS: dict[str, CorpusReader] = {
 """The readers by the name of their layout, in the order in which ``auto`` prefers them."""
 
 OF_ANYBODY = ("huggingface", "table", "sidecar")
-"""The layouts that data of anybody may have, which are looked for if there is none of the others."""
+"""The layouts of anybody's data, which are looked for if there is none of the others."""
 
 LAYOUTS = tuple(READERS)
 """The names of the layouts."""

@@ -121,7 +121,7 @@ def add_rows(
                 f"{row.where}: {image} is in the split {of_row} here and in "
                 f"{split_of[image]} before: an image belongs to one split."
             )
-        if image not in corpus.captions or of_row and image not in corpus.splits.get(of_row, []):
+        if image not in corpus.captions or (of_row and image not in corpus.splits.get(of_row, [])):
             corpus.add_image(image, of_row, row.where)
         for caption in row.captions:
             corpus.add_caption(image, caption, row.where)

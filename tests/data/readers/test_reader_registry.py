@@ -159,9 +159,9 @@ def test_a_path_that_is_no_reader_is_refused_when_the_module_is_made(
 
 def test_each_layout_of_ours_has_a_reader() -> None:
     # in the order of preference
-    assert LAYOUTS == (
+    assert (
         *("official", "karpathy", "kaggle", "flickr30k", "huggingface", "table", "sidecar"),
-    )
+    ) == LAYOUTS
     for name in LAYOUTS:
         assert find_reader(name) is READERS[name]
         assert isinstance(READERS[name], CorpusReader)

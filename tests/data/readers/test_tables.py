@@ -41,7 +41,7 @@ THREE = {"a.jpg": ("A dog",), "b.jpg": ("A cat",), "c.jpg": ("A boy",)}
         ("x.csv", "\ufeff" + HEADER + ROWS),
         ("x.csv", (HEADER + ROWS).replace("\n", "\r\n")),
         ("x.csv", ROWS),  # no line of names
-        ("x.csv", "Caption;Split;File_Name\nA dog;Train;a.jpg\nA cat;valid;b.jpg\nA boy;Test;c.jpg"),
+        ("x.csv", "Caption;Split;File_Name\nA dog;Train;a.jpg\nA cat;val;b.jpg\nA boy;Test;c.jpg"),
         ("captions.txt", (HEADER + ROWS).replace(",", "\t")),
         ("x.csv", (HEADER + ROWS).replace(".jpg", "").replace("a,", "A.JPG,", 1)),
         ("x.csv", HEADER + ROWS.replace("a.jpg", "pictures/a.jpg").replace("b.", "pictures\\b.")),
@@ -102,7 +102,7 @@ def test_a_file_of_another_layout_is_read_as_that_layout(root: Path) -> None:
         (HEADER + ROWS + "a.jpg,,train\n", r"empty captions \(1\): .*x\.csv:5; data\.skip_bad"),
         (HEADER + ROWS + "d.jpg,A girl,train\n", r"without a file .*: d\.jpg \(.*x\.csv:5\)"),
         (HEADER + "http://x.y/a.jpg,A dog,train\n", "x.csv:2: http://x.y/a.jpg is an address"),
-        (HEADER + "1.jpg,A dog,train\n2.jpg,A cat,test\n", "x.csv:2: there is no file '1.jpg', nor"),
+        (HEADER + "1.jpg,A dog,train\n2.jpg,A cat,test\n", "x.csv:2: there is no file '1.jpg'"),
         ("picture,words\na.jpg,A dog\n", r"x.csv has no columns image and caption.*rename"),
         (HEADER.encode() + b"a.jpg,caf\xe9,train\n", "x.csv:2: not UTF-8; save the file"),
     ],
