@@ -58,7 +58,8 @@ def divide(raw: RawCorpus, name: str, root: Path, seed: int) -> None:
     if not present and _known_share(raw.captions) >= _KNOWN:
         raw.use_lists(bundled_lists())
         return
-    missing = [split for split in ("test", "dev") if split not in present]
+    drawn: tuple[Split, ...] = ("test", "dev")
+    missing = [split for split in drawn if split not in present]
     if not missing or present == ["dev", "test"]:
         return
     if name in PUBLISHED:
@@ -71,7 +72,7 @@ def divide(raw: RawCorpus, name: str, root: Path, seed: int) -> None:
     if "train" in present:
         pool = raw.splits["train"]
     else:
-        pool, missing = [image for image, texts in raw.captions.items() if texts], ["test", "dev"]
+        pool, missing = [image for image, texts in raw.captions.items() if texts], [*drawn]
     _draw(raw, pool, missing, seed)
     what = f"no {' and no '.join(missing)} split" if "train" in present else "no splits"
     counts = ", ".join(f"{len(raw.splits[split]):,} for {split}" for split in SPLITS)

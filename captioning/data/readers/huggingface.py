@@ -2,10 +2,10 @@
 
 A data set is a folder as ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` write it, or one
 with Parquet files, as the hub holds them, such as ``data/train-00000-of-00002.parquet``; or one
-such file. The columns are those of the usual cards (:mod:`captioning.data.readers.columns`): an image,
-and one caption, a list of captions (``nlphuji/flickr30k``) or numbered ones (``jxie/flickr8k``). A
-column of splits precedes the splits that the files are named after, since some cards have all
-images in one.
+such file. The columns are those of the usual cards (:mod:`captioning.data.readers.columns`): an
+image, and one caption, a list of captions (``nlphuji/flickr30k``) or numbered ones
+(``jxie/flickr8k``). A column of splits precedes the splits that the files are named after, since
+some cards have all images in one.
 
 The images are inside of these files. They are written into a folder of the cache once, in which
 ``index.json``, which is written last, has their names, captions and splits. An image without a name
