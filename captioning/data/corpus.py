@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from captioning.data.division import divide
+from captioning.data.division import divide, is_flickr8k
 from captioning.data.names import composed
 from captioning.data.readers.base import RawCorpus
 from captioning.data.readers.image_folders import is_image_name
 from captioning.data.readers.registry import (
     LAYOUTS_UNDERSTOOD,
+    OF_ANYBODY,
     READERS,
     files_of,
     find_layouts,
@@ -158,6 +159,11 @@ def read_corpus(
         )
     _compose_names(raw)
     divide(raw, name, folder, split_seed)
+    if name == "flickr8k" and layouts[0] in OF_ANYBODY and not is_flickr8k(raw.captions):
+        raw.warnings.append(
+            "These images are not Flickr8k's, and results would be recorded as if they were: use "
+            "data=own."
+        )
     return _assemble(raw, name, layouts[0], folder, skip_bad)
 
 

@@ -55,7 +55,7 @@ def divide(raw: RawCorpus, name: str, root: Path, seed: int) -> None:
         raw.use_lists(bundled_lists())
         return
     present = [split for split in SPLITS if raw.splits.get(split)]
-    if not present and _known_share(raw.captions) >= _KNOWN:
+    if not present and is_flickr8k(raw.captions):
         raw.use_lists(bundled_lists())
         return
     drawn: tuple[Split, ...] = ("test", "dev")
@@ -112,10 +112,11 @@ def _draw(raw: RawCorpus, pool: list[str], missing: list[Split], seed: int) -> N
     raw.splits = kept | of_pool
 
 
-def _known_share(images: Iterable[str]) -> float:
+def is_flickr8k(images: Iterable[str]) -> bool:
+    """Whether most of some images are named as those in Flickr8k's official splits."""
     names = {image for listed in bundled_lists().images.values() for image in listed}
     found = [image in names for image in images]
-    return sum(found) / max(1, len(found))
+    return sum(found) >= _KNOWN * max(1, len(found))
 
 
 def _name_by_captions(raw: RawCorpus) -> bool:

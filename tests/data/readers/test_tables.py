@@ -133,6 +133,12 @@ def test_a_mistake_in_json_lines_is_one_sentence_with_its_line(
     assert "x.jsonl:2" in message
 
 
+def test_data_that_is_called_flickr8k_and_is_not_is_warned_of(root: Path) -> None:
+    write(root / "x.csv", HEADER + ROWS)
+    assert "not Flickr8k's" in read_corpus(root).warnings[0]
+    assert not read(root).warnings
+
+
 def test_what_could_mean_two_things_is_refused(root: Path) -> None:
     write(root / "x.csv", HEADER + ROWS)
     write(root / "y.csv", HEADER + ROWS)
