@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import pytorch_lightning as pl
 import torch
@@ -40,6 +40,7 @@ from captioning.models.decoders.base import Decoder
 from captioning.models.decoders.views import ViewDecoder, ViewEnsemble
 from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective
+from captioning.pictures import Caption, Picture, caption_pictures
 from captioning.pretrained.places import DEFAULT, find_model, find_pretrained, size_of
 from captioning.reporting.results import Results
 from captioning.support.build import build, expand, import_class, validated
@@ -280,9 +281,43 @@ class Captioner(pl.LightningModule):
         ]
         return ViewEnsemble(members).to(self.device)
 
+    @overload
+    def caption(
+        self, pictures: Picture, decoding: Decoding | None = None, **settings: Any
+    ) -> Caption: ...
+
+    @overload
+    def caption(
+        self, pictures: Sequence[Picture], decoding: Decoding | None = None, **settings: Any
+    ) -> list[Caption]: ...
+
+    def caption(
+        self, pictures: Any, decoding: Decoding | None = None, **settings: Any
+    ) -> Caption | list[Caption]:
+        """Caption a picture, or each of a list, as ``caption.py`` does, on the module's device.
+
+        A picture is a PIL image of any mode (grey, 16 bit, palette, transparent, CMYK, ...) and
+        size, or the path of a file::
+
+            caption = captioner.caption(Image.open("dog.jpg"))
+            caption.text, caption.score, caption.attention.shape
+
+        Args:
+            pictures: a picture, or several.
+            decoding: how captions are decoded; None is a beam search of size 5.
+            settings: ``batch_size``, and ``precision`` (``auto``, ``fp32`` or ``bf16``).
+
+        Raises:
+            CaptioningError: it is no picture, or one that cannot be read.
+        """
+        several = isinstance(pictures, Sequence) and not isinstance(pictures, str)
+        given = list(pictures) if several else [pictures]
+        captions = caption_pictures(self, given, decoding, **settings)
+        return captions if several else captions[0]
+
     def forward(
         self,
-        images: Tensor,
+        images: Any,
         decoding: Decoding | None = None,
         views: Sequence[str] = ORIGINAL_ALONE,
     ) -> list[list[Hypothesis]]:
@@ -291,7 +326,7 @@ class Captioner(pl.LightningModule):
 
     def generate(
         self,
-        images: Tensor,
+        images: Any,
         decoding: Decoding | None = None,
         *,
         attention: bool = True,
@@ -311,11 +346,40 @@ class Captioner(pl.LightningModule):
 
         Returns:
             The hypotheses of each image, best first.
+
+        Raises:
+            CaptioningError: they are not such a tensor: a PIL image, for example, which
+                :meth:`caption` takes.
         """
+        self._check_images(images, len(views))
         with use_backend(self.backend), torch.no_grad():
             grid = self.grid(images)
             decoder = self.decoder_of(views)
             return (decoding or self.validation)(decoder, grid, attention=attention)
+
+    def _check_images(self, images: object, views: int) -> None:
+        """Refuse what is no batch of preprocessed images or of grids, and say what to do."""
+        if not isinstance(images, Tensor):
+            raise CaptioningError(
+                f"captioner(images) takes a tensor of preprocessed images or of grids, and not a "
+                f"{type(images).__name__}: captioner.caption(image) takes PIL images and files."
+            )
+        encoder = self.encoder
+        grids = (views * encoder.locations, encoder.channels)
+        of_each = (3,) if views == 1 else (views, 3)
+        if images.dim() == 3 + len(of_each) and images.shape[1:-2] == of_each:
+            return
+        if images.dim() == 3 and images.shape[1:] == grids:
+            return
+        shape = " x ".join(map(str, images.shape))
+        wanted = f"B x {' x '.join(map(str, of_each))} x H x W, or B x {grids[0]} x {grids[1]}"
+        remedy = "captioner.caption(image) takes a picture of any kind"
+        if images.dim() in (2, 3):
+            remedy = f"images[None] adds the dimension of the batch; {remedy}"
+        raise CaptioningError(
+            f"Images of shape {shape} are neither a batch of preprocessed images nor one of grids "
+            f"({wanted}): {remedy}."
+        )
 
     # Training
 

@@ -24,10 +24,8 @@ from torch import Tensor
 from captioning.captioner import Captioner
 from captioning.data.dataset import stacked_pixels
 from captioning.data.features.extraction import (
-    autocast,
     choose_device,
     choose_precision,
-    encode,
     load_in_batches,
 )
 from captioning.data.image_files import find_images
@@ -35,6 +33,7 @@ from captioning.data.images import load_rgb
 from captioning.data.views import ORIGINAL_ALONE, find_views
 from captioning.decoding import Decoding, Greedy, Hypothesis
 from captioning.ensembles import load_captioner
+from captioning.pictures import attention_maps, decode_images
 from captioning.pretrained.places import DEFAULT
 from captioning.reporting.figures import attention_figure, region_of
 from captioning.support.build import build, own, validated
@@ -164,49 +163,6 @@ def different(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
     for each in hypotheses:
         first.setdefault(tuple(each.tokens), each)
     return list(first.values())
-
-
-def decode_images(
-    captioner: Captioner,
-    images: Sequence[Float[Tensor, "*views 3 height width"]],
-    decoding: Decoding,
-    precision: str,
-    views: Sequence[str] = ORIGINAL_ALONE,
-) -> list[list[Hypothesis]]:
-    """Caption preprocessed photographs in the same precision as an evaluation.
-
-    Grids are rounded to half precision, as in the feature store.
-
-    Args:
-        captioner: the model, on its device.
-        images: at least one image; of several views, each is views x 3 x height x width.
-        decoding: the decoding method.
-        precision: ``fp32`` or ``bf16``.
-        views: the names of the views.
-
-    Returns:
-        The hypotheses for each photograph, best first.
-    """
-    pixels = list(torch.stack(list(images)).flatten(0, -4))
-    grids = encode(captioner.encoder, pixels, captioner.device, precision)
-    grids = grids.reshape(len(images), -1, grids.shape[-1])  # an image's views in a row
-    with autocast(captioner.device, precision):
-        hypotheses: list[list[Hypothesis]] = captioner(grids, decoding, views)
-    return hypotheses
-
-
-def attention_maps(
-    hypothesis: Hypothesis, grid_size: tuple[int, int]
-) -> Float[np.ndarray, "words rows columns"] | None:
-    """The attention map of each word of a caption; None for a model without attention.
-
-    Args:
-        hypothesis: the caption.
-        grid_size: rows and columns of the encoder's grid.
-    """
-    if hypothesis.attention is None:
-        return None
-    return hypothesis.attention.float().cpu().reshape(len(hypothesis.tokens), *grid_size).numpy()
 
 
 def caption(config: Mapping[str, Any]) -> None:

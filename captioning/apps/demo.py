@@ -99,8 +99,8 @@ def create_app(
         decoding: the decoding method.
     """
     # Imported here, so that --help and wrong settings need not wait for torch.
-    from captioning.apps.caption import attention_maps, decode_images
     from captioning.data.features.extraction import choose_precision
+    from captioning.pictures import attention_maps, decode_images
 
     precision = choose_precision("auto", captioner.device)
     encoder = captioner.encoder

@@ -13,6 +13,8 @@ MAY_CHANGE: Final = frozenset(
         # names, and what is computed after training
         *("name", "resume", "trust", "logger", "decoding", "views", "extra_metrics"),
         *("clip_weights", "pac_weights", "spice_files", "spice_memory"),
+        # the vocabulary and the splits of a run that is resumed are compared themselves
+        *("add_words", "data.split_seed"),
         # where it runs, and where its data lies
         *("backend", "encoder.weights", "optimizer.fused", "data.eval_batch_size"),
         *(f"data.{key}" for key in WHERE_DATA_LIES),

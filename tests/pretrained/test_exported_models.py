@@ -26,7 +26,7 @@ from captioning.pretrained import places
 from captioning.pretrained.folder import FROZEN
 from captioning.reporting.results import read_results
 from captioning.support.errors import CaptioningError
-from captioning.training.initialization import initial_vocabulary, initialize
+from captioning.training.initialization import initialize, read_initial
 from captioning.training.resume import check_resumable
 
 ROOT = Path(__file__).parents[2]
@@ -234,12 +234,12 @@ def test_a_fresh_process_writes_the_captions_of_the_model_that_was_exported(
 def test_it_stands_wherever_a_checkpoint_does(exported: Path, tmp_path: Path) -> None:
     ensemble = load_captioner([exported, checkpoint(made(), tmp_path / "best.ckpt")])
     assert ensemble.run["name"] == "ensemble of 2"
-    vocabulary = initial_vocabulary(str(exported), None)
-    assert vocabulary is not None
-    assert vocabulary.to_list() == WORDS
+    initial = read_initial(str(exported), None)
+    assert initial is not None
+    assert initial.vocabulary.to_list() == WORDS
     fresh = made()
     torch.nn.init.zeros_(fresh.decoder.embedding.weight)
-    initialize(fresh, str(exported))
+    initialize(fresh, initial)
     expected = Captioner.from_pretrained(exported).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in fresh.state_dict().items())
     with pytest.raises(CaptioningError, match=r"resume=.*weights alone.*init_from="):
