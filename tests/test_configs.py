@@ -295,6 +295,7 @@ def test_an_experiment_has_the_last_word(file: Path) -> None:
 
     said = yaml.safe_load(file.read_text())
     said.pop("defaults", None)
+    said.pop("name", None)  # the command line of `composed` has one
     assert within(said, composed("train", f"experiment={file.stem}"))
 
 

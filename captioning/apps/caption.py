@@ -192,7 +192,9 @@ def caption(config: Mapping[str, Any]) -> None:
     root, files = find_images(settings.images)
     if settings.ckpt is None:
         log.info("No ckpt given: captioning with %s, which comes with this package", DEFAULT)
-    captioner = load_captioner(settings.ckpt or DEFAULT, trust=settings.trust)
+    captioner = load_captioner(
+        DEFAULT if settings.ckpt is None else settings.ckpt, trust=settings.trust
+    )
     decoding.check_words(captioner.decoder)
     out = Path(settings.out) if settings.out else None
     figures = Path(settings.figures) if settings.figures else None

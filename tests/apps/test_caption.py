@@ -498,7 +498,7 @@ def test_ctrl_c_ends_it_quietly(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "encode", interrupted)
+    monkeypatch.setattr(module, "decode_images", interrupted)
     ended = run(f"images={tmp_path}/in", "out=a.json")
     assert (ended.status, ended.out) == (130, "")
     assert ended.err.splitlines()[-1] == "interrupted"
