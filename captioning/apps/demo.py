@@ -1,8 +1,8 @@
 """A web page, served on this computer only, that captions photographs dropped on it.
 
-``python -m captioning demo ckpt=PATH`` serves it. In a notebook, :func:`create_app` makes the same
-page for a model in memory. Uploads are never written to disk, and requests that come from other web
-sites are refused.
+``python -m captioning demo ckpt=PATH`` serves it; with ``compare=PATH``, two models stand side by
+side. In a notebook, :func:`create_app` makes the same page for models in memory. Uploads are never
+written to disk, and requests that come from other web sites are refused.
 """
 
 import argparse
@@ -51,13 +51,17 @@ MAX_WAIT_SECONDS: Final = 30.0
 """How long an upload waits for the others; then it is refused."""
 MAX_SHOWN_SIDE: Final = 1024
 """The longer side of the photograph on the page, in pixels; larger photographs are scaled down."""
+CAPTIONS: Final = 3
+"""The number of captions of a photograph, unless the user chooses another."""
 
 HELP = f"""\
 settings:
   ckpt=MODEL    a run's checkpoints/best.ckpt, an exported folder, or the name of a model;
-                {DEFAULT} if it is left out
+                {DEFAULT} if it is left out; ckpt=[A,B] is an ensemble of several
+  compare=MODEL another one, whose captions are shown beside those of ckpt
+  captions=3    number of captions of each photograph; beam_size at most
   port=8000     the page is http://{HOST}:PORT; 0: any free port
-  beam_size=5   number of captions that the beam search keeps and the page shows
+  beam_size=5   number of partial captions that the beam search keeps
   device=auto   cpu, cuda, mps; auto: a GPU if there is one
   trust=PACKAGE a package of yours whose classes the checkpoint may name; several with commas
 """
@@ -65,51 +69,65 @@ settings:
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """The settings of the command line."""
+    """The settings of the command line. ``ckpt`` and ``compare`` are files, or lists of files."""
 
-    ckpt: str = DEFAULT
+    ckpt: str | list[str] = DEFAULT
+    compare: str | list[str] | None = None
+    captions: int | None = None
     port: int = 8000
     beam_size: int = 5
     device: str = "auto"
     trust: str | None = None
 
     def __post_init__(self) -> None:
+        if self.beam_size < 1:
+            raise CaptioningError(f"beam_size={self.beam_size}: choose 1 or more.")
+        if self.captions is not None and not 1 <= self.captions <= self.beam_size:
+            raise CaptioningError(
+                f"captions={self.captions}: choose a number from 1 to {self.beam_size}, which is "
+                "beam_size, or a larger beam_size."
+            )
         if not 0 <= self.port < 2**16:
             raise CaptioningError(f"port={self.port}: choose a number from 0 to {2**16 - 1}.")
 
 
 def create_app(
-    captioner: "captioning.captioner.Captioner", decoding: "captioning.decoding.Decoding"
+    captioner: "captioning.captioner.Captioner",
+    decoding: "captioning.decoding.Decoding",
+    *,
+    captions: int = CAPTIONS,
+    compare: "captioning.captioner.Captioner | None" = None,
 ) -> Flask:
     """Create the web application: ``GET /`` serves the page, ``POST /caption`` captions an upload.
 
     The upload is a form with the file field ``photo``. The response is JSON with the photograph, as
-    the page shows it, and its captions, best first::
+    the page shows it, and the captions of each model, best first::
 
         {"photo": {"url": "data:image/jpeg;base64,...", "width": 1024, "height": 683},
-         "captions": [{"text": "a dog runs", "words": ["a", "dog", "runs"], "log_prob": -4.2,
-                       "attention": {"maps": "...", "rows": 14, "columns": 14,
-                                     "region": [0, 0, 1, 1]}}]}
+         "models": [{"name": "attn_lstm",
+                     "captions": [{"text": "a dog runs", "words": ["a", "dog", "runs"],
+                                   "score": -1.4, "log_prob": -4.2,
+                                   "attention": {"maps": "...", "rows": 14, "columns": 14,
+                                                 "region": [0, 0, 1, 1]}}]}]}
 
-    ``attention`` is a :class:`~captioning.reporting.gallery.AttentionData`; it is null for a model
-    without attention. Errors are ``{"error": "one sentence"}`` with status 400 or higher.
+    ``score`` ranks the captions of a model. ``attention`` is a
+    :class:`~captioning.reporting.gallery.AttentionData`; it is null for a model without attention.
+    Errors are ``{"error": "one sentence"}`` with status 400 or higher.
 
     Args:
         captioner: the model, on its device.
         decoding: the decoding method.
+        captions: number of captions of each photograph; fewer if the decoding finds fewer different
+            ones.
+        compare: another model on the same device, which captions the same photographs. It may have
+            another encoder and another vocabulary.
     """
-    # Imported here, so that --help and wrong settings need not wait for torch.
-    from captioning.data.features.extraction import choose_precision
-    from captioning.pictures import attention_maps, decode_images
-
-    precision = choose_precision("auto", captioner.device)
-    encoder = captioner.encoder
+    models = _named([captioner] if compare is None else [captioner, compare])
     page = render_page(
         "demo.html.jinja",
         ("page.css", "attention.css", "demo.css"),
         ("attention.js", "demo.js"),
-        model=captioner.run["name"],
-        encoder=encoder.name,
+        models={name: model.encoder.name for name, model in models.items()},
         max_bytes=MAX_UPLOAD_BYTES,
     )
     model_lock = Lock()
@@ -134,25 +152,58 @@ def create_app(
             name, data = _uploaded()
             with model_lock:  # one photograph at a time; decoding an image file takes memory, too
                 picture = _decode_upload(name, data)
-                pixels = encoder.preprocessing(picture)
-                (hypotheses,) = decode_images(captioner, [pixels], decoding, precision)
-                region = region_of(encoder.preprocessing.resize, picture.size)
+                answers = [
+                    {"name": name, "captions": _captions(model, picture, decoding, captions)}
+                    for name, model in models.items()
+                ]
                 photo = _photo(picture)
-        captions = []
-        for hypothesis in hypotheses:
-            text = captioner.vocabulary.decode(hypothesis.tokens)
-            maps = attention_maps(hypothesis, encoder.grid_size)
-            captions.append(
-                {
-                    "text": text,
-                    "words": text.split(),
-                    "log_prob": hypothesis.log_prob,
-                    "attention": attention_data(maps, region),
-                }
-            )
-        return {"photo": photo, "captions": captions}
+        return {"photo": photo, "models": answers}
 
     return app
+
+
+def _named(
+    captioners: Sequence["captioning.captioner.Captioner"],
+) -> dict[str, "captioning.captioner.Captioner"]:
+    """The models by their runs' names, with the seed or the setting where these are equal."""
+    plain = [str(each.run["name"]) for each in captioners]
+    seeded = [f"{each.run['name']} (seed={each.run.get('seed')})" for each in captioners]
+    chosen = [f"{name} ({key})" for name, key in zip(plain, ("ckpt", "compare"), strict=False)]
+    names = next(names for names in (plain, seeded, chosen) if len({*names}) == len(names))
+    return dict(zip(names, captioners, strict=True))
+
+
+def _captions(
+    captioner: "captioning.captioner.Captioner",
+    picture: Image.Image,
+    decoding: "captioning.decoding.Decoding",
+    captions: int,
+) -> list[dict[str, Any]]:
+    """A model's captions of a photograph, best first, as the page shows them."""
+    # Imported here, so that --help and wrong settings need not wait for torch.
+    from captioning.apps.caption import different
+    from captioning.data.features.extraction import choose_precision
+    from captioning.pictures import attention_maps, decode_images
+
+    encoder = captioner.encoder
+    precision = choose_precision("auto", captioner.device)
+    pixels = encoder.preprocessing(picture)
+    (hypotheses,) = decode_images(captioner, [pixels], decoding, precision)
+    region = region_of(encoder.preprocessing.resize, picture.size)
+    found = []
+    for hypothesis in different(hypotheses)[:captions]:
+        text = captioner.vocabulary.decode(hypothesis.tokens)
+        maps = attention_maps(hypothesis, encoder.grid_size)
+        found.append(
+            {
+                "text": text,
+                "words": text.split(),
+                "score": hypothesis.score,
+                "log_prob": hypothesis.log_prob,
+                "attention": attention_data(maps, region),
+            }
+        )
+    return found
 
 
 class _InMemoryRequest(Request):
@@ -248,7 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m captioning demo",
         description="Serve a page to drop photographs on: it shows their captions, and where the "
-        "model looked for each word. The page can be opened on this computer only.",
+        "model looked for each word; of two models, if you like. The page can be opened on this "
+        "computer only.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -265,40 +317,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _settings(arguments: Sequence[str]) -> DemoSettings:
     names = [field.name for field in fields(DemoSettings)]
-    given = {}
+    given: dict[str, str | list[str]] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals:
             raise CaptioningError(f"{argument}: give settings as key=value, for example port=8000.")
         if key not in names:
             raise CaptioningError(f"{argument}: no such setting; there are {', '.join(names)}.")
-        given[key] = value
+        # As for eval.py and caption.py, a list of checkpoints is an ensemble.
+        listed = key in ("ckpt", "compare") and value.startswith("[") and value.endswith("]")
+        given[key] = value[1:-1].split(",") if listed else value
     return DemoSettings(**validated(DemoSettings, given, "demo", set()))
 
 
 def _serve(settings: DemoSettings) -> None:
     # Report mistakes before torch and Lightning are imported.
-    ckpt = find_model(os.path.expanduser(settings.ckpt))  # noqa: PTH111  hf:// is no path
+    ckpt = _files("ckpt", settings.ckpt)
+    compare = _files("compare", settings.compare) if settings.compare is not None else None
     with _listener(settings.port) as listener:
         port = listener.getsockname()[1]
-        print(f"Loading {settings.ckpt}", file=sys.stderr)
+        print(f"Loading {', '.join(map(str, [*ckpt, *(compare or [])]))}", file=sys.stderr)
         from captioning.data.features.extraction import choose_device
         from captioning.decoding import Beam
+        from captioning.ensembles import load_captioner
 
         decoding = Beam(beam_size=settings.beam_size)
         device = choose_device(settings.device)
-        from captioning.captioner import Captioner
-
         # A photograph with this warning is refused.
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-        captioner = Captioner.load_from_checkpoint(ckpt, device, trust=settings.trust)
-        app = create_app(captioner, decoding)
+        captioner = load_captioner(ckpt, trust=settings.trust).to(device)
+        other = load_captioner(compare, trust=settings.trust).to(device) if compare else None
+        captions = settings.captions or min(CAPTIONS, settings.beam_size)
+        app = create_app(captioner, decoding, captions=captions, compare=other)
         server = DemoServer(app, listener)
         print(f"Open http://{HOST}:{port}", flush=True)
         # From now on, Ctrl-C ends the process at once. There is nothing to clean up, and Python's
         # own shutdown would abort while a thread is computing.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         server.serve_forever()
+
+
+def _files(key: str, value: str | list[str]) -> list[Path]:
+    """The files or folders of the models that a setting names."""
+    names = [value] if isinstance(value, str) else [each.strip() for each in value]
+    if not any(names):
+        raise CaptioningError(f"{key}= names no model: give at least one.")
+    return [find_model(os.path.expanduser(name), key) for name in names]  # noqa: PTH111  hf:// is no path
 
 
 def _listener(port: int) -> socket.socket:

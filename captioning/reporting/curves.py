@@ -47,6 +47,8 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
             if epoch is None or not 0 <= epoch <= _MOST_EPOCHS:
                 continue
             for name, cell in row.items():
+                if not cell:  # most are empty, since a row has the quantities of one moment
+                    continue
                 value = _number(cell)
                 if value is not None and abs(value) <= _LARGEST_VALUE:
                     values[name][int(epoch) + 1].append(value)

@@ -4,7 +4,6 @@ import base64
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,7 +35,9 @@ ROUNDING: Final = 0.002
 """The largest difference of the sum of a word's attention weights from 1 that is only rounding."""
 
 _QUALITY = 70
-_DATA = re.compile(r'<script type="application/json" class="gallery-data">(.*?)</script>', re.S)
+_METHOD = 2  # WebP's default, 4, takes more than twice the time for files that are 3 % smaller
+_DATA_START = '<script type="application/json" class="gallery-data">'
+_DATA_END = "</script>"
 
 Item = TypeVar("Item")
 
@@ -267,10 +268,12 @@ def read_report_data(path: str | os.PathLike[str]) -> GalleryData:
         CaptioningError: the file cannot be read, or contains no gallery of this version.
     """
     try:
-        found = _DATA.search(load_document(path))
-        if found is None:
+        # Not by a regular expression, which takes longer than all the rest.
+        _, start, rest = load_document(path).partition(_DATA_START)
+        data, end, _ = rest.partition(_DATA_END)
+        if not (start and end):
             raise CaptioningError(f"{path}: it has no gallery.")
-        return parse_record(found[1], _FORM.validate_json, path)
+        return parse_record(data, _FORM.validate_json, path)
     except CaptioningError as error:
         raise CaptioningError(
             f"{path}: not a report that this version wrote ({error}); evaluate again"
@@ -286,7 +289,7 @@ def _thumbnail(image: GalleryImage) -> tuple[str | None, tuple[int, int]]:
         return None, (0, 0)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     file = BytesIO()
-    picture.save(file, "WEBP", quality=_QUALITY)
+    picture.save(file, "WEBP", quality=_QUALITY, method=_METHOD)
     return f"data:image/webp;base64,{_base64(file.getvalue())}", picture.size
 
 

@@ -43,6 +43,8 @@ MAX_REPORT_IMAGES: Final = 1500
 """The largest number of images in the gallery of a report."""
 MAX_COMPARED_IMAGES: Final = 200
 """The largest number of images in a gallery of a leaderboard."""
+MAX_COMPARED_RUNS: Final = 8
+"""The largest number of runs, the best ones, whose captions a gallery of a leaderboard shows."""
 MAX_GALLERY_BYTES: Final = 20_000_000
 """The largest total size of the galleries of a leaderboard."""
 
@@ -208,13 +210,16 @@ def _ranking_part(
         try:
             if (metrics_file := report.parent / "logs" / "metrics.csv").is_file():
                 learning[name] = _hundredfold(read_curves(metrics_file).get(f"dev/{RANKED_BY}", {}))
-            if report.is_file():
+            # A report takes a tenth of a second and 20 MB of memory.
+            if len(galleries) < MAX_COMPARED_RUNS and report.is_file():
                 data = read_report_data(report)
                 if data["split"] == ranking.ground.split:
                     galleries[name] = data
         except CaptioningError as error:
             log.warning("A run is left out of the leaderboard's page: %s", error)
     gallery, note = _comparison(galleries, max_bytes)
+    if len(galleries) == MAX_COMPARED_RUNS < len(entries):
+        note += f" Of the runs that have a report, the {MAX_COMPARED_RUNS} best are shown."
     return _RankingPart(
         str(ranking.ground),
         ranking_table(ranking, board.metric, board.lower_is_better),
@@ -241,9 +246,10 @@ def _comparison(
     images = gallery["images"]
     if not images:
         return None, ""
-    each = len(data_block(gallery)) / len(images)
-    limit = min(MAX_COMPARED_IMAGES, int(max_bytes / each))
-    gallery["images"] = evenly_spaced_subset(images, limit, difference_of)
+    gallery["images"] = evenly_spaced_subset(images, MAX_COMPARED_IMAGES, difference_of)
+    if (size := len(data_block(gallery))) > max_bytes:
+        limit = int(len(gallery["images"]) * max_bytes / size)
+        gallery["images"] = evenly_spaced_subset(images, limit, difference_of)
     if len(gallery["images"]) == len(images):
         return gallery, f"{len(images):,} images, which the reports of these runs share."
     note = f"{len(gallery['images']):,} of the {len(images):,} images that the reports of these "

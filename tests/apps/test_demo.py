@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from html import unescape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,16 @@ from captioning.apps.demo_server import MAX_CONNECTIONS, DemoServer
 from captioning.captioner import Captioner
 from captioning.data.images import FORMATS
 from captioning.decoding import Beam, Decoding, Hypothesis
+from captioning.ensembles import load_captioner
 
 WORDS = [f"word{number}" for number in range(40)]
 
 
-def make_captioner(model: str = "attn_lstm.AttentionLSTM", resize: str = "squash") -> Captioner:
+def make_captioner(
+    model: str = "attn_lstm.AttentionLSTM", resize: str = "squash", seed: int = 0
+) -> Captioner:
     """A tiny untrained model with a grid of 2 x 2 locations."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     captioner = Captioner(
         WORDS,
         encoder={
@@ -102,6 +106,12 @@ def post(
     return client.post("/caption", **request)
 
 
+def captions_of(answer: Any, model: int = 0) -> list[dict[str, Any]]:
+    """The captions by one of the models."""
+    captions: list[dict[str, Any]] = answer["models"][model]["captions"]
+    return captions
+
+
 def pixels_of(url: str) -> Image.Image:
     head, _, data = url.partition(",")
     assert head == "data:image/jpeg;base64"
@@ -132,27 +142,31 @@ def test_the_best_caption_is_that_of_caption_py(
         path.write_bytes(data)
         ((captioned,), errors) = next(caption_files(captioner, [path], Beam(), device="cpu"))
         assert not errors
-        answer = post(client, data).json
-        assert answer is not None
-        best = answer["captions"][0]
+        best = captions_of(post(client, data).json)[0]
         assert (best["text"], best["log_prob"]) == (captioned.caption, captioned.log_prob)
         said.add(best["text"])
     assert len(said) == 3
 
 
-def test_the_whole_beam_is_answered_with_its_attention(
+def test_the_best_captions_are_answered_with_their_attention(
     captioner: Captioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In bf16, which some processors use, captions with nearly equal scores may be swapped.
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
-    client = create_app(captioner, Beam()).test_client()
-    answer = post(client, encoded(noise(0))).json
-    assert answer is not None
     expected = by_hand(captioner, noise(0))
-    assert len(answer["captions"]) == len(expected) == 5
-    for found, hypothesis in zip(answer["captions"], expected, strict=True):
+    assert len(expected) == 5
+    three, four = (
+        captions_of(post(create_app(captioner, Beam(), **some).test_client(), PICTURE).json)
+        for some in ({}, {"captions": 4})
+    )
+    assert three == four[:3]
+    scores = [found["score"] for found in four]
+    assert scores == sorted(scores, reverse=True)
+    for found, hypothesis in zip(four, expected[:4], strict=True):
         assert found["text"] == " ".join(found["words"]) == text(hypothesis)
         assert found["log_prob"] == pytest.approx(hypothesis.log_prob, rel=1e-3)
+        length = min(len(found["words"]) + 1, 20)  # with <end>, unless it was cut off
+        assert found["score"] == pytest.approx(hypothesis.log_prob / length**0.8, rel=1e-3)
         looked, shape = hypothesis.attention, found["attention"]
         assert looked is not None
         assert (shape["rows"], shape["columns"], shape["region"]) == (2, 2, [0, 0, 1, 1])
@@ -177,18 +191,75 @@ def test_the_photograph_comes_back_small_and_upright(client: FlaskClient) -> Non
 
 def test_maps_say_which_part_of_the_photograph_a_crop_saw() -> None:
     client = create_app(make_captioner(resize="crop"), Beam()).test_client()
-    answer = post(client, encoded(noise(0, 400, 200))).json
-    assert answer is not None
+    best = captions_of(post(client, encoded(noise(0, 400, 200))).json)[0]
     # The crop is 7/8 of the shorter side: 175 pixels in the middle of 400 x 200.
     region = [112.5 / 400, 12.5 / 200, 287.5 / 400, 187.5 / 200]
-    assert answer["captions"][0]["attention"]["region"] == pytest.approx(region, abs=1e-3)
+    assert best["attention"]["region"] == pytest.approx(region, abs=1e-3)
 
 
 def test_a_model_without_attention_has_captions_alone() -> None:
     client = create_app(make_captioner("lstm.LSTM"), Beam(beam_size=2)).test_client()
-    answer = post(client, encoded(noise(0))).json
+    captions = captions_of(post(client, encoded(noise(0))).json)
+    assert [found["attention"] for found in captions] == [None, None]
+
+
+def test_a_caption_is_not_repeated(captioner: Captioner) -> None:
+    twice = Scripted(captions=(Scripted.captions[0], Scripted.captions[0], Scripted.captions[1]))
+    captions = captions_of(post(create_app(captioner, twice).test_client(), PICTURE).json)
+    assert [found["text"] for found in captions] == ["word0 word1 word2", "word0 word7"]
+
+
+@pytest.fixture(scope="module")
+def other() -> Captioner:
+    """A model with other weights, whose encoder crops photographs."""
+    other = make_captioner(resize="crop", seed=1)
+    other.run["name"] = "other"
+    return other
+
+
+def test_two_models_are_compared_on_one_photograph(captioner: Captioner, other: Captioner) -> None:
+    """Each model's captions and maps are those that it has on its own page."""
+    data = encoded(noise(0, 400, 200))
+    alone = [post(create_app(each, Beam()).test_client(), data).json for each in (captioner, other)]
+    with served(captioner, Beam(), compare=other) as url:
+        with urlopen(url, timeout=20) as page:
+            text = page.read().decode()
+        with urlopen(Request(f"{url}/caption", **form(data)), timeout=20) as answer:
+            both = json.load(answer)
+    assert "captioner, on top of vgg16, and other, on top of vgg16" in text
+    assert re.findall('<figure aria-label="(.*)">', text) == ["captioner", "other"]
+    assert [model["name"] for model in both["models"]] == ["captioner", "other"]
+    assert [captions_of(both, 0), captions_of(both, 1)] == [*map(captions_of, alone)]
+    assert captions_of(both, 0) != captions_of(both, 1)
+    regions = [captions_of(both, model)[0]["attention"]["region"] for model in (0, 1)]
+    assert regions[0] == [0, 0, 1, 1] != regions[1]
+
+
+@pytest.mark.parametrize(
+    ("runs", "names"),
+    [
+        ([{"name": "a", "seed": 0}, {"name": "a", "seed": 1}], ["a (seed=0)", "a (seed=1)"]),
+        ([{"name": "a", "seed": 0}, {"name": "b", "seed": 0}], ["a", "b"]),
+        ([{"name": "a", "seed": 0}] * 2, ["a (ckpt)", "a (compare)"]),
+        ([{"name": "<b>"}, {"name": "<b>"}], ["<b> (ckpt)", "<b> (compare)"]),
+    ],
+)
+def test_the_names_of_two_models_differ(
+    captioner: Captioner,
+    other: Captioner,
+    monkeypatch: pytest.MonkeyPatch,
+    runs: list[dict[str, Any]],
+    names: list[str],
+) -> None:
+    for model, run in zip((captioner, other), runs, strict=True):
+        monkeypatch.setattr(model, "run", run)
+    client = create_app(captioner, Scripted(), compare=other).test_client()
+    answer = post(client, PICTURE).json
     assert answer is not None
-    assert [found["attention"] for found in answer["captions"]] == [None, None]
+    assert [model["name"] for model in answer["models"]] == names
+    page = client.get("/").text
+    assert [unescape(name) for name in re.findall(r'<h2 class="name">(.*)</h2>', page)] == names
+    assert "<b>" not in page
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -496,23 +567,25 @@ def save(captioner: Captioner, path: Path) -> Path:
 
 
 def test_the_command_serves_until_ctrl_c(tmp_path: Path) -> None:
-    captioner = make_captioner()
-    ckpt = save(captioner, tmp_path / "a=b, c.ckpt")
-    command = [sys.executable, "-m", "captioning", "demo", f"ckpt={ckpt}", "port=0", "beam_size=3"]
+    captioner, other = make_captioner(), make_captioner(seed=1)
+    ckpt, second = save(captioner, tmp_path / "a=b, c.ckpt"), save(other, tmp_path / "d.ckpt")
+    command = [sys.executable, "-m", "captioning", "demo", f"ckpt={ckpt}", f"compare={second}"]
+    command += ["port=0", "beam_size=3", "captions=2", "device=cpu"]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*command, "device=cpu"], cwd=tmp_path, **pipes) as demo:
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as demo:
         try:
             assert demo.stdout is not None
             opened = re.fullmatch(r"Open (http://127\.0\.0\.1:\d+)\n", demo.stdout.readline())
             assert opened, demo.communicate()[1]
             with urlopen(Request(f"{opened[1]}/caption", **form(PICTURE)), timeout=30) as answer:
-                captions = json.load(answer)["captions"]
-            assert len(captions) == 3
+                found = json.load(answer)
             path = tmp_path / "a.png"
             path.write_bytes(PICTURE)
             beam = Beam(beam_size=3)
-            ((captioned,), _) = next(caption_files(captioner, [path], beam, device="cpu"))
-            assert captions[0]["text"] == captioned.caption
+            for place, model in enumerate((captioner, other)):
+                (captioned, _) = next(caption_files(model, [path], beam, captions=2, device="cpu"))
+                expected = [each.caption for each in captioned]
+                assert [each["text"] for each in captions_of(found, place)] == expected
             demo.send_signal(signal.SIGINT)
             start = time.monotonic()
             out, err = demo.communicate(timeout=30)
@@ -520,8 +593,34 @@ def test_the_command_serves_until_ctrl_c(tmp_path: Path) -> None:
         finally:
             demo.kill()
     assert (demo.returncode, out) == (-signal.SIGINT, "")  # a shell reports 130
-    assert err == f"Loading {ckpt}\n"
-    assert {found.name for found in tmp_path.iterdir()} == {ckpt.name, "a.png"}
+    assert err == f"Loading {ckpt}, {second}\n"
+    assert {each.name for each in tmp_path.iterdir()} == {ckpt.name, second.name, "a.png"}
+
+
+def test_a_list_of_checkpoints_is_an_ensemble_as_for_caption_py(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [save(make_captioner(seed=seed), tmp_path / f"{seed}.ckpt") for seed in (0, 1)]
+    served_apps = []
+
+    class Stopped(DemoServer):
+        def serve_forever(self, poll_interval: float = 0.5) -> None:
+            served_apps.append(self.app)
+            self.server_close()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("captioning.apps.demo.DemoServer", Stopped)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    both = f"[{paths[0]}, {paths[1]}]"
+    assert main([f"ckpt={both}", f"compare={paths[1]}", "port=0", "device=cpu"]) == 130
+    (app,) = served_apps
+    answer = post(app.test_client(), PICTURE).json
+    assert answer is not None
+    assert [model["name"] for model in answer["models"]] == ["ensemble of 2", "captioner"]
+    path = tmp_path / "a.png"
+    path.write_bytes(PICTURE)
+    ((captioned,), _) = next(caption_files(load_captioner(paths), [path], Beam(), device="cpu"))
+    assert captions_of(answer)[0]["text"] == captioned.caption
 
 
 def test_a_mistake_is_told_in_one_sentence(
@@ -539,7 +638,14 @@ def test_a_mistake_is_told_in_one_sentence(
             ([ckpt, "port=65536"], ["port=65536", "65535"]),
             ([ckpt, f"port={port}"], [f"port={port}", "in use", "0"]),
             ([ckpt, "port=0", "beam_size=0"], ["beam_size=0"]),
+            ([ckpt, "beam_size=2", "captions=3"], ["captions=3", "from 1 to 2", "beam_size"]),
+            ([ckpt, "captions=0"], ["captions=0", "from 1 to 5"]),
+            ([ckpt, "captions=many"], ["captions=many", "integer"]),
             ([ckpt, "port=0", "device=abacus"], ["device=abacus"]),
+            ([ckpt, f"compare={tmp_path}/no.ckpt"], ["compare=", "no.ckpt", "no such file"]),
+            ([ckpt, f"compare={tmp_path}/file", "port=0"], ["file", "not a checkpoint"]),
+            ([f"ckpt=[{tmp_path}/no.ckpt]"], ["no.ckpt", "no such file"]),
+            (["ckpt=[]"], ["ckpt=", "at least one"]),
             ([f"ckpt={tmp_path}/no.ckpt"], ["no.ckpt", "no such file"]),
             ([f"ckpt={tmp_path}/file", "port=0"], ["file", "not a checkpoint"]),
         ]
@@ -571,7 +677,7 @@ def test_ctrl_c_while_it_loads(
 def test_help_is_quick_and_tells_every_setting() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "captioning", "demo", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for setting in ("ckpt=", "port=8000", "beam_size=5", "device=auto"):
+    for setting in ("ckpt=", "compare=", "captions=3", "port=8000", "beam_size=5", "device=auto"):
         assert setting in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "flask" in imported
@@ -592,7 +698,7 @@ class Page:
         self.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": reduced})
         self.chrome.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False},
+            {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 600},
         )
         self.chrome.get(url)
 
@@ -663,9 +769,11 @@ def page(chromium: Chrome) -> Iterator[Page]:
 
 
 @contextmanager
-def served(captioner: Captioner, decoding: Decoding, **seconds: float) -> Iterator[str]:
+def served(
+    captioner: Captioner, decoding: Decoding, compare: Captioner | None = None, **seconds: float
+) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = DemoServer(create_app(captioner, decoding), listener, **seconds)
+        server = DemoServer(create_app(captioner, decoding, compare=compare), listener, **seconds)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -705,8 +813,8 @@ def test_a_word_and_an_alternative_show_where_they_looked(page: Page, url: str, 
     assert page.looks_at() is None
 
     first, second = page.all(".choice")
-    assert first.text.split("\n") == ["word0 word1 word2", "−1.50"]
-    assert second.text.split("\n") == ["word0 word7", "−3.00"]
+    assert first.text.split("\n") == ["word0 word1 word2", "−1.00", "log p −1.50"]
+    assert second.text.split("\n") == ["word0 word7", "−2.00", "log p −3.00"]
     pressed = [choice.get_attribute("aria-pressed") for choice in (first, second)]
     assert pressed == ["true", "false"]
     second.click()
@@ -786,8 +894,82 @@ def test_by_keyboard_and_while_it_is_busy(page: Page, captioner: Captioner, grey
         assert page.looks_at() == (0, 0)
         ActionChains(page.chrome).send_keys(Keys.ARROW_RIGHT).perform()
         assert page.looks_at() == (0, 1)
+        for key, word in ((Keys.END, "word2"), (Keys.ARROW_RIGHT, "word0"), (Keys.HOME, "word0")):
+            ActionChains(page.chrome).send_keys(key).perform()
+            assert page.chrome.switch_to.active_element.text == word
         ActionChains(page.chrome).send_keys(Keys.TAB, Keys.TAB, Keys.ENTER).perform()
         assert [word.text for word in page.all(".word")] == ["word0", "word7"]
+        back = ActionChains(page.chrome).key_down(Keys.SHIFT).send_keys(Keys.TAB, Keys.TAB)
+        back.key_up(Keys.SHIFT).perform()
+        assert page.chrome.switch_to.active_element.text == "word0"
+        assert page.looks_at() == (1, 1)
+
+
+@browser
+def test_what_a_screen_reader_says(page: Page, url: str, grey: Path) -> None:
+    page.open(url)
+    page.choose_file(grey)
+    page.wait_for_caption("grey.png")
+    assert page.one("[role=status] .spoken").get_attribute("textContent") == " word0 word1 word2."
+    said = [word.get_attribute("aria-description") for word in page.all(".word")]
+    assert said == [
+        f"looked most at the {at}" for at in ("upper left", "upper right", "lower left")
+    ]
+
+
+@browser
+@pytest.mark.parametrize(("shares", "explained"), [((1, 1), False), ((0.25, 1), True)])
+def test_how_much_a_word_looked_is_explained(
+    page: Page,
+    captioner: Captioner,
+    grey: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shares: tuple[float, float],
+    explained: bool,
+) -> None:
+    def partly(decoding: Scripted, *arguments: Any, **named: Any) -> list[list[Hypothesis]]:
+        words = torch.eye(4)[:2] * torch.tensor(shares)[:, None]
+        return [[Hypothesis([4, 5], -1.5, -1.0, words)]]
+
+    monkeypatch.setattr(Scripted, "generate", partly)
+    with served(captioner, Scripted()) as url:
+        page.open(url)
+        page.choose_file(grey)
+        page.wait_for_caption("grey.png")
+        assert page.one(".partial").is_displayed() == explained
+        looked = [word.get_attribute("data-looked") for word in page.all(".word")]
+        assert looked == (["25", "100"] if explained else [None, None])
+        assert not page.one(".alternatives").is_displayed()
+        assert not page.one(".explained").is_displayed()
+
+
+@browser
+@pytest.mark.parametrize("width", [1200, 360])
+def test_two_models_side_by_side(
+    page: Page, captioner: Captioner, other: Captioner, grey: Path, width: int
+) -> None:
+    with served(captioner, Scripted(), compare=other) as url:
+        page.open(url, width)
+        page.choose_file(grey)
+        page.wait_for_caption("grey.png")
+        left, right = page.all("figure")
+        for figure, name in ((left, "captioner"), (right, "other")):
+            assert figure.find_element(By.CSS_SELECTOR, "h2").text == name
+            assert figure.find_element(By.CSS_SELECTOR, ".caption").text == "word0 word1 word2"
+        if width == 360:  # one below the other
+            assert left.rect["x"] == right.rect["x"]
+            assert page.chrome.execute_script("return document.documentElement.scrollWidth") == 360
+        else:
+            assert left.rect["y"] == right.rect["y"]
+        spoken = page.one("[role=status] .spoken").get_attribute("textContent")
+        assert spoken == " captioner: word0 word1 word2. other: word0 word1 word2."
+
+        right.find_elements(By.CSS_SELECTOR, ".choice")[1].click()
+        texts = [figure.find_element(By.CSS_SELECTOR, ".caption").text for figure in (left, right)]
+        assert texts == ["word0 word1 word2", "word0 word7"]
+        page.hover(right.find_element(By.CSS_SELECTOR, ".word"))
+        shown = [canvas.value_of_css_property("opacity") for canvas in page.all("canvas.attention")]
+        assert shown == ["0", "1"]
 
 
 @browser

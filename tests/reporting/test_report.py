@@ -761,6 +761,23 @@ def test_leaderboard_leaves_a_damaged_report_out_of_its_gallery(
     assert read_report_data(tmp_path / "leaderboard.html")["runs"] == ["a"]
 
 
+def test_leaderboards_gallery_shows_the_best_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hundred reports would fill the memory, and nobody compares so many captions."""
+    three_runs(tmp_path)
+    page = tmp_path / "leaderboard.html"
+    assert main([str(tmp_path)]) == 0
+    assert len(read_report_data(page)["runs"]) == 2
+    assert "best are shown" not in page.read_text()
+    with (tmp_path / "leaderboard.csv").open(newline="") as file:
+        best = next(csv.DictReader(file))["run"]
+    monkeypatch.setattr(report, "MAX_COMPARED_RUNS", 1)
+    assert main([str(tmp_path)]) == 0
+    assert read_report_data(page)["runs"] == [best]
+    assert "Of the runs that have a report, the 1 best are shown." in page.read_text()
+
+
 def test_leaderboards_gallery_stays_within_its_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,9 +10,10 @@
  * looked   how much each word looked at the image, from 0 to 1, shown beside it in per cent; optional
  * caption  the element for the words, if the figure has several captions; default ".caption"
  *
- * Hovering, focusing or tapping a word shows its map over the photograph. A caption is one stop of
- * the Tab key; the arrow keys move from word to word. A second tap, a tap on the photograph or
- * Escape hides the map. Calling the function again replaces the caption.
+ * Hovering, focusing or tapping a word shows its map over the photograph; a screen reader says where
+ * the map has its peak. A caption is one stop of the Tab key; the arrow keys, Home and End move from
+ * word to word. A second tap, a tap on the photograph or Escape hides the map. Calling the function
+ * again replaces the caption.
  */
 const showAttention = (() => {
   "use strict";
@@ -103,6 +104,16 @@ const showAttention = (() => {
     });
   }
 
+  // The part of the photograph where a map has its peak: "upper left", "centre", "lower right".
+  function peakOf({ values, rows, columns, region: [x0, y0, x1, y1] }) {
+    const peak = values.indexOf(Math.max(...values));
+    const across = x0 + (x1 - x0) * (((peak % columns) + 0.5) / columns);
+    const down = y0 + (y1 - y0) * ((Math.floor(peak / columns) + 0.5) / rows);
+    const row = ["upper", "middle", "lower"][Math.floor(3 * down)];
+    const column = ["left", "centre", "right"][Math.floor(3 * across)];
+    return `${row} ${column}`.replace("middle centre", "centre");
+  }
+
   function showAttention(figure, options) {
     const { words, maps, rows, columns, region = [0, 0, 1, 1], looked } = options;
     const caption = options.caption ?? figure.querySelector(".caption");
@@ -114,12 +125,17 @@ const showAttention = (() => {
     overlay.hovered = overlay.focused = null;
     update(overlay);
 
+    const map = (index) => {
+      const values = maps.subarray(index * rows * columns, (index + 1) * rows * columns);
+      return { values, rows, columns, region };
+    };
     const buttons = words.map((word, index) => {
       const button = document.createElement("button");
       button.type = "button";
       button.className = "word";
       button.textContent = word;
       button.tabIndex = index ? -1 : 0;
+      button.setAttribute("aria-description", `looked most at the ${peakOf(map(index))}`);
       if (looked) {
         const percent = Math.round(100 * looked[index]);
         button.dataset.looked = percent;
@@ -129,9 +145,7 @@ const showAttention = (() => {
     });
     const mapOf = (target) => {
       const index = buttons.indexOf(target);
-      if (index < 0) return null;
-      const values = maps.subarray(index * rows * columns, (index + 1) * rows * columns);
-      return { values, rows, columns, region };
+      return index < 0 ? null : map(index);
     };
     const group = document.createElement("span");
     group.setAttribute("role", "group");
@@ -173,6 +187,9 @@ const showAttention = (() => {
       if (step) {
         const next = buttons.indexOf(event.target) + step;
         buttons[(next + buttons.length) % buttons.length].focus();
+        event.preventDefault();
+      } else if (event.key === "Home" || event.key === "End") {
+        buttons.at(event.key === "Home" ? 0 : -1).focus();
         event.preventDefault();
       } else if (event.key === "Escape") event.target.blur();
     });

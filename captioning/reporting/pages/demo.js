@@ -1,4 +1,5 @@
-/* The demo page: uploads a photograph that is chosen, dropped or pasted, and shows its captions. */
+/* The demo page: uploads a photograph that is chosen, dropped or pasted, and shows the captions that
+ * one model or two have written. */
 (() => {
   "use strict";
 
@@ -8,13 +9,14 @@
   const status = form.querySelector("[role=status]");
   const failure = form.querySelector("[role=alert]");
   const described = document.querySelector(".described");
-  const figure = described.querySelector("figure");
-  const list = described.querySelector("ol");
+  const figures = [...described.querySelectorAll("figure")]; // one for each model
   const maxBytes = Number(form.dataset.maxBytes);
 
   class UserError extends Error {} // an error whose message the page shows
 
   const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+
+  const number = (value) => value.toFixed(2).replace("-", "−");
 
   function pieceOf(className, text) {
     const piece = document.createElement("span");
@@ -57,6 +59,7 @@
       show(file.name, answer);
       const seconds = ((performance.now() - start) / 1000).toFixed(1);
       status.textContent = `${file.name} was captioned in ${seconds} s.`;
+      status.append(pieceOf("spoken", spoken(answer)));
     } catch (error) {
       if (signal.aborted) return; // a newer request has replaced this one
       status.textContent = "";
@@ -68,7 +71,22 @@
     form.removeAttribute("aria-busy");
   }
 
-  function show(name, { photo, captions }) {
+  // What a screen reader says when the captions are there.
+  const spoken = ({ models }) =>
+    models
+      .map(({ name, captions }) => `${models.length > 1 ? ` ${name}:` : ""} ${captions[0].text}.`)
+      .join("");
+
+  function show(name, { photo, models }) {
+    models.forEach(({ captions }, place) => showModel(figures[place], name, photo, captions));
+    const all = models.flatMap(({ captions }) => captions);
+    described.querySelector(".hint").hidden = all.every(({ attention }) => attention === null);
+    described.querySelector(".partial").hidden = !all.some(({ attention }) => attention?.looked);
+    described.querySelector(".explained").hidden = all.length === models.length;
+    described.hidden = false;
+  }
+
+  function showModel(figure, name, photo, captions) {
     const image = document.createElement("img");
     [image.width, image.height] = [photo.width, photo.height];
     image.alt = name;
@@ -80,10 +98,12 @@
     figure.querySelector(".photo").replaceWith(frame);
 
     const hasAttention = captions[0].attention !== null;
-    const choices = captions.map(({ text, log_prob }, index) => {
+    const choices = captions.map(({ text, score, log_prob }, index) => {
       const choice = document.createElement(hasAttention ? "button" : "div");
       choice.className = "choice";
-      choice.append(pieceOf("", text), pieceOf("log-prob", log_prob.toFixed(2).replace("-", "−")));
+      const scores = pieceOf("scores", number(score));
+      scores.append(pieceOf("log-prob", `log p ${number(log_prob)}`));
+      choice.append(pieceOf("", text), scores);
       if (hasAttention) {
         choice.type = "button";
         choice.addEventListener("click", () => choose(index));
@@ -98,17 +118,15 @@
         choices.forEach((choice, place) => choice.setAttribute("aria-pressed", place === index));
     }
 
-    list.replaceChildren(
+    figure.querySelector("ol").replaceChildren(
       ...choices.map((choice) => {
         const item = document.createElement("li");
         item.append(choice);
         return item;
       }),
     );
-    figure.querySelector(".hint").hidden = !hasAttention;
     figure.querySelector(".alternatives").hidden = captions.length < 2;
     choose(0);
-    described.hidden = false;
   }
 
   input.addEventListener("change", () => {
