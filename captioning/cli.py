@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from captioning.cli_errors import one_sentence
-from captioning.support.claims import check_unused, claim, claim_new, release_claims
+from captioning.support.claims import check_unused, claim, claim_new, discard, release_claims
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text, naming_disk_faults
 from captioning.support.output import lasting_output
@@ -79,6 +79,7 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
             jobs.record_failure(Path(hydra.runtime.output_dir), str(error), swept_overrides(hydra))
             return {}
         print(f"error: {error}", file=sys.stderr)
+        discard(Path(hydra.runtime.output_dir))
         sys.exit(1)
     except BrokenPipeError:
         if task != "caption":
