@@ -9,7 +9,7 @@ facts to know before quoting the scores, whatever program computes them:
 - Papers print all of them times 100, also CIDEr, whose highest value is 10.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,16 +73,16 @@ class CaptionScorer:
             raise CaptioningError(f"image {bare[0]!r} has no reference captions to score against")
         self.metrics = tuple(metric for metric in METRICS if metric in metrics)
         self._metrics = [metric for metric in STANDARD if metric.name in metrics]
-        self._raw_references = captions_of
+        self.references = captions_of
         raw = [caption for captions in captions_of.values() for caption in captions]
         tokens = iter(tokenize(raw, remember=True))
-        self._references = {
+        self._tokenized = {
             image: [next(tokens) for _ in captions] for image, captions in captions_of.items()
         }
         # Counting n-grams is most of the work of BLEU and CIDEr, and the references' n-grams are
         # the same for every set of hypotheses.
         self._prepared: dict[str, dict[str, Any]] = {
-            metric.name: {image: metric.prepare(texts) for image, texts in self._references.items()}
+            metric.name: {image: metric.prepare(texts) for image, texts in self._tokenized.items()}
             for metric in self._metrics
         }
 
@@ -93,7 +93,7 @@ class CaptionScorer:
             CaptioningError: naming the image.
         """
         for image in images:
-            if image not in self._references:
+            if image not in self._tokenized:
                 raise CaptioningError(f"image {image!r} is captioned but has no references")
 
     def score(self, hypotheses: Hypotheses, *, partial: bool = False) -> Scores:
@@ -111,12 +111,12 @@ class CaptionScorer:
         """
         hypotheses = as_hypotheses(hypotheses)
         self.check_known(hypotheses)
-        images = [image for image in self._references if image in hypotheses]
-        missing = len(self._references) - len(images)
+        images = [image for image in self._tokenized if image in hypotheses]
+        missing = len(self._tokenized) - len(images)
         if missing and not partial:
-            first = next(image for image in self._references if image not in hypotheses)
+            first = next(image for image in self._tokenized if image not in hypotheses)
             raise CaptioningError(
-                f"{missing} of {len(self._references)} images have references but no caption "
+                f"{missing} of {len(self._tokenized)} images have references but no caption "
                 f"(the first is {first!r}): caption them all, or score against fewer references"
             )
         if not images:
@@ -136,9 +136,7 @@ class CaptionScorer:
             for name, scores in found.per_image.items():
                 for image, score in zip(images, scores, strict=True):
                     per_image[image][name] = score
-        scored_against = fingerprint_references(
-            {image: self._raw_references[image] for image in images}
-        )
+        scored_against = fingerprint_references({image: self.references[image] for image in images})
         return Scores(corpus, per_image, Statistics(tuple(images), tables, scored_against))
 
     def _computed(self, images: list[str], captions: list[str]) -> dict[str, Computed]:
@@ -194,4 +192,4 @@ def score_captions(
     if isinstance(references, Iterator):
         references = list(references)
     check_order(hypotheses, references)
-    return CaptionScorer(references, metrics).score(hypotheses)
+    return CaptionScorer(as_references(references), metrics).score(as_hypotheses(hypotheses))

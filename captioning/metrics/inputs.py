@@ -1,6 +1,7 @@
 """Captions and references as people have them: checked, and turned into dictionaries."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeGuard
 
 from captioning.support.errors import CaptioningError
 
@@ -84,12 +85,13 @@ def as_references(given: object) -> dict[str, list[str]]:
             raise CaptioningError(
                 f"the references of image {image!r} are {_kind(listed)}, not a list of captions"
             )
+        texts = references.setdefault(image, [])
         for caption in listed:
             if not isinstance(caption, str):
                 raise CaptioningError(
                     f"a reference of image {image!r} is {_kind(caption)}, not a string"
                 )
-        references.setdefault(image, []).extend(listed)
+            texts.append(caption)
     return references
 
 
@@ -112,17 +114,18 @@ def _pairs(given: object, role: str) -> Sequence[tuple[str, object]]:
             f"the {role} are {_kind(given)}: give a dictionary by image, or a list of pairs "
             "(image, caption)"
         )
-    pairs = list(given)
-    for number, pair in enumerate(pairs, start=1):
+    pairs = []
+    for number, pair in enumerate(given, start=1):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise CaptioningError(
                 f"entry {number} of the {role} is {_kind(pair)}, not a pair (image, caption): "
                 "captions are assigned to images by name, not by their place in a list"
             )
+        pairs.append((pair[0], pair[1]))
     return pairs
 
 
-def _is_list(captions: object) -> bool:
+def _is_list(captions: object) -> TypeGuard[Iterable[object]]:
     return isinstance(captions, Iterable) and not isinstance(captions, str | bytes | Mapping)
 
 

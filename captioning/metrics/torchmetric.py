@@ -1,7 +1,7 @@
 """The caption scores as a torchmetrics Metric, for validation on decoded captions."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -101,6 +101,11 @@ class CaptionScores(Metric):
         self.compute()
         assert self._scores is not None
         return self._scores
+
+    @property
+    def references(self) -> Mapping[str, Sequence[str]]:
+        """The raw references of each image."""
+        return self._scorer.references
 
     def reset(self) -> None:
         """Forget all captions; the references stay prepared."""
