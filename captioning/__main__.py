@@ -1,10 +1,11 @@
 """``captioning COMMAND``, or ``python -m captioning COMMAND``."""
 
-import os
 import runpy
 import sys
 from importlib import import_module
+from pathlib import Path
 
+from captioning.support.extras import EXTRAS, missing
 from captioning.support.output import lasting_output
 from captioning.support.signals import signal_of, stopping_by_signals
 
@@ -29,8 +30,8 @@ def main() -> None:
             status = run_command(name)
         sys.exit(status)
     # As with `python -m`, one's own classes are imported from the folder of the command.
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     del sys.argv[1]
     runpy.run_module(f"captioning.scripts.{name}", run_name="__main__", alter_sys=True)
 
@@ -48,6 +49,11 @@ def run_command(name: str) -> int:
     try:
         with stopping_by_signals():
             status: int = import_module(f"captioning.apps.{name}").main()
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        print(f"error: {missing(f'captioning {name}', error.name)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         return 128 + signal_of(error)
