@@ -86,7 +86,10 @@ def test_bare_make_lists_every_target_with_a_line() -> None:
 
 def test_every_target_that_is_listed_or_documented_exists() -> None:
     listed = re.findall(r"^  ([\w-]+)", make().stdout, re.MULTILINE)
-    pages = (REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md"))
+    pages = (
+        *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")),
+        *(REPOSITORY / "docs").glob("*.md"),
+    )
     documented = [
         target for page in pages for target in re.findall(r"\bmake ([a-z-]+)`", page.read_text())
     ]

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import Logger
 
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
+from captioning.data.views import ORIGINAL_ALONE, find_views
 from captioning.decoding import Decoding
 from captioning.evaluation.evaluate import score_split
 from captioning.evaluation.extra_metrics import ExtraMetrics
@@ -47,6 +48,7 @@ from captioning.training.loggers import (
     make_loggers,
 )
 from captioning.training.resume import check_resumable, explaining_restore_errors
+from captioning.training.teacher import load_teacher
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +75,11 @@ class TrainSettings(ExtraMetrics):
     init_from: str | None = None
     encoder_lr: float = 1e-5
     backend: Backend = "auto"
+    views: tuple[str, ...] = ORIGINAL_ALONE
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        find_views(self.views)
         if self.seed < 0 or self.encoder_lr < 0:
             raise CaptioningError(
                 f"seed={self.seed} and encoder_lr={self.encoder_lr} must both be at least 0."
@@ -149,8 +153,10 @@ def _train(
         check_resumable(Path(settings.resume), captioner)
     elif settings.init_from:
         initialize(captioner, settings.init_from)
+    load_teacher(captioner)
     with clock("features"):
         data.open_features(captioner.encoder)
+        data.open_features(captioner.encoder, ["dev", "test"], settings.views)
         data.load_resident(device)
     if leads:
         data.write_text(folder)
@@ -179,7 +185,9 @@ def _train(
     for split in ("dev", "test"):
         tester = evaluation_trainer(config["trainer"], folder)
         with clock(f"score {split}"):
-            found[split] = score_split(tester, captioner, data, split, decoding, folder, settings)
+            found[split] = score_split(
+                tester, captioner, data, split, decoding, folder, settings, settings.views
+            )
         images[split] = len(found[split].gallery)
     written = write_record(
         folder,
@@ -192,6 +200,7 @@ def _train(
         found,
         clock.seconds,
         arithmetic_of(trainer, settings.backend),
+        views=settings.views,
     )
     log_model(trainer.loggers, folder, settings.name, best, written.scores)
     log_final_scores(trainer.loggers, written.scores)

@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from captioning.captioner import Captioner
-from captioning.checkpoints import first_difference, read_checkpoint
+from captioning.checkpoints import first_difference, read_checkpoint, restoring
 from captioning.support.errors import CaptioningError
+from captioning.training.initialization import take_encoder
 from captioning.training.resumable_settings import check_same_settings
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,11 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
             f"resume={path}: that run was trained on other images, captions or splits than are in "
             "data.root now: use the same data, or start a new run."
         )
-    frozen = bool(checkpoint["encoder"]["state_dict"])
-    if frozen and checkpoint["encoder"]["fingerprint"] != captioner.encoder.fingerprint:
+    saved = checkpoint["encoder"]
+    if saved["state_dict"] and captioner.run["config"].get("init_from"):
+        with restoring(f"resume={path}", path.stat().st_size):
+            take_encoder(captioner, saved["state_dict"], saved["weights_source"])
+    if saved["state_dict"] and saved["fingerprint"] != captioner.encoder.fingerprint:
         raise CaptioningError(
             f"resume={path}: that run has another encoder than {captioner.encoder.name} with "
             f"weights from {captioner.encoder.weights_source}: use the same encoder."

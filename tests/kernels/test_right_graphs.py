@@ -19,9 +19,11 @@ from captioning.kernels.backend import use_backend
 from captioning.kernels.cuda_graphs import LossGraphs
 from captioning.models.attention.additive import AdditiveAttention
 from captioning.models.attention.base import Memory
-from captioning.models.decoders import recurrent
+from captioning.models.decoders import recurrent, transformer
 from captioning.models.decoders.attn_lstm import AttentionLSTM
+from captioning.models.decoders.base import Decoder
 from captioning.models.decoders.packing import _pack_all
+from captioning.models.decoders.transformer import TransformerDecoder
 from captioning.objectives import CrossEntropy
 from captioning.support.errors import CaptioningError
 
@@ -131,7 +133,8 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
     stand = Stand()
     monkeypatch.setattr(cuda_graphs, "capture", stand.capture)
     monkeypatch.setattr(cuda_graphs, "can_capture", lambda device: True)
-    monkeypatch.setattr(recurrent, "pack", _pack_all)  # as on a GPU, where shapes alone decide
+    for module in (recurrent, transformer):
+        monkeypatch.setattr(module, "pack", _pack_all)  # as on a GPU, where shapes alone decide
     with use_backend("torch"):
         yield torch.device("cpu"), stand
 
@@ -191,9 +194,9 @@ class Pair(NamedTuple):
 
     graphs: LossGraphs
     objective: nn.Module
-    decoder: AttentionLSTM
+    decoder: Decoder
     optimizers: list[torch.optim.Optimizer]
-    eager: tuple[nn.Module, AttentionLSTM]
+    eager: tuple[nn.Module, Decoder]
 
 
 def pair_of(device: torch.device, objective: type[nn.Module] = Weighted, **settings: Any) -> Pair:
@@ -256,6 +259,28 @@ def test_steps_are_those_without_graphs(device: Any, tie: bool) -> None:
     assert (stand.recorded, stand.replayed) == (2, 8)
     assert pair.objective.log_weight.grad.abs() > 0
     assert pair.objective.baseline > 0
+
+
+@on_each_device
+def test_steps_of_a_transformer_are_those_without_graphs(device: Any) -> None:
+    on, stand = device
+    models = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        decoder = TransformerDecoder(
+            WORDS, CHANNELS, layers=2, heads=2, hidden_dim=6, feed_forward_dim=5, dropout=0.2,
+            word_dropout=0.2,
+        )  # fmt: skip
+        models.append((Weighted().to(on), decoder.to(on)))
+    optimizers = [
+        torch.optim.SGD([*one.parameters(), *other.parameters()], lr=0.05) for one, other in models
+    ]
+    (objective, ours), eager = models
+    pair = Pair(LossGraphs(objective, ours), objective, ours, optimizers, eager)
+    for number in range(6):
+        step(pair, batch_of(number, on, length=5 + number % 2), number)
+    assert stand.recorded == 2
+    assert stand.replayed == 4
 
 
 @on_each_device

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 COMMANDS = {
     line.partition("  #")[0].strip("` ")
-    for page in (ROOT / "README.md", ROOT / "docs" / "sweeps.md")
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     for line in re.findall(r"^python (?:train|eval)\.py.*|`python (?:train|eval)\.py[^`\n]*`",
                            page.read_text(), re.MULTILINE)
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -11,9 +12,48 @@ from torch.nn.functional import gelu
 from captioning.kernels.ops import Dropout, at_least_single, product_dtype, standardize
 from captioning.models.attention.base import Memory
 from captioning.models.decoders.base import Decoder, State, Step, TeacherForced
+from captioning.models.decoders.packing import pack
 from captioning.models.decoders.recurrent import check_shares, check_sizes
 from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import PAD
+
+KeysValues = tuple[Tensor, Tensor]
+"""The keys and the values of words or locations, ... x heads x positions x size."""
+
+
+class Words(NamedTuple):
+    """The words that are computed, of all captions of a batch.
+
+    Linear layers compute one row for each of them. Attention takes the words of a caption in their
+    order, images x captions x words, with zeros where a caption has ended.
+
+    Attributes:
+        images: number of images (B).
+        captions: number of captions of each image (K).
+        length: number of words of the longest caption (T).
+        positions: the index of each row in the flattened B x K x T; None if all are there.
+    """
+
+    images: int
+    captions: int
+    length: int
+    positions: Int[Tensor, " rows"] | None = None
+
+    def pad(
+        self, rows: Float[Tensor, "rows units"]
+    ) -> Float[Tensor, "images captions words units"]:
+        """Arrange rows as images x captions x words."""
+        if self.positions is not None:
+            padded = rows.new_zeros(self.images * self.captions * self.length, rows.shape[1])
+            rows = padded.index_copy(0, self.positions, rows)
+        return rows.view(self.images, self.captions, self.length, -1)
+
+    def unpad(
+        self, padded: Float[Tensor, "images captions words units"]
+    ) -> Float[Tensor, "rows units"]:
+        """The rows again."""
+        flat = padded.flatten(0, 2)
+        return flat if self.positions is None else flat.index_select(0, self.positions)
 
 
 class TransformerLayer(nn.Module):
@@ -30,6 +70,8 @@ class TransformerLayer(nn.Module):
         dropout: dropout probability of what each of the three parts adds, and of the units of the
             feed-forward network.
     """
+
+    static = True
 
     def __init__(self, hidden_dim: int, heads: int, feed_forward_dim: int, dropout: float) -> None:
         super().__init__()
@@ -48,71 +90,75 @@ class TransformerLayer(nn.Module):
 
     def forward(
         self,
-        states: Float[Tensor, "images captions words hidden"],
-        grid: Float[Tensor, "images 2 heads locations size"],
-        earlier: Float[Tensor, "images captions 2 heads earlier size"] | None = None,
+        states: Float[Tensor, "rows hidden"],
+        words: Words,
+        grid: KeysValues,
+        earlier: KeysValues | None = None,
     ) -> tuple[
-        Float[Tensor, "images captions words hidden"],
-        Float[Tensor, "images captions 2 heads all size"],
+        Float[Tensor, "rows hidden"],
+        KeysValues,
         Float[Tensor, "images captions words locations"],
     ]:
         """Process some words of each caption.
 
         Args:
             states: of the words.
+            words: which words these are.
             grid: keys and values of the locations, from :meth:`grid_keys_values`.
-            earlier: keys and values of the words before these; None if these are the first ones.
+            earlier: keys and values of the words before these, images x captions x heads x words x
+                size; None if these are the first ones.
 
         Returns:
             The new states, the keys and values of all words so far, and the attention weights over
             the grid, as the mean over the heads; they sum to 1 over the locations.
         """
-        added, keys_values = self.attend_words(states, earlier)
+        added, keys_values = self.attend_words(states, words, earlier)
         states = states + self.dropout(added)
-        added, weights = self.attend_grid(states, grid)
+        added, weights = self.attend_grid(states, words, grid)
         states = states + self.dropout(added)
         hidden = self.dropout(gelu(self.forward_hidden(self.forward_norm(states))))
         return states + self.dropout(self.forward_output(hidden)), keys_values, weights
 
     def attend_words(
         self,
-        states: Float[Tensor, "images captions words hidden"],
-        earlier: Float[Tensor, "images captions 2 heads earlier size"] | None,
-    ) -> tuple[
-        Float[Tensor, "images captions words hidden"],
-        Float[Tensor, "images captions 2 heads all size"],
-    ]:
+        states: Float[Tensor, "rows hidden"],
+        words: Words,
+        earlier: KeysValues | None,
+    ) -> tuple[Float[Tensor, "rows hidden"], KeysValues]:
         """Self-attention, in which a word sees itself and the words before it."""
-        projected = self.self_projection(self.self_norm(states))
-        query, key, value = map(self.split_heads, projected.chunk(3, -1))
-        keys_values = torch.stack([key, value], 2)
+        projected = words.pad(self.self_projection(self.self_norm(states)))
+        query, keys, values = map(self.split_heads, projected.chunk(3, -1))
         if earlier is not None:
-            keys_values = torch.cat([earlier.to(keys_values.dtype), keys_values], -2)
-        found, _ = attend(query, keys_values[:, :, 0], keys_values[:, :, 1], causal=True)
-        joined = found.transpose(-3, -2).reshape(states.shape)
-        return self.self_output(joined), keys_values
+            keys = torch.cat([earlier[0].to(keys.dtype), keys], -2)
+            values = torch.cat([earlier[1].to(values.dtype), values], -2)
+        found, _ = attend(query, keys, values, causal=True)
+        joined = words.unpad(found.transpose(-3, -2).flatten(-2))
+        return self.self_output(joined), (keys, values)
 
     def attend_grid(
         self,
-        states: Float[Tensor, "images captions words hidden"],
-        grid: Float[Tensor, "images 2 heads locations size"],
+        states: Float[Tensor, "rows hidden"],
+        words: Words,
+        grid: KeysValues,
     ) -> tuple[
-        Float[Tensor, "images captions words hidden"],
+        Float[Tensor, "rows hidden"],
         Float[Tensor, "images captions words locations"],
     ]:
         """Attention over the locations, for the words of all captions of an image together."""
         # images x heads x (captions * words) x size
-        query = self.split_heads(self.grid_query(self.grid_norm(states)).flatten(1, 2))
-        found, weights = attend(query, grid[:, 0], grid[:, 1])
-        joined = found.transpose(-3, -2).reshape(states.shape)
-        return self.grid_output(joined), weights.mean(1).view(*states.shape[:3], -1)
+        query = self.split_heads(words.pad(self.grid_query(self.grid_norm(states))).flatten(1, 2))
+        found, weights = attend(query, *grid)
+        shape = words.images, words.captions, words.length, -1
+        joined = words.unpad(found.transpose(-3, -2).reshape(shape))
+        return self.grid_output(joined), weights.mean(1).view(shape)
 
-    def grid_keys_values(
-        self, grid: Float[Tensor, "images locations hidden"]
-    ) -> Float[Tensor, "images 2 heads locations size"]:
-        """The keys and the values of the locations of each image."""
+    def grid_keys_values(self, grid: Float[Tensor, "images locations hidden"]) -> KeysValues:
+        """The keys and the values of the locations of each image.
+
+        They are contiguous, as products would copy them at every word otherwise.
+        """
         keys, values = map(self.split_heads, self.grid_projection(grid).chunk(2, -1))
-        return torch.stack([keys, values], 1)
+        return keys.contiguous(), values.contiguous()
 
     def split_heads(
         self, states: Float[Tensor, "*batch positions hidden"]
@@ -138,7 +184,7 @@ def attend(
         values: of each position.
         causal: the words are the last positions, and a word does not see the positions after it.
     """
-    scores = at_least_single(query @ keys.mT) * query.shape[-1] ** -0.5
+    scores = at_least_single((query * query.shape[-1] ** -0.5) @ keys.mT)
     if causal:
         words, positions = scores.shape[-2:]
         later = torch.ones(words, positions, dtype=torch.bool, device=scores.device)
@@ -152,7 +198,8 @@ class TransformerDecoder(Decoder):
 
     The attention weights of a word are those of the last layer, whose result is the nearest to the
     word, as the mean over its heads. The keys and values of the grid are computed once for an
-    image, and those of earlier words are kept in the state.
+    image, and those of earlier words are kept in the state. In teacher forcing, linear layers
+    compute nothing for the padding of a batch in the CPU's memory.
 
     Args:
         vocabulary_size: number of tokens (V), special ones included.
@@ -166,6 +213,8 @@ class TransformerDecoder(Decoder):
         tie_embeddings: use the embedding matrix as the output matrix, too.
         normalize_grid: standardise the channels of each location.
     """
+
+    static = True
 
     layers: Sequence[TransformerLayer]
 
@@ -209,31 +258,39 @@ class TransformerDecoder(Decoder):
             self.output_words.weight = self.embedding.weight
         self.dropout = Dropout(dropout)
 
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        """The names of the keys and values of each layer, in the memory and in the state."""
+        return [(f"keys{number}", f"values{number}") for number in range(len(self.layers))]
+
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
-        """Keys and values of the locations: images x layers x 2 x heads x locations x size."""
+        """The keys and values of the locations in each layer, images x heads x locations x size."""
         if self.normalize_grid:
             grid, _ = standardize(grid)
         else:
             grid = grid.to(product_dtype(grid))
         projected = self.dropout(self.grid_input(grid))
-        return {"grid": torch.stack([each.grid_keys_values(projected) for each in self.layers], 1)}
+        memory: Memory = {}
+        for (keys, values), layer in zip(self.names, self.layers, strict=True):
+            memory[keys], memory[values] = layer.grid_keys_values(projected)
+        return memory
 
     def start(self, memory: Memory, captions: int) -> State:
-        """No words: images x captions x layers x 2 x heads x 0 x size."""
-        images, layers, _, heads, _, size = memory["grid"].shape
-        return {"words": memory["grid"].new_zeros(images, captions, layers, 2, heads, 0, size)}
+        """The keys and values of no words in each layer: images x captions x heads x 0 x size."""
+        images, heads, _, size = memory["keys0"].shape
+        none = memory["keys0"].new_zeros(images, captions, heads, 0, size)
+        return {name: none for names in self.names for name in names}
 
     def step(self, tokens: Int[Tensor, "images captions"], state: State, memory: Memory) -> Step:
-        earlier = state["words"]
-        states = self.embed(tokens[..., None], position=earlier.shape[-2])
-        kept = []
-        for number, layer in enumerate(self.layers):
-            states, keys_values, weights = layer(
-                states, memory["grid"][:, number], earlier[:, :, number]
-            )
-            kept.append(keys_values)
-        logits = self.output_words(self.norm(states.squeeze(2)))
-        return Step(logits, {"words": torch.stack(kept, 2)}, weights.squeeze(2))
+        images, captions = tokens.shape
+        words = Words(images, captions, 1)
+        place = torch.full((1,), state["keys0"].shape[-2], device=tokens.device)
+        states, new = self.embed(tokens.flatten(), place), {}
+        for (keys, values), layer in zip(self.names, self.layers, strict=True):
+            grid, earlier = (memory[keys], memory[values]), (state[keys], state[values])
+            states, (new[keys], new[values]), weights = layer(states, words, grid, earlier)
+        logits = self.output_words(self.norm(states)).view(images, captions, -1)
+        return Step(logits, new, weights.squeeze(2))
 
     def forward(
         self,
@@ -241,41 +298,34 @@ class TransformerDecoder(Decoder):
         tokens: Int[Tensor, "images captions length"],
     ) -> TeacherForced:
         memory = self.prepare(grid)
-        targets = tokens[..., 1:]
-        real = targets != PAD
-        # Where that takes no synchronisation with a GPU, logits are computed for real targets only.
-        in_cpu_memory = tokens.device.type == "cpu"
-        positions = (real if in_cpu_memory else torch.ones_like(real)).flatten().nonzero()[:, 0]
-        inputs, targets, real, positions = (
-            each.to(grid.device, non_blocking=True)
-            for each in (tokens[..., :-1], targets, real, positions)
-        )
-        states = self.embed(self.drop_words(inputs), position=0)
-        for number, layer in enumerate(self.layers):
-            states, _, weights = layer(states, memory["grid"][:, number])
-        attention = weights * real[..., None]
+        images, captions, length = tokens.shape[0], tokens.shape[1], tokens.shape[2] - 1
+        packed = pack(tokens).to(grid.device)
+        words = Words(images, captions, length, packed.positions)
+        states = self.embed(self.drop_words(packed.inputs), packed.positions % length)
+        for (keys, values), layer in zip(self.names, self.layers, strict=True):
+            states, _, weights = layer(states, words, (memory[keys], memory[values]))
+        real = words.pad((packed.targets != PAD).to(weights.dtype)[:, None])  # 1 or 0
         return TeacherForced(
-            self.output_words(self.norm(states.flatten(0, 2)[positions])),
-            targets.flatten()[positions],
-            positions,
-            real.sum(-1),
-            targets.shape[-1],
-            coverage=attention.sum(2),
-            attention=attention.flatten(0, 2)[positions],
+            self.output_words(self.norm(states)),
+            packed.targets,
+            packed.positions,
+            packed.lengths,
+            length,
+            coverage=(weights * real).sum(2),
+            attention=words.unpad(weights),
         )
 
     def embed(
-        self, tokens: Int[Tensor, "images captions words"], position: int
-    ) -> Float[Tensor, "images captions words hidden"]:
+        self, tokens: Int[Tensor, " rows"], places: Int[Tensor, " places"]
+    ) -> Float[Tensor, "rows hidden"]:
         """Embeddings times sqrt(H), plus sinusoidal positions (Vaswani et al. 2017, section 3.5).
 
         Args:
             tokens: the words.
-            position: of the first word of them in its caption, from 0.
+            places: the place of each word in its caption, from 0; or one that all have.
         """
-        words = torch.arange(position, position + tokens.shape[-1], device=tokens.device)
         units = torch.arange(0, self.hidden_dim, 2, device=tokens.device)
-        angles = words[:, None] * torch.exp(units * (-math.log(10000.0) / self.hidden_dim))
+        angles = places[:, None] * torch.exp(units * (-math.log(10000.0) / self.hidden_dim))
         positions = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
         embedded = self.embedding(tokens) * math.sqrt(self.hidden_dim)
         states: Tensor = self.dropout(embedded + positions.to(embedded.dtype))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from captioning.models.decoders import packing, transformer
 from captioning.models.decoders.transformer import TransformerDecoder
 from captioning.objectives import CrossEntropy
 from captioning.support.errors import CaptioningError
@@ -67,9 +68,40 @@ def test_it_equals_pytorchs_decoder() -> None:
     )
     logits = expected @ decoder.embedding.weight.T + decoder.output_words.bias
     real = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]
-    for row, (image, word) in enumerate(real):
+    rows = output.positions.argsort()  # by image and word
+    for row, (image, word) in zip(rows, real, strict=True):
         torch.testing.assert_close(output.logits[row], logits[image, word], rtol=1e-6, atol=1e-6)
-    assert output.targets.tolist() == [5, 6, 7, 2, 8, 2]
+    assert output.targets[rows].tolist() == [5, 6, 7, 2, 8, 2]
+
+
+@pytest.mark.parametrize("order", ["real words alone", "as on a GPU"])
+def test_maps_are_those_of_pytorchs_last_layer(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several captions of an image, of different lengths, each of them alone."""
+    if order == "as on a GPU":
+        monkeypatch.setattr(transformer, "pack", packing._pack_all)
+    decoder = decoder_of(dropout=0.0, normalize_grid=False).double()
+    for parameter in decoder.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    last, maps = pytorchs_own(decoder).layers[-1], []
+    grid = torch.randn(2, LOCATIONS, CHANNELS).double()
+    tokens = torch.tensor([[[1, 5, 6, 7, 2], [1, 8, 2, 0, 0]], [[0] * 5, [1, 9, 10, 2, 0]]])
+    output = decoder(grid, tokens)
+    inputs = {}
+    decoder.layers[-1].grid_query.register_forward_hook(
+        lambda _, given, __: inputs.update(queries=given[0])
+    )
+    for image, caption in ((0, 0), (0, 1), (1, 1)):
+        words = int((tokens[image, caption, 1:] != 0).sum())
+        decoder(grid[image : image + 1], tokens[image, caption][None, None, : words + 1])
+        places = (grid[image] @ decoder.grid_input.weight.T + decoder.grid_input.bias)[None]
+        _, looked = last.multihead_attn(inputs["queries"][None], places, places)
+        maps.append(looked[0])
+        torch.testing.assert_close(output.coverage[image, caption], looked[0].sum(0))
+    assert output.attention is not None
+    real = output.targets != 0
+    found = output.attention[real][output.positions[real].argsort()]
+    torch.testing.assert_close(found, torch.cat(maps))
+    assert output.coverage[1, 0].eq(0).all()
 
 
 @pytest.mark.parametrize("options", [{}, {"tie_embeddings": False, "normalize_grid": False}])
@@ -86,6 +118,15 @@ def test_a_word_does_not_see_later_ones() -> None:
     first, second = (decoder(grid, torch.tensor([[[1, 5, 6, last, 2]]])) for last in (7, 8))
     torch.testing.assert_close(first.logits[:3], second.logits[:3])
     assert not torch.allclose(first.logits[3], second.logits[3])
+
+
+def test_nothing_is_computed_for_padding() -> None:
+    decoder, rows = decoder_of().eval(), []
+    decoder.layers[0].forward_hidden.register_forward_hook(
+        lambda _, inputs, __: rows.append(len(inputs[0]))
+    )
+    decoder(torch.randn(1, LOCATIONS, CHANNELS), torch.tensor([[[1, 5, 6, 7, 2], [1, 2, 0, 0, 0]]]))
+    assert rows == [5]
 
 
 def test_the_keys_of_an_image_are_computed_once_for_all_its_captions() -> None:
