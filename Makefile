@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train test lint format types leaderboard bench faults lock clean
+.PHONY: help setup demo train test test-oldest lint format types leaderboard bench faults dist lock clean
 
 PYTHON ?=
 ARGS ?=
@@ -17,7 +17,7 @@ UNFINISHED := .venv-unfinished
 HAVE_UV := uv --version >/dev/null 2>&1
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED)  ## create .venv with exactly the packages of requirements.lock
 
@@ -40,6 +40,14 @@ train: $(INSTALLED)  ## train and score a model; options in ARGS="model=lstm see
 test: lint types  ## run everything that CI runs: lint, types and the test suite
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
+# In an environment of its own, .venv-oldest, which takes gigabytes and can be deleted afterwards. Old
+# versions of some libraries warn about newer ones of others, so that warnings are no errors here.
+test-oldest:  ## run the tests with the lowest versions that pyproject.toml allows (needs uv)
+	@$(HAVE_UV) || { echo 'make test-oldest needs uv on the PATH.' >&2; exit 1; }
+	uv venv --quiet --clear --python 3.11 .venv-oldest
+	uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct -e '.[dev]'
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -W default --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
 lint: $(INSTALLED)  ## check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -61,12 +69,17 @@ bench: $(INSTALLED)  ## compare speed with references and hardware limits; parts
 faults: $(INSTALLED)  ## break files, processes and disks on purpose, and count what is lost; parts in ARGS="images"
 	$(PY) -m faults $(ARGS)
 
+dist: $(INSTALLED)  ## build the wheel and the source distribution in dist/, and check them for PyPI
+	rm -rf dist build
+	$(PY) -m build --no-isolation
+	$(PY) -m twine check --strict dist/*
+
 lock:  ## resolve pyproject.toml into a new requirements.lock (needs uv)
 	@$(HAVE_UV) || { echo 'make lock needs uv on the PATH.' >&2; exit 1; }
 	uv pip compile --generate-hashes --universal --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
 clean:  ## remove caches and build products; data, runs/ and .venv stay
-	rm -rf .mypy_cache .pytest_cache .ruff_cache build dist captioning.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .venv-oldest build dist captioning.egg-info
 	find . \( -path ./.venv -o -path ./runs -o -path ./data \) -prune -o \
 	    -type d -name __pycache__ -prune -exec rm -rf {} +
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from captioning.objectives import CrossEntropy, Objective
     from captioning.support.errors import CaptioningError
 
+__version__ = "0.2.0"
+
 _MODULES = {
     "Attention": "captioning.models.attention.base",
     "Batch": "captioning.data.datamodule",

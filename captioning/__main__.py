@@ -1,11 +1,19 @@
-"""``python -m captioning COMMAND``: the commands that need no Hydra."""
+"""``captioning COMMAND``, or ``python -m captioning COMMAND``."""
 
+import runpy
 import sys
 from importlib import import_module
+from pathlib import Path
 
+from captioning.support.extras import EXTRAS, missing
 from captioning.support.output import lasting_output
 from captioning.support.signals import signal_of, stopping_by_signals
 
+SCRIPTS = {
+    "train": "train and score a model, as train.py does; takes Hydra's KEY=VALUE",
+    "eval": "score a checkpoint or a file of captions, as eval.py does",
+    "caption": "caption photographs, as caption.py does",
+}
 COMMANDS = {
     "leaderboard": "rank the runs below some folders, and compare them with the best",
     "average": "average the weights of several checkpoints of one model",
@@ -13,14 +21,28 @@ COMMANDS = {
     "export": "write the folder of a model, to give away or to deploy",
     "prepare": "write a data set's clean captions and its vocabulary",
 }
+"""The commands that need no Hydra."""
 
 
-def main() -> int:
-    """Hand the rest of the command line to a command; give its exit status."""
+def main() -> None:
+    """Run the command line, and exit with its status."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name not in SCRIPTS:
+        with lasting_output():
+            status = run_command(name)
+        sys.exit(status)
+    # As with `python -m`, one's own classes are imported from the folder of the command.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    del sys.argv[1]
+    runpy.run_module(f"captioning.scripts.{name}", run_name="__main__", alter_sys=True)
+
+
+def run_command(name: str) -> int:
+    """Hand the rest of the command line to a command; give its exit status."""
     if name not in COMMANDS:
-        listed = "\n".join(f"  {command:12} {about}" for command, about in COMMANDS.items())
-        print(f"usage: python -m captioning COMMAND ...\n\n{listed}")
+        listed = "\n".join(f"  {key:12} {about}" for key, about in (SCRIPTS | COMMANDS).items())
+        print(f"usage: captioning COMMAND ...\n\n{listed}")
         asked = name in ("-h", "--help")
         if not asked:
             print(f"\nerror: {name} is not a command.", file=sys.stderr)
@@ -29,6 +51,11 @@ def main() -> int:
     try:
         with stopping_by_signals():
             status: int = import_module(f"captioning.apps.{name}").main()
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        print(f"error: {missing(f'captioning {name}', error.name)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         return 128 + signal_of(error)
@@ -36,6 +63,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    with lasting_output():
-        status = main()
-    sys.exit(status)
+    main()

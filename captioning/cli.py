@@ -1,6 +1,7 @@
-"""The interface between Hydra and the package; no other module of the package imports Hydra.
+"""The interface between Hydra and the package.
 
-The messages for wrong keys and choices are in :mod:`captioning.cli_errors`.
+No other module of the package imports Hydra, except for :mod:`captioning.cli_errors`, which has the
+messages for wrong keys and choices, and the commands themselves in :mod:`captioning.scripts`.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from captioning.cli_errors import one_sentence
-from captioning.support.claims import check_unused, claim, claim_new, release_claims
+from captioning.support.claims import check_unused, claim, claim_new, discard, release_claims
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text, naming_disk_faults
 from captioning.support.output import lasting_output
@@ -36,6 +37,9 @@ from captioning.support.ranks import is_first_process
 from captioning.support.signals import signal_of, stopping_by_signals
 
 Task = Literal["train", "evaluate", "caption"]
+
+CONF = str(Path(__file__).parent / "conf")
+"""The folder of the configurations. In a checkout it is a link to ``conf/`` beside the package."""
 
 # Hydra deep-copies all registered configurations whenever it lists a group, which takes half of the
 # time of --help. They are only read, so the copy is not needed.
@@ -76,6 +80,7 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
             jobs.record_failure(Path(hydra.runtime.output_dir), str(error), swept_overrides(hydra))
             return {}
         print(f"error: {error}", file=sys.stderr)
+        discard(Path(hydra.runtime.output_dir))
         sys.exit(1)
     except BrokenPipeError:
         if task != "caption":
@@ -85,11 +90,11 @@ def run_job(task: Task, config: DictConfig) -> dict[str, dict[str, float]]:
         hint = ""
         if task == "train":
             last = last_checkpoint(Path(hydra.runtime.output_dir), settings.get("resume"))
-            given = [each for each in sys.argv if not each.startswith("resume=")]
+            given = [each for each in sys.argv[1:] if not each.startswith("resume=")]
             if last is None:
                 hint = " before the end of the first epoch; the same command starts again"
             else:
-                command = shlex.join(["python", *given, f"resume={last}"])
+                command = shlex.join([*started_as(sys.argv[0]), *given, f"resume={last}"])
                 hint = f"; this continues after the last complete epoch: {command}"
         print(f"{ended_by(error)}{hint}", file=sys.stderr)
         sys.exit(128 + signal_of(error))
@@ -104,6 +109,18 @@ def last_checkpoint(folder: Path, resume: str | None) -> Path | None:
     """
     folders = [folder / "checkpoints", *([Path(resume).absolute().parent] if resume else [])]
     return next((f / "last.ckpt" for f in folders if (f / "last.ckpt").is_file()), None)
+
+
+def started_as(script: str) -> list[str]:
+    """How the user has started a script: ``python train.py``, or ``captioning train``.
+
+    Args:
+        script: ``sys.argv[0]``.
+    """
+    path = Path(script)
+    if path.parent.name == "scripts" and path.parent.parent.name == "captioning":
+        return ["captioning", path.stem]
+    return ["python", script]
 
 
 def ended_by(error: KeyboardInterrupt) -> str:
@@ -239,7 +256,10 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 def command_of(hydra: HydraConf | DictConfig) -> str:  # Hydra returns a DictConfig
     """The command line that runs this job alone."""
     overrides = [each for each in hydra.overrides.task if not each.startswith("sweep=")]
-    return shlex.join(["python", f"{hydra.job.name}.py", *overrides])
+    name = hydra.job.name
+    in_checkout = (Path(__file__).parent.parent / f"{name}.py").is_file()
+    program = ["python", f"{name}.py"] if in_checkout else ["captioning", name]
+    return shlex.join([*program, *overrides])
 
 
 @contextmanager

@@ -73,6 +73,18 @@ def test_a_folder_with_results_is_not_overwritten(evaluate: Evaluate) -> None:
     assert read_results(Path("mine/results.json")).name == "first"
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["captions=nothing.json", "references=nothing.json", "extra_metrics=[Spice]", "decodin=greedy"],
+)
+def test_a_mistyped_command_leaves_no_folder(evaluate: Evaluate, override: str) -> None:
+    before = set(Path.cwd().iterdir())
+    assert evaluate(override).startswith("error: ")
+    assert set(Path.cwd().iterdir()) == before
+    assert evaluate(override, "hydra.run.dir=deep/in/mine").startswith("error: ")
+    assert set(Path.cwd().iterdir()) == before
+
+
 def test_a_folder_in_which_another_run_goes_on_is_refused(evaluate: Evaluate) -> None:
     claim(Path("mine"))
     try:

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-TARGETS = ("setup", "demo", "train", "test", "lint", "format", "types", "leaderboard", "clean")
+TARGETS = (
+    "setup", "demo", "train", "test", "test-oldest", "lint", "format", "types", "leaderboard",
+    "dist", "clean",
+)  # fmt: skip
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -82,13 +85,13 @@ def test_bare_make_lists_every_target_with_a_line() -> None:
 
 
 def test_every_target_that_is_listed_or_documented_exists() -> None:
-    listed = re.findall(r"^  (\w+)", make().stdout, re.MULTILINE)
+    listed = re.findall(r"^  ([\w-]+)", make().stdout, re.MULTILINE)
     pages = (
         *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")),
         *(REPOSITORY / "docs").glob("*.md"),
     )
     documented = [
-        target for page in pages for target in re.findall(r"\bmake ([a-z]+)`", page.read_text())
+        target for page in pages for target in re.findall(r"\bmake ([a-z-]+)`", page.read_text())
     ]
     for target in {*listed, *documented}:
         result = make("--dry-run", target)

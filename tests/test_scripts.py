@@ -18,6 +18,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from hydra.errors import HydraException
+from pytorch_lightning.loggers import MLFlowLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from captioning.apps import leaderboard
 from captioning.apps.caption import caption_files
@@ -482,31 +485,105 @@ def test_a_trainable_encoder_learns_from_images_in_its_last_block_alone(
     assert changed == {"24", "26", "28"}
 
 
-@pytest.mark.parametrize(
-    ("logger", "file"),
-    [("tensorboard", "tensorboard/events.*"), ("wandb", "wandb/offline-run-*/*.wandb")],
-)
-def test_a_logger_needs_no_account_and_no_network(
+QUICK = (
+    "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_test_batches=1",
+    "decoding=greedy",
+)  # fmt: skip
+
+
+def test_tensorboard_compares_settings_and_scores(
+    run: Run, flickr8k_mini: Path, tmp_path: Path, trained: Path
+) -> None:
+    options = (f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}", "logger=tensorboard")
+    ended = run("train", *options, *QUICK)
+    assert ended.status == 0, ended.err
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    assert any(tag.startswith("attention/") for tag in events.Tags()["images"])
+    assert "dev/captions/text_summary" in events.Tags()["tensors"]
+    hparams = events.summary_metadata
+    started = HParamsPluginData.FromString(
+        hparams["_hparams_/session_start_info"].plugin_data.content
+    )
+    settings = started.session_start_info.hparams
+    assert settings["model.hidden_dim"].number_value == 24
+    assert settings["data.root"].string_value == str(flickr8k_mini)
+    named = HParamsPluginData.FromString(hparams["_hparams_/experiment"].plugin_data.content)
+    shown = [each.name.tag for each in named.experiment.metric_infos]
+    scores = read_results(tmp_path / "results.json").scores
+    for split in ("dev", "test"):
+        assert f"final/{split}/CIDEr" in shown
+        (logged,) = events.Scalars(f"final/{split}/CIDEr")
+        assert logged.value == pytest.approx(scores[split]["CIDEr"])
+    # No value was logged before the run had one.
+    assert len(events.Scalars("dev/CIDEr")) == 1
+    assert "hp_metric" not in events.Tags()["scalars"]
+
+
+def test_wandb_keeps_the_model_and_a_table_of_captions_without_an_account(
     run: Run,
     flickr8k_mini: Path,
     tmp_path: Path,
     trained: Path,
     monkeypatch: pytest.MonkeyPatch,
-    logger: str,
-    file: str,
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    ended = run(
-        "train", f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}", f"logger={logger}",
-        "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_test_batches=1",
-        "decoding=greedy",
-    )  # fmt: skip
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb_cache"))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb_data"))
+    options = (f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}", "logger=wandb")
+    ended = run("train", *options, *QUICK, "logger.log_model=true", "name='a (model)'")
     assert ended.status == 0, ended.err
-    written = b"".join(path.read_bytes() for path in tmp_path.glob(file))
-    assert len(written) > 500
-    assert b"attention/" in written
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    (written,) = folder.glob("*.wandb")
+    assert b"attention/" in written.read_bytes()
+    (table,) = (folder / "files/media/table/dev").glob("captions_*.table.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["epoch", "image", "picture", "caption", "references"]
+    assert len(content["data"]) == 8
+    references = read_corpus(flickr8k_mini).references("dev")
+    for epoch, image, picture, _, listed in content["data"]:
+        assert (epoch, listed.splitlines()) == (1, references[image])
+        assert (folder / "files" / picture["path"]).is_file()
+    # The artifact waits for `wandb sync`, with everything that it needs.
+    kept = {path.read_bytes() for path in tmp_path.glob("wandb_data/artifacts/staging/*")}
+    for name in ("checkpoints/best.ckpt", "vocabulary.json", "results.json"):
+        assert (tmp_path / name).read_bytes() in kept
+    assert b"a--model-" in written.read_bytes()
     assert len(losses(tmp_path)) > 0  # CSV is written beside it
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # mlflow's own
+def test_mlflow_keeps_settings_scores_and_images_in_a_local_file(
+    run: Run, flickr8k_mini: Path, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = pytest.importorskip("mlflow.tracking")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    options = (f"data.root={flickr8k_mini}", "hydra.run.dir=run", "logger=mlflow", "name=mine")
+    ended = run("train", *options, *QUICK)
+    assert ended.status == 0, ended.err
+    client = tracking.MlflowClient("sqlite:///mlflow.db")
+    experiment = client.get_experiment_by_name("captioning")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert (found.info.run_name, found.info.status) == ("mine", "FINISHED")
+    assert found.data.params["model.hidden_dim"] == "24"
+    scores = read_results(Path("run/results.json")).scores["test"]
+    assert found.data.metrics["final/test/CIDEr"] == pytest.approx(scores["CIDEr"])
+    (table,) = client.list_artifacts(found.info.run_id, "dev/captions")
+    assert table.path.endswith("epoch_001.md")
+    assert len(client.list_artifacts(found.info.run_id, "images")) >= 4
+
+
+def test_a_logger_whose_library_is_missing_is_one_sentence(
+    run: Run, flickr8k_mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("Requirement 'mlflow>=1.0.0' not met.")
+
+    monkeypatch.setattr(MLFlowLogger, "__init__", missing)
+    options = (f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}", "logger=mlflow")
+    assert_one_sentence(run("train", *options), "logger=mlflow", "pip install 'captioning[mlflow]'")
 
 
 def assert_one_sentence(ended: Ended, *parts: str) -> None:
@@ -553,10 +630,9 @@ def assert_one_sentence(ended: Ended, *parts: str) -> None:
 def test_a_wrong_setting_is_one_sentence(
     run: Run, flickr8k_mini: Path, tmp_path: Path, override: str, parts: list[str]
 ) -> None:
-    ended = run(
-        "train", f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}", override
-    )  # fmt: skip
-    assert_one_sentence(ended, *parts)
+    place = f"hydra.run.dir={tmp_path / 'runs' / 'mine'}"
+    assert_one_sentence(run("train", f"data.root={flickr8k_mini}", place, override), *parts)
+    assert list(tmp_path.iterdir()) == []  # no folder is left behind
 
 
 WRONG = [
@@ -600,6 +676,7 @@ def test_a_wrong_key_or_choice_is_answered_with_the_nearest(
 ) -> None:  # fmt: skip
     ended = as_given("train", overrides, tmp_path, monkeypatch, capsys)
     assert ended == Ended(1, "", f"error: {sentence}\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -622,6 +699,7 @@ def test_so_it_is_in_the_other_scripts(
     for multirun in ([], ["-m"]):
         ended = as_given(script, [*multirun, override], tmp_path, monkeypatch, capsys)
         assert ended == Ended(1, "", f"error: {sentence}\n")
+        assert list(tmp_path.iterdir()) == []
 
 
 def as_given(

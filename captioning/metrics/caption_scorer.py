@@ -9,7 +9,7 @@ facts to know before quoting the scores, whatever program computes them:
 - Papers print all of them times 100, also CIDEr, whose highest value is 10.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,13 @@ import numpy as np
 from jaxtyping import Float
 
 from captioning.metrics.bootstrap import Statistics, fingerprint_references
+from captioning.metrics.inputs import (
+    Hypotheses,
+    References,
+    as_hypotheses,
+    as_references,
+    check_order,
+)
 from captioning.metrics.meteor import METEOR, start_meteor
 from captioning.metrics.metric import Computed
 from captioning.metrics.registry import METRICS, STANDARD
@@ -44,37 +51,38 @@ class CaptionScorer:
     """Scores many sets of captions of one corpus, whose references are prepared once.
 
     Args:
-        references: one or more raw reference captions for each image id. Captions reach the
-            tokeniser in this order, as in COCOEvalCap.
+        references: one or more raw captions for each image id, as ``{image: [caption, ...]}`` or
+            as pairs ``(image, caption)``. Captions reach the tokeniser in this order, as in
+            COCOEvalCap.
         metrics: any of `METRICS`.
 
     Raises:
-        CaptioningError: an unknown metric, or an image without references.
+        CaptioningError: an unknown metric, an image without references, or a plain string in place
+            of a list of captions.
     """
 
-    def __init__(
-        self, references: Mapping[str, Sequence[str]], metrics: Sequence[str] = METRICS
-    ) -> None:
+    def __init__(self, references: References, metrics: Sequence[str] = METRICS) -> None:
         unknown = [metric for metric in metrics if metric not in METRICS]
         if unknown:
             raise CaptioningError(
                 f"unknown metric {unknown[0]!r}; choose from {', '.join(METRICS)}"
             )
-        bare = [image for image, captions in references.items() if not captions]
+        captions_of = as_references(references)
+        bare = [image for image, captions in captions_of.items() if not captions]
         if bare:
             raise CaptioningError(f"image {bare[0]!r} has no reference captions to score against")
         self.metrics = tuple(metric for metric in METRICS if metric in metrics)
         self._metrics = [metric for metric in STANDARD if metric.name in metrics]
-        self._raw_references = dict(references)
-        captions = [caption for captions in references.values() for caption in captions]
-        tokens = iter(tokenize(captions, remember=True))
-        self._references = {
-            image: [next(tokens) for _ in captions] for image, captions in references.items()
+        self.references = captions_of
+        raw = [caption for captions in captions_of.values() for caption in captions]
+        tokens = iter(tokenize(raw, remember=True))
+        self._tokenized = {
+            image: [next(tokens) for _ in captions] for image, captions in captions_of.items()
         }
         # Counting n-grams is most of the work of BLEU and CIDEr, and the references' n-grams are
         # the same for every set of hypotheses.
         self._prepared: dict[str, dict[str, Any]] = {
-            metric.name: {image: metric.prepare(texts) for image, texts in self._references.items()}
+            metric.name: {image: metric.prepare(texts) for image, texts in self._tokenized.items()}
             for metric in self._metrics
         }
 
@@ -85,28 +93,30 @@ class CaptionScorer:
             CaptioningError: naming the image.
         """
         for image in images:
-            if image not in self._references:
+            if image not in self._tokenized:
                 raise CaptioningError(f"image {image!r} is captioned but has no references")
 
-    def score(self, hypotheses: Mapping[str, str], *, partial: bool = False) -> Scores:
+    def score(self, hypotheses: Hypotheses, *, partial: bool = False) -> Scores:
         """Score one caption for each image.
 
         Args:
-            hypotheses: a raw caption, which may be empty, by image id, in any order.
+            hypotheses: a raw caption, which may be empty, for each image id, as
+                ``{image: caption}`` or as pairs ``(image, caption)``, in any order.
             partial: score only the images that have a caption, as if they were the whole corpus.
                 Otherwise each image of the references must have one.
 
         Raises:
-            CaptioningError: no captions at all, an image without references, or, unless
-                ``partial``, an image without a caption.
+            CaptioningError: no captions at all, an image without references, something else than
+                one string for an image, or, unless ``partial``, an image without a caption.
         """
+        hypotheses = as_hypotheses(hypotheses)
         self.check_known(hypotheses)
-        images = [image for image in self._references if image in hypotheses]
-        missing = len(self._references) - len(images)
+        images = [image for image in self._tokenized if image in hypotheses]
+        missing = len(self._tokenized) - len(images)
         if missing and not partial:
-            first = next(image for image in self._references if image not in hypotheses)
+            first = next(image for image in self._tokenized if image not in hypotheses)
             raise CaptioningError(
-                f"{missing} of {len(self._references)} images have references but no caption "
+                f"{missing} of {len(self._tokenized)} images have references but no caption "
                 f"(the first is {first!r}): caption them all, or score against fewer references"
             )
         if not images:
@@ -126,9 +136,7 @@ class CaptionScorer:
             for name, scores in found.per_image.items():
                 for image, score in zip(images, scores, strict=True):
                     per_image[image][name] = score
-        scored_against = fingerprint_references(
-            {image: self._raw_references[image] for image in images}
-        )
+        scored_against = fingerprint_references({image: self.references[image] for image in images})
         return Scores(corpus, per_image, Statistics(tuple(images), tables, scored_against))
 
     def _computed(self, images: list[str], captions: list[str]) -> dict[str, Computed]:
@@ -142,23 +150,28 @@ class CaptionScorer:
 
 
 def score_captions(
-    hypotheses: Mapping[str, str],
-    references: Mapping[str, Sequence[str]],
-    metrics: Sequence[str] = METRICS,
+    hypotheses: Hypotheses, references: References, metrics: Sequence[str] = METRICS
 ) -> Scores:
     """Score one caption for each image against its references.
 
     Equal to COCOEvalCap on the same captions in the same order. `CaptionScorer` does the same for
-    one corpus many times.
+    one corpus many times. Torch is not imported; Java comes with the package.
 
     Args:
-        hypotheses: a raw caption, which may be empty, for each image id of ``references``.
-        references: one or more raw captions for each image id.
+        hypotheses: a raw caption, which may be empty, for each image id of ``references``:
+            ``{image: caption}``, or pairs ``(image, caption)``.
+        references: one or more raw captions for each image id: ``{image: [caption, ...]}``, or
+            pairs ``(image, caption)``, one for each reference.
         metrics: any of `METRICS`.
 
+    Returns:
+        The scores of the corpus and of each image, on the metrics' own scale: 0 to 1, and 0 to 10
+        for CIDEr.
+
     Raises:
-        CaptioningError: an unknown metric, an image without references or without a caption, or
-            nothing to score.
+        CaptioningError: an unknown metric, an image without references or without a caption,
+            nothing to score, a plain string in place of a list of references, or swapped
+            arguments.
 
     Example:
         >>> scores = score_captions(
@@ -168,5 +181,15 @@ def score_captions(
         ... )
         >>> round(scores.corpus["BLEU-1"], 3)
         0.846
+        >>> hypotheses = [("1.jpg", "a dog runs"), ("2.jpg", "two men sit")]
+        >>> pairs = [("1.jpg", "A dog runs."), ("1.jpg", "The dog is running.")]
+        >>> pairs += [("2.jpg", "Two men sit there.")]
+        >>> score_captions(hypotheses, pairs, metrics=["BLEU"]) == scores
+        True
     """
-    return CaptionScorer(references, metrics).score(hypotheses)
+    if isinstance(hypotheses, Iterator):
+        hypotheses = list(hypotheses)  # which can be read only once
+    if isinstance(references, Iterator):
+        references = list(references)
+    check_order(hypotheses, references)
+    return CaptionScorer(as_references(references), metrics).score(as_hypotheses(hypotheses))

@@ -10,6 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from captioning.metrics.caption_scorer import CaptionScorer, Scores
+from captioning.metrics.inputs import References, check_batch
 from captioning.metrics.registry import METRICS
 
 
@@ -22,13 +23,21 @@ class CaptionScores(Metric):
     repeats images to give each process equally many.
 
     Args:
-        references: one or more raw captions by image id. They are tokenised and counted only once.
+        references: one or more raw captions for each image id, as ``{image: [caption, ...]}`` or
+            as pairs ``(image, caption)``. They are tokenised and counted only once.
         metrics: any of `captioning.metrics.METRICS`. All but METEOR take about a second for a
             thousand images.
         kwargs: of `torchmetrics.Metric`.
 
     Raises:
-        CaptioningError: an unknown metric, or an image without references.
+        CaptioningError: an unknown metric, an image without references, or a plain string in place
+            of a list of captions.
+
+    Example:
+        >>> scores = CaptionScores({"1.jpg": ["A dog runs."], "2.jpg": ["A cat."]}, ["BLEU"])
+        >>> scores.update(["1.jpg", "2.jpg"], ["a dog runs", "a dog"])
+        >>> {name: round(float(score), 2) for name, score in scores.compute().items()}["BLEU-1"]
+        0.8
     """
 
     is_differentiable = False
@@ -42,7 +51,7 @@ class CaptionScores(Metric):
 
     def __init__(
         self,
-        references: Mapping[str, Sequence[str]],
+        references: References,
         metrics: Sequence[str] = METRICS,
         **kwargs: Any,
     ) -> None:
@@ -61,9 +70,10 @@ class CaptionScores(Metric):
             captions: raw captions, one for each image; may be empty strings.
 
         Raises:
-            CaptioningError: an image without references.
+            CaptioningError: an image without references, or a string in place of a list.
             ValueError: more or fewer captions than images.
         """
+        check_batch(image_ids, captions)
         self._scorer.check_known(image_ids)
         pairs = zip(image_ids, captions, strict=True)
         self._append("".join(f"{json.dumps(pair)}\n" for pair in pairs))
@@ -91,6 +101,11 @@ class CaptionScores(Metric):
         self.compute()
         assert self._scores is not None
         return self._scores
+
+    @property
+    def references(self) -> Mapping[str, Sequence[str]]:
+        """The raw references of each image."""
+        return self._scorer.references
 
     def reset(self) -> None:
         """Forget all captions; the references stay prepared."""

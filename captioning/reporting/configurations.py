@@ -28,7 +28,7 @@ _NEVER = {
     "trainer.accelerator", "trainer.precision", "trainer.default_root_dir",
     "trainer.log_every_n_steps", "data.eval_batch_size", "callbacks.attention_images",
     "optimizer.fused",
-    "callbacks.epoch_log", *(f"data.{key}" for key in WHERE_DATA_LIES),
+    "callbacks.caption_table", "callbacks.epoch_log", *(f"data.{key}" for key in WHERE_DATA_LIES),
 }  # fmt: skip
 _PATH_KEYS = {
     "root", "path", "dirpath", "filename", "save_dir", "folder", "save_weights_only",

@@ -3,6 +3,8 @@
 import fcntl
 import os
 import platform
+import shutil
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TextIO
@@ -12,6 +14,10 @@ from captioning.support.files import writing
 
 _KEY = "hydra.run.dir"
 _claimed: list[TextIO] = []  # the locked files, which are open while this process holds its claims
+_made: dict[Path, list[Path]] = {}  # claimed folders, and what was made for each, from the inside
+
+# What a run leaves that has not begun to train or to score; also files that end in .log.
+_BEFORE_WORK = {".lock", ".hydra", "logs", "vocabulary.json", "descriptions.txt"}
 
 
 def claim_new(folder: Path) -> Path:
@@ -24,15 +30,16 @@ def claim_new(folder: Path) -> Path:
         CaptioningError: it cannot be created.
     """
     with writing(folder, _KEY):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        parents = _make(folder.parent)
     for number in count(1):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         with writing(candidate, _KEY):
             try:
-                candidate.mkdir()  # only one process can
+                candidate.mkdir(parents=True)  # only one process can
             except FileExistsError:
                 continue
         claim(candidate)
+        _made[candidate.absolute()] = [candidate.absolute(), *parents]
         return candidate
     raise AssertionError("unreachable")
 
@@ -47,7 +54,8 @@ def claim(folder: Path) -> None:
         CaptioningError: another process has claimed the folder, or it cannot be written.
     """
     with writing(folder, _KEY):
-        folder.mkdir(parents=True, exist_ok=True)
+        if made := _make(folder):
+            _made[folder.absolute()] = made
         file = (folder / ".lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,12 +78,39 @@ def claim(folder: Path) -> None:
     _claimed.append(file)
 
 
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and its parents; returns those that were missing, from the inside."""
+    whole = folder.absolute()
+    missing = [each for each in (whole, *whole.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def discard(folder: Path) -> None:
+    """Remove a claimed folder in which nothing was done, as after a mistyped command.
+
+    It is removed only if this process has made it, and if it holds no more than the command's own
+    configuration and log. Parents that were made for it go with it, unless they hold something.
+    """
+    made = _made.pop(folder.absolute(), [])
+    if not made:
+        return
+    with suppress(OSError):
+        names = {path.name for path in folder.iterdir() if path.suffix != ".log"}
+        if names - _BEFORE_WORK or (folder / "logs" / "metrics.csv").exists():
+            return
+        shutil.rmtree(folder)
+        for parent in made[1:]:
+            parent.rmdir()
+
+
 def release_claims() -> None:
     """Give up all claims of this process."""
     while _claimed:
         file = _claimed.pop()
         file.truncate(0)
         file.close()
+    _made.clear()
 
 
 def check_unused(folder: Path) -> None:

@@ -6,6 +6,7 @@ RENAMED = {
     "compile": "backend",
     "patience": "callbacks.early_stopping.patience",
     "average_decay": "callbacks.ema.decay",
+    "callbacks.attention_images.every": "callbacks.attention_images.every_n_epochs",
     "schedule": "scheduler",
     "schedule.warmup": "scheduler.warmup",
     "schedule.final": "scheduler.final",

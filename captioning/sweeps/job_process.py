@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def main(folder: Path) -> int:
         earlier = resume.checkpoint_to_resume(folder)
         config = job.config | ({"resume": str(earlier)} if earlier else {})
         with stopping_by_signals(), naming_disk_faults(folder):
-            fit.train(config, folder, job.command, logger_for_job(config["logger"], folder))
+            logger = logger_for_job(config["logger"], folder, job.overrides)
+            fit.train(config, folder, job.command, logger)
     except KeyboardInterrupt as error:
         return 128 + signal_of(error)
     except Exception as error:
@@ -59,17 +60,37 @@ def main(folder: Path) -> int:
     return 0
 
 
-def logger_for_job(logger: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+def logger_for_job(
+    logger: Mapping[str, Any], folder: Path, overrides: Sequence[str]
+) -> Mapping[str, Any]:
     """The logger's configuration for one job of a sweep.
 
-    For wandb, the run's name gets the job folder's name appended, and a job that is continued gets
+    The name of the run of wandb or mlflow gets the job folder's name appended, and the run says to
+    which sweep it belongs and which of its settings the sweep varies. A job that is continued gets
     the id of its earlier wandb run. Other loggers are returned unchanged.
+
+    Args:
+        logger: the configuration of all jobs.
+        folder: the folder of the job, in that of the sweep.
+        overrides: the settings in which the job differs from others, as ``key=value``.
     """
-    if "WandbLogger" not in logger.get("_target_", ""):
+    target = logger.get("_target_", "").rpartition(".")[2]
+    varied = dict(each.split("=", 1) for each in overrides)
+    about = {"sweep": folder.parent.name, **{f"sweep.{key}": each for key, each in varied.items()}}
+    if target == "MLFlowLogger":
+        name = f"{logger.get('run_name')} {folder.name}"
+        return {**logger, "run_name": name, "tags": {**(logger.get("tags") or {}), **about}}
+    if target != "WandbLogger":
         return logger
     parts = sorted(folder.glob("wandb/*run-*-*"))  # [offline-]run-TIME-ID
     continued = {"id": parts[-1].name.rpartition("-")[2]} if parts else {}
-    return {**logger, "name": f"{logger.get('name')} {folder.name}", **continued}
+    return {
+        **logger,
+        "name": f"{logger.get('name')} {folder.name}",
+        "job_type": "sweep",
+        "config": {**(logger.get("config") or {}), **about},
+        **continued,
+    }
 
 
 def die_with_parent() -> None:

@@ -45,7 +45,13 @@ from captioning.training.initialization import (
     with_trained_parts,
 )
 from captioning.training.limits import check_limits, check_splits, is_misconfiguration
-from captioning.training.loggers import closing_wandb, log_final_scores, log_settings, make_loggers
+from captioning.training.loggers import (
+    closing_wandb,
+    log_final_scores,
+    log_model,
+    log_settings,
+    make_loggers,
+)
 from captioning.training.resume import check_resumable, explaining_restore_errors
 from captioning.training.teacher import load_teacher
 
@@ -215,6 +221,7 @@ def _train(
         arithmetic_of(trainer, settings.backend),
         views=settings.views,
     )
+    log_model(trainer.loggers, folder, settings.name, best, written.scores)
     log_final_scores(trainer.loggers, written.scores)
     write_report(folder, "test", found["test"].gallery)  # the last file: a sweep's job is then done
     show_results(written, folder)  # after the files: whoever reads the output may go before its end

@@ -1,4 +1,4 @@
-"""Where a run's values are logged: a CSV file always, and TensorBoard or wandb on demand."""
+"""Where a run is logged: in a CSV file always, and by TensorBoard, wandb or mlflow on demand."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,12 +7,29 @@ from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from captioning.checkpoints import read_checkpoint
 from captioning.support.build import build
+from captioning.support.extras import missing
 from captioning.support.ranks import is_first_process
 from captioning.training.metrics_file import MetricsFile, Row, read_rows
+from captioning.training.wandb_logger import WandbLogger
+
+COMPARED = (
+    *(
+        f"{split}/{metric}"
+        for split in ("final/test", "final/dev", "dev")
+        for metric in ("CIDEr", "BLEU-4")
+    ),
+    "dev/loss",
+)
+"""The values that TensorBoard's tab HPARAMS shows beside the settings of a run."""
+
+LIBRARIES = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow"}
+"""The library that each logger needs."""
 
 
 def make_loggers(spec: Mapping[str, Any], folder: Path, resume: str | None) -> list[Logger]:
@@ -24,14 +41,21 @@ def make_loggers(spec: Mapping[str, Any], folder: Path, resume: str | None) -> l
         resume: the checkpoint from which the run continues, or None.
 
     Raises:
-        CaptioningError: the group names no logger, or has a wrong argument.
+        CaptioningError: the group names no logger, or has a wrong argument, or the logger's library
+            is not installed.
     """
     loggers: list[Logger] = [make_csv_logger(folder, resume)]
     if not spec:
         return loggers
-    if "WandbLogger" in spec.get("_target_", "") and not wandb_account():
+    name = str(spec.get("_target_", "")).rpartition(".")[2]
+    if name == "WandbLogger" and not wandb_account():
         os.environ.setdefault("WANDB_MODE", "offline")
-    loggers.append(build(spec, Logger, "logger", save_dir=folder))
+    try:
+        loggers.append(build(spec, Logger, "logger", save_dir=str(folder)))
+    except ModuleNotFoundError as error:
+        if name not in LIBRARIES:
+            raise
+        raise missing(f"logger={LIBRARIES[name]}", LIBRARIES[name]) from error
     return loggers
 
 
@@ -90,7 +114,7 @@ def closing_wandb(loggers: Sequence[Logger]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if any(isinstance(logger, WandbLogger) for logger in loggers):
+        if any(isinstance(logger, LightningWandbLogger) for logger in loggers):
             import wandb
 
             wandb.finish(exit_code=1)
@@ -102,6 +126,49 @@ def log_settings(loggers: Sequence[Logger], config: Mapping[str, Any]) -> None:
     for logger in loggers:
         if not isinstance(logger, CSVLogger):
             logger.log_hyperparams(flat(config))
+        if isinstance(logger, TensorBoardLogger):
+            _log_hparams(logger, flat(config))
+
+
+@rank_zero_only
+def _log_hparams(logger: TensorBoardLogger, settings: Mapping[str, Any]) -> None:
+    """Name the settings, and the values to compare, for TensorBoard's tab HPARAMS.
+
+    Lightning would log a first value of each of them, which no run has at its start.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    shown = {
+        k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()
+    }
+    names = dict.fromkeys(COMPARED, 0)  # of which only the keys are written
+    writer = logger.experiment._get_file_writer()
+    for summary in hparams(shown, names):  # type: ignore[no-untyped-call]
+        writer.add_summary(summary)
+
+
+def log_model(
+    loggers: Sequence[Logger], run: Path, name: str, checkpoint: Path | None,
+    scores: Mapping[str, Mapping[str, float]],
+) -> None:  # fmt: skip
+    """Give the model of a finished run to the loggers that keep models.
+
+    Args:
+        loggers: the loggers of the run; only wandb with ``log_model=true`` takes it.
+        run: the folder of the run, with its files.
+        name: the name of the run.
+        checkpoint: the checkpoint that was scored; None if there is none, and nothing to keep.
+        scores: the scores of the run, which are shown beside the model.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and logger.uploads_model and checkpoint is not None:
+            files = {path.name: path for path in model_files(run, checkpoint)}
+            logger.upload_model(name, files, {"scores": {k: dict(v) for k, v in scores.items()}})
+
+
+def model_files(run: Path, checkpoint: Path) -> list[Path]:
+    """The files of a run with which others can use its model, and see what it is worth."""
+    return [checkpoint, *(run / name for name in ("vocabulary.json", "results.json"))]
 
 
 def log_final_scores(loggers: Sequence[Logger], scores: Mapping[str, Mapping[str, float]]) -> None:
@@ -110,7 +177,7 @@ def log_final_scores(loggers: Sequence[Logger], scores: Mapping[str, Mapping[str
     for logger in loggers:
         logger.log_metrics(final)
         logger.finalize("success")
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, LightningWandbLogger):
             logger.experiment.finish()
 
 

@@ -32,6 +32,7 @@ MAY_CHANGE: Final = frozenset(
 REPORTING: Final = frozenset(
     {
         "captioning.training.callbacks.attention_images.AttentionImages",
+        "captioning.training.callbacks.caption_table.CaptionTable",
         "captioning.training.callbacks.epoch_log.EpochLog",
         "pytorch_lightning.callbacks.DeviceStatsMonitor",
         "pytorch_lightning.callbacks.LearningRateMonitor",

@@ -328,4 +328,4 @@ def test_bad_input_is_refused_by_name(
 
 
 def test_the_docstrings_examples_run() -> None:
-    assert doctest.testmod(caption_scorer) == (0, 2)
+    assert doctest.testmod(caption_scorer) == (0, 6)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from captioning.support.claims import check_unused, claim, claim_new, release_claims
+from captioning.support.claims import check_unused, claim, claim_new, discard, release_claims
 from captioning.support.errors import CaptioningError
 
 HOLD = """
@@ -79,3 +79,35 @@ def test_what_another_run_has_left_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "results.json").touch()
     with pytest.raises(CaptioningError, match="holds the results of another run"):
         check_unused(tmp_path)
+
+
+def test_a_folder_in_which_nothing_was_done_is_removed_with_the_parents_made_for_it(
+    tmp_path: Path,
+) -> None:
+    folder = claim_new(tmp_path / "runs" / "lstm" / "12-00-00")
+    (folder / ".hydra").mkdir()
+    (folder / "train.log").touch()
+    (folder / "logs").mkdir()
+    discard(folder)
+    assert list(tmp_path.iterdir()) == []
+    folder = claim_new(tmp_path / "runs" / "lstm" / "12-00-00")
+    other = claim_new(tmp_path / "runs" / "lstm" / "12-00-00")
+    discard(other)
+    assert folder.is_dir()
+    assert not other.exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "logs/metrics.csv", "mine.txt"])
+def test_a_folder_with_work_in_it_stays(name: str, tmp_path: Path) -> None:
+    folder = claim_new(tmp_path / "runs" / "12-00-00")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).touch()
+    discard(folder)
+    assert (folder / name).exists()
+
+
+def test_a_folder_that_was_there_before_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    claim(tmp_path / "mine")
+    discard(tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()

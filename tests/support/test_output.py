@@ -51,11 +51,14 @@ def test_output_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_help_is_cut_quietly(tmp_path: Path) -> None:
-    for line in ("train.py --help", "-m captioning leaderboard --help"):
-        ended = subprocess.run(
-            ["bash", "-c", f"set -o pipefail; {sys.executable} {line} | head -1"],
-            cwd=ROOT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert ended.returncode == 0
-        assert len(ended.stdout.splitlines()) == 1
-        assert ended.stderr == ""
+    commands = ("train.py", "eval.py", "caption.py", "-m captioning leaderboard")
+    lines = [f"{command} --help" for command in (*commands, "-m captioning train", "-m captioning")]
+    pipes = [f"{sys.executable} {line} | head -1" for line in lines]
+    pipes += [f"{sys.executable} train.py --cfg job | true"]  # whose output nobody reads at all
+    ended = subprocess.run(
+        ["bash", "-c", "set -o pipefail; " + "; ".join(f"{pipe}; echo $? >&2" for pipe in pipes)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert ended.stderr.split() == ["0"] * len(pipes)
+    assert len(ended.stdout.splitlines()) == len(lines)

@@ -79,6 +79,16 @@ def test_a_job_is_one_run_in_the_group_of_its_sweep_and_says_that_it_failed(
     assert first.group == "model.dropout-123456"
     assert first.name == "attn_lstm model.dropout=0.5"
     assert first.config["model.dropout"] == 0.5
+    assert first.config["sweep"] == "model.dropout-123456"
+    assert first.config["sweep.model.dropout"] == "0.5"
+
+
+def test_mlflow_names_the_job_and_what_its_sweep_varies() -> None:
+    logger = {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "run_name": "lstm"}
+    folder = Path("runs/sweep/model.dropout-123456/model.dropout=0.5")
+    found = job_process.logger_for_job(logger, folder, ["model.dropout=0.5"])
+    assert found["run_name"] == "lstm model.dropout=0.5"
+    assert found["tags"] == {"sweep": "model.dropout-123456", "sweep.model.dropout": "0.5"}
 
 
 def test_a_continued_run_keeps_what_it_had_logged(tmp_path: Path) -> None:

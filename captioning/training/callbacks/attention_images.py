@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.seed import isolate_rng
 
@@ -18,6 +18,15 @@ from captioning.data.dataset import CaptionDataset
 from captioning.data.images import load_rgb
 from captioning.reporting.figures import attention_figure, region_of
 from captioning.support.errors import CaptioningError
+from captioning.training.callbacks.dev_images import (
+    Images,
+    check_names,
+    check_settings,
+    choose,
+    dev_dataset,
+)
+
+KEY = "callbacks.attention_images"
 
 log = logging.getLogger(__name__)
 
@@ -25,25 +34,26 @@ log = logging.getLogger(__name__)
 class AttentionImages(pl.Callback):
     """Logs figures with the attention map of each word, to show how attention changes in training.
 
-    A fixed set of images, spread evenly over the validation split, is decoded as in validation,
-    with the weights that validation uses (the averaged ones, if there is an average). The figures
-    go to TensorBoard and wandb as ``attention/<image id>``. Without such a logger, or for a model
-    without attention, the callback does nothing. It does not affect training: with or without it,
-    a run ends with the same weights.
+    A fixed set of images of the dev split is decoded as in validation, with the weights that
+    validation uses (the averaged ones, if there is an average). The figures go to TensorBoard,
+    wandb and mlflow as ``attention/<image id>``. Without such a logger, or for a model without
+    attention, the callback does nothing. It does not affect training: with or without it, a run
+    ends with the same weights.
 
     Args:
-        images: the number of images.
-        every: the number of epochs between two sets of figures, beginning with the first epoch.
+        images: the number of images, which are spread evenly over the dev split; or their names.
+        every_n_epochs: the number of epochs between two sets of figures, beginning with the first
+            epoch.
     """
 
-    def __init__(self, images: int = 4, every: int = 2) -> None:
-        if images < 1 or every < 1:
-            raise CaptioningError(
-                f"callbacks.attention_images: images={images} and every={every} must both be at "
-                "least 1."
-            )
+    def __init__(self, images: Images = 4, every_n_epochs: int = 2) -> None:
+        check_settings(KEY, images, every_n_epochs)
         self.images = images
-        self.every = every
+        self.every_n_epochs = every_n_epochs
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse a name that no image has before an epoch is spent."""
+        check_names(trainer, self.images, KEY)
 
     def on_validation_batch_start(
         self,
@@ -59,14 +69,13 @@ class AttentionImages(pl.Callback):
         of the callbacks whether WeightAveraging has swapped in the averaged weights.
         """
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if batch_idx or not fitting or trainer.current_epoch % self.every:
+        if batch_idx or not fitting or trainer.current_epoch % self.every_n_epochs:
             return
         loggers = [logger for logger in trainer.loggers if takes_images(logger)]
         if not loggers or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Captioner)
-        dataset = getattr(trainer.val_dataloaders, "dataset", None)
-        assert isinstance(dataset, CaptionDataset)
+        dataset = dev_dataset(trainer)
         with isolate_rng(), trainer.precision_plugin.val_step_context():
             drawn = self.draw(pl_module, dataset)
         for image, pixels in drawn.items():
@@ -77,7 +86,7 @@ class AttentionImages(pl.Callback):
         self, captioner: Captioner, dataset: CaptionDataset
     ) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
         """The figures by image id; an image file that cannot be read is reported in the log."""
-        indices = sorted({i * len(dataset) // self.images for i in range(self.images)})
+        indices = choose(dataset.images, self.images, KEY)
         batch = dataset.__getitems__(indices)
         encoder, drawn = captioner.encoder, {}
         found = captioner.generate(
@@ -100,7 +109,7 @@ class AttentionImages(pl.Callback):
 
 def takes_images(logger: Logger) -> bool:
     """Whether :func:`log_image` supports a logger."""
-    return isinstance(logger, TensorBoardLogger | WandbLogger)
+    return isinstance(logger, TensorBoardLogger | WandbLogger | MLFlowLogger)
 
 
 def log_image(
@@ -111,6 +120,8 @@ def log_image(
         logger.experiment.add_image(tag, pixels, step, dataformats="HWC")
     elif isinstance(logger, WandbLogger):
         logger.log_image(tag, [pixels], step)
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_image(logger.run_id, pixels, key=tag, step=step)
 
 
 def rasterise(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:

@@ -1,6 +1,7 @@
 """Images of the attention: what is drawn, when, and that training is left alone."""
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 import captioning.training.callbacks.attention_images
+from captioning.captioner import Captioner
 from captioning.data.images import load_rgb
 from captioning.decoding import Greedy
 from captioning.reporting.figures import attention_figure
@@ -93,7 +95,7 @@ def expected(fitted: Any, image: str, region: tuple[float, float, float, float])
 def test_the_images_are_those_of_the_averaged_weights(
     fit: Fit, tensorboard: TensorBoardLogger, trainable: bool, ema_first: bool
 ) -> None:
-    callbacks = [AttentionImages(3, every=1), EMA(decay=0.7)]
+    callbacks = [AttentionImages(3, every_n_epochs=1), EMA(decay=0.7)]
     fitted = fit(
         *(reversed(callbacks) if ema_first else callbacks),
         logger=tensorboard,
@@ -116,7 +118,7 @@ def test_the_images_are_those_of_the_averaged_weights(
 def test_they_are_drawn_at_the_first_epoch_and_then_every_few(
     fit: Fit, tensorboard: TensorBoardLogger
 ) -> None:
-    fitted = fit(AttentionImages(1, every=2), logger=tensorboard, epochs=4)
+    fitted = fit(AttentionImages(1, every_n_epochs=2), logger=tensorboard, epochs=4)
     an_epoch = fitted.trainer.global_step // 4
     (steps,) = images(tensorboard).values()
     assert list(steps) == [an_epoch, 3 * an_epoch]
@@ -133,7 +135,7 @@ def test_no_more_are_drawn_than_there_are(fit: Fit, tensorboard: TensorBoardLogg
 
 def test_training_is_not_disturbed(fit: Fit, tmp_path: Path) -> None:
     ended = []
-    for name, callbacks in (("without", []), ("with", [AttentionImages(3, every=1)])):
+    for name, callbacks in (("without", []), ("with", [AttentionImages(3, every_n_epochs=1)])):
         logger = TensorBoardLogger(tmp_path, name="", version=name)
         fitted = fit(
             *callbacks,
@@ -224,7 +226,27 @@ def test_a_photograph_that_is_gone_is_named_and_the_others_are_drawn(
     assert [message.split(":")[0] for message in own] == [f"No attention image of {DEV[1]}"]
 
 
-@pytest.mark.parametrize(("count", "every"), [(0, 1), (1, 0), (-1, 2)])
-def test_a_number_that_makes_no_sense_is_refused(count: int, every: int) -> None:
-    with pytest.raises(CaptioningError, match=f"images={count} and every={every}"):
+def test_chosen_images_are_drawn_every_epoch(fit: Fit, tensorboard: TensorBoardLogger) -> None:
+    fitted = fit(AttentionImages(["13.png", "04"], 1), logger=tensorboard, epochs=3)
+    logged = images(tensorboard)
+    assert set(logged) == {"attention/13.png", "attention/04.png"}
+    an_epoch = fitted.trainer.global_step // 3
+    assert all(list(each) == [an_epoch, 2 * an_epoch, 3 * an_epoch] for each in logged.values())
+
+
+def test_a_name_that_no_dev_image_has_is_refused_before_training(
+    fit: Fit, tensorboard: TensorBoardLogger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(Captioner, "training_step", lambda *_: steps.append(1))
+    with pytest.raises(
+        CaptioningError, match=r"attention_images\.images: the dev split has no image 14\.png; .*04"
+    ):
+        fit(AttentionImages(["01.png", "14.png"]), logger=tensorboard)
+    assert steps == []
+
+
+@pytest.mark.parametrize(("count", "every"), [(0, 1), (1, 0), (-1, 2), ([], 1)])
+def test_a_number_that_makes_no_sense_is_refused(count: Any, every: int) -> None:
+    with pytest.raises(CaptioningError, match=re.escape(f"images={count} must be at least 1")):
         AttentionImages(count, every)

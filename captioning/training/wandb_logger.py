@@ -1,0 +1,41 @@
+"""Lightning's wandb logger; its artifact is the model of the finished run."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import WandbLogger as LightningLogger
+
+
+class WandbLogger(LightningLogger):
+    """Logs to wandb; ``log_model=true`` uploads the model that was scored, with its scores.
+
+    Lightning's own ``log_model`` uploads each checkpoint, with the optimiser and the encoder, and
+    refuses to do so offline. Here the artifact is made when the run is finished; that of an offline
+    run goes to wandb with ``wandb sync``.
+
+    Args:
+        log_model: whether the model is uploaded.
+        settings: those of Lightning's :class:`~pytorch_lightning.loggers.WandbLogger`, and of
+            ``wandb.init``.
+    """
+
+    def __init__(self, log_model: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.uploads_model = log_model
+
+    def upload_model(self, name: str, files: Mapping[str, Path], metadata: dict[str, Any]) -> None:
+        """Upload the files of a model as an artifact of the type ``model``.
+
+        Args:
+            name: the name of the model; characters that wandb does not allow become ``-``.
+            files: the files, by their names in the artifact.
+            metadata: what wandb shows beside the artifact.
+        """
+        import wandb
+
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name)[:128], "model", metadata=metadata)
+        for place, path in files.items():
+            artifact.add_file(str(path), place)
+        self.experiment.log_artifact(artifact, aliases=["latest", "best"])
