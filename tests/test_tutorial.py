@@ -32,7 +32,7 @@ def test_tutorial_runs_on_a_few_scenes(tmp_path: Path, monkeypatch: pytest.Monke
     ]
     settings["source"] = SMALL
     client = nbclient.NotebookClient(
-        notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=600, startup_timeout=600, resources={"metadata": {"path": str(tmp_path)}}
     )
     client.execute()
     text = "\n".join(printed(cell) for cell in code_cells(notebook))
