@@ -1,4 +1,4 @@
-"""The tutorial, run from its first cell to its last with few scenes, and the outputs that it keeps."""
+"""The tutorial, run from the first cell to the last with few scenes; the outputs that it keeps."""
 
 import json
 from pathlib import Path

@@ -1,11 +1,12 @@
-"""``make docs``: the pages of ``docs/``, the tutorial and the docstrings as a site without a network.
+"""``make docs``: the pages of ``docs/``, the tutorial and the docstrings as a site.
 
-The pages are written for a reader of the repository: their links lead to files of it. They are copied
-to ``build/book``, and their links changed: a link to a page leads to that page, one to a module to its
-reference, one to another text file to a page that shows it, and all others to a copy of the file. The
-tutorial is converted from its notebook, and the reference gets a page for each package. Zensical makes
-``build/book/site`` from these, in its strict mode, which refuses broken links. Formulas are MathML, which
-browsers draw without a script.
+The pages are written for a reader of the repository: their links lead to files of it. They are
+copied to ``build/book``, and their links changed: a link to a page leads to that page, one to a
+module to its reference, one to another file of code to a page that shows it, and all others to a
+copy of the file. The tutorial is converted from its notebook, and the reference gets a page for
+each package. Zensical makes ``build/book/site`` from these, in its strict mode, which refuses
+broken links. Formulas are MathML, which browsers draw without a script, so that nothing is fetched
+from a network when the site is read.
 """
 
 import os
@@ -47,9 +48,7 @@ class Book:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.pages = {
-            (ROOT / source).resolve(): target for source, target in ELSEWHERE.items()
-        } | {
+        self.pages = {(ROOT / source).resolve(): target for source, target in ELSEWHERE.items()} | {
             path.resolve(): path.relative_to(ROOT / "docs").as_posix()
             for path in sorted((ROOT / "docs").rglob("*.md"))
         }
@@ -105,7 +104,9 @@ class Book:
         if path in self.pages:
             target = self.pages[path]
         elif path.is_dir():
-            target = next(FOLDERS[folder] for folder in FOLDERS if f"{name}/".startswith(f"{folder}/"))
+            target = next(
+                FOLDERS[folder] for folder in FOLDERS if f"{name}/".startswith(f"{folder}/")
+            )
         elif name.startswith("captioning/") and path.suffix == ".py":
             module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
             package = name.rpartition("/")[0].replace("/", ".")
@@ -130,12 +131,11 @@ class Book:
         entries = []
         for folder in [ROOT / "captioning", *sorted(packages(ROOT / "captioning"))]:
             package = folder.relative_to(ROOT).as_posix().replace("/", ".")
-            modules = [
-                package,
-                *(f"{package}.{path.stem}" for path in sorted(folder.glob("[!_]*.py"))),
-            ]
+            modules = [f"{package}.{path.stem}" for path in sorted(folder.glob("[!_]*.py"))]
             body = "\n".join(f"::: {module}\n" for module in modules)
-            self.write(f"reference/{package}.md", f"# {package}\n\n{body}")
+            # Only the docstring of the package: what it exports is described in its modules.
+            head = f"::: {package}\n    options: {{members: false}}\n"
+            self.write(f"reference/{package}.md", f"# {package}\n\n{head}\n{body}")
             entries.append({package: f"reference/{package}.md"})
         lines = ["# Configuration files", ""]
         for path in sorted((ROOT / "conf").rglob("*.yaml")):
@@ -182,7 +182,8 @@ def write_formulas(site: Path) -> None:
         return convert(unescape(match["tex"]).strip(), display=display)
 
     found = re.compile(
-        r'<(?P<tag>span|div) class="arithmatex">\s*\\(?P<open>[(\[])(?P<tex>.*?)\\[)\]]\s*</(?P=tag)>',
+        r'<(?P<tag>span|div) class="arithmatex">'
+        r"\s*\\(?P<open>[(\[])(?P<tex>.*?)\\[)\]]\s*</(?P=tag)>",
         re.DOTALL,
     )
     for path in site.rglob("*.html"):

@@ -13,7 +13,7 @@ class Roles(griffe.Extension):
     """Rewrites the docstrings of a package when all of it has been read."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
-        """Turn the roles in each docstring into links, and the ``::`` before examples into ``:``."""
+        """Turn roles into links, and the ``::`` before examples into ``:``."""
         del kwargs
         for each in objects(pkg):
             if each.docstring is not None:
@@ -37,19 +37,14 @@ def link(match: re.Match[str], of: griffe.Object, package: griffe.Module) -> str
         path = name if name.startswith(f"{package.name}.") else of.resolve(name)
     except griffe.NameResolutionError:
         path = f"{of.path}.{name}"
-    while path.startswith(f"{package.name}."):
-        found = package.modules_collection.get_member(path) if path in known(package) else None
+    while path.startswith(f"{package.name}.") and "._" not in path:
+        try:
+            found = package.modules_collection[path]
+        except KeyError:
+            found = None
+        if isinstance(found, griffe.Alias):  # the name under which a package exports it
+            found, path = found.final_target, found.final_target.path
         if found is not None and (found.is_module or found.has_docstring):
             return f"[`{shown}`][{path}]"
         path = path.rpartition(".")[0]  # what has no docstring is described where it is defined
     return f"`{shown}`"
-
-
-def known(package: griffe.Module) -> set[str]:
-    """The public paths that are defined in a package."""
-    if "paths" not in package.extra["roles"]:
-        package.extra["roles"]["paths"] = {
-            each.path for each in objects(package) if "._" not in each.path
-        }
-    paths: set[str] = package.extra["roles"]["paths"]
-    return paths
