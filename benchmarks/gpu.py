@@ -31,6 +31,7 @@ from captioning.data.datamodule import Batch, CaptionDataModule
 from captioning.data.dataset import CaptionDataset
 from captioning.data.features import store as stores
 from captioning.data.sampler import LengthGroupedSampler
+from captioning.data.views import ORIGINAL
 from captioning.models.encoders.vgg16 import VGG16
 from captioning.support.special_tokens import PAD
 from captioning.trainer import make_trainer, quieten
@@ -104,13 +105,14 @@ class MadeUp(CaptionDataModule):
         super().__init__(batch_size=IMAGES)
         encoder, generator = VGG16(weights="random"), torch.Generator().manual_seed(0)
         row = stores.pack(make_grid(encoder))
-        self.store = make_store(folder, encoder, images, row)
-        (self.store.folder / "grids.bin").write_bytes(row * images)
+        store = make_store(folder, encoder, images, row)
+        self.stores = {ORIGINAL.name: store}
+        (store.folder / "grids.bin").write_bytes(row * images)
         self.load_resident(device)
         _, made = batch_of(generator, images=images, locations=1)
         tokens = [[row[row != PAD].tolist() for row in of_image] for of_image in made]
         listed = [CaptionedImage(str(number), Path(), "train", ()) for number in range(images)]
-        self.made = CaptionDataset(listed, tokens, self.store, encoder)
+        self.made = CaptionDataset(listed, tokens, self.stores, encoder)
 
     def prepare_data(self) -> None:
         """There is nothing to download."""

@@ -23,6 +23,7 @@ from captioning.data.dataset import CaptionDataset
 from captioning.data.features import store as stores
 from captioning.data.features.store import FeatureStore
 from captioning.data.sampler import LengthGroupedSampler
+from captioning.data.views import ORIGINAL
 from captioning.models.encoders.vgg16 import VGG16
 from captioning.support.special_tokens import START
 
@@ -79,7 +80,7 @@ def run(rounds: int) -> list[Figure]:
         lengths = torch.randint(11, 20, (COCO, 5), generator=generator).tolist()
         tokens = [[[START] * length for length in of_image] for of_image in lengths]
         images = [CaptionedImage(str(n), Path(), "train", ()) for n in range(COCO)]
-        data = CaptionDataset(images, tokens, store, encoder)
+        data = CaptionDataset(images, tokens, {ORIGINAL.name: store}, encoder)
         sampler = LengthGroupedSampler(data, IMAGES, seed=0)
         order = iter(sampler)
         batches = [[next(order) for _ in range(IMAGES)] for _ in range(1 + BATCHES)]

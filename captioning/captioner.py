@@ -26,6 +26,7 @@ from captioning.checkpoints import (
 )
 from captioning.data.datamodule import Batch, CaptionDataModule
 from captioning.data.text import Vocabulary
+from captioning.data.views import ORIGINAL_ALONE, find_views, side_ids
 from captioning.decoding import Decoding, Hypothesis
 from captioning.kernels.backend import Backend, check_backend, use_backend
 from captioning.kernels.cuda_graphs import LossGraphs
@@ -33,6 +34,7 @@ from captioning.kernels.ops import cross_entropy
 from captioning.metrics import METRICS
 from captioning.metrics.torchmetric import CaptionScores
 from captioning.models.decoders.base import Decoder
+from captioning.models.decoders.views import ViewDecoder, ViewEnsemble
 from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective
 from captioning.support.build import build, expand, import_class, validated
@@ -67,6 +69,7 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "objective": {
         "cross_entropy": "captioning.objectives.cross_entropy.CrossEntropy",
+        "distillation": "captioning.objectives.distillation.Distillation",
         "hard_attention": "captioning.objectives.hard_attention.HardAttention",
         "scheduled_sampling": "captioning.objectives.scheduled_sampling.ScheduledSampling",
         "self_critical": "captioning.objectives.self_critical.SelfCritical",
@@ -239,29 +242,74 @@ class Captioner(pl.LightningModule):
         self.optimizer_spec = {**self.optimizer_spec, "lr": value}
 
     def grid(self, images: Tensor) -> Float[Tensor, "batch locations channels"]:
-        """The grid of preprocessed images (B x 3 x H x W); grids (B x P x C) are returned as is."""
+        """The grid of preprocessed images (B x 3 x H x W); grids (B x P x C) are returned as is.
+
+        The grids of V views (B x V x 3 x H x W) of each image are one after another (B x VP x C).
+        """
+        if images.dim() == 5:
+            grids: Tensor = self.encoder(images.flatten(0, 1))
+            return grids.reshape(len(images), -1, grids.shape[-1])
         return self.encoder(images) if images.dim() == 4 else images
 
-    def forward(self, images: Tensor, decoding: Decoding | None = None) -> list[list[Hypothesis]]:
+    def decoder_of(self, views: Sequence[str]) -> Decoder:
+        """The decoder for the grids of some views, one after another, of each image.
+
+        Args:
+            views: the names of the views; see :mod:`captioning.data.views`.
+
+        Raises:
+            CaptioningError: there is no such view.
+        """
+        found = find_views(views)
+        if len(found) == 1 and found[0].is_original:
+            return self.decoder
+        sides = side_ids(self.vocabulary)
+        members = [
+            ViewDecoder(
+                self.decoder,
+                torch.from_numpy(view.placement(self.encoder.grid_size)),
+                sides if view.mirrored else (),
+            )
+            for view in found
+        ]
+        return ViewEnsemble(members).to(self.device)
+
+    def forward(
+        self,
+        images: Tensor,
+        decoding: Decoding | None = None,
+        views: Sequence[str] = ORIGINAL_ALONE,
+    ) -> list[list[Hypothesis]]:
         """Caption images with :meth:`generate`, attention weights included."""
-        return self.generate(images, decoding)
+        return self.generate(images, decoding, views=views)
 
     def generate(
-        self, images: Tensor, decoding: Decoding | None = None, *, attention: bool = True
+        self,
+        images: Tensor,
+        decoding: Decoding | None = None,
+        *,
+        attention: bool = True,
+        views: Sequence[str] = ORIGINAL_ALONE,
     ) -> list[list[Hypothesis]]:
         """Captions of images, without gradients and in evaluation mode.
 
+        Several views of an image are captioned together: their probabilities are averaged at every
+        word, and so is their attention, after it was put back into its place in the image.
+
         Args:
-            images: preprocessed (B x 3 x H x W), or grids (B x P x C), on the module's device.
+            images: preprocessed (B x 3 x H x W), or grids (B x P x C), on the module's device. Of V
+                views, B x V x 3 x H x W, or the grids one after another (B x VP x C).
             decoding: how captions are decoded; None uses ``validation``.
             attention: whether each hypothesis gets its attention weights.
+            views: the names of the views; see :mod:`captioning.data.views`.
 
         Returns:
             The hypotheses of each image, best first.
         """
         with use_backend(self.backend), torch.no_grad():
             grid = self.grid(images)
-            return (decoding or self.validation)(self.decoder, grid, attention=attention)
+            decoder = self.decoder_of(views)
+            return (decoding or self.validation)(decoder, grid, attention=attention)
 
     # Training
 
@@ -425,7 +473,7 @@ class Captioner(pl.LightningModule):
         batch = batch._replace(images=self.grid(batch.images))
         self.caption_scores.update(batch.ids, self.captions(batch, attention=False))
         with use_backend(self.backend):
-            output = self.decoder(batch.grid, batch.tokens)
+            output = self.decoder_of(batch.views)(batch.grid, batch.tokens)
             tokens = output.lengths.sum()
             if tokens:
                 self.dev_loss.update(cross_entropy(output.logits, output.targets), tokens)
@@ -460,7 +508,7 @@ class Captioner(pl.LightningModule):
 
     def captions(self, batch: Batch, *, attention: bool) -> list[str]:
         """The best caption of each image; with ``attention``, its maps go to ``attention_maps``."""
-        found = self.generate(batch.images, self.decoding, attention=attention)
+        found = self.generate(batch.images, self.decoding, attention=attention, views=batch.views)
         for image, hypotheses in zip(batch.ids, found, strict=True):
             if hypotheses[0].attention is not None:
                 self.attention_maps[image] = hypotheses[0].attention.float().cpu()

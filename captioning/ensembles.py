@@ -75,8 +75,8 @@ def check_same_input(first: Captioner, other: Captioner, name: str, first_name: 
     else:
         return
     raise CaptioningError(
-        f"{name}: this checkpoint has {what} than {first_name}: the members of an ensemble must "
-        "have the same."
+        f"{name}: this checkpoint has {what} than {first_name}, with which it works together: both "
+        "must have the same."
     )
 
 

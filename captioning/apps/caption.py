@@ -31,6 +31,7 @@ from captioning.data.features.extraction import (
 )
 from captioning.data.image_files import find_images
 from captioning.data.images import load_rgb
+from captioning.data.views import ORIGINAL_ALONE, find_views, stacked_pixels
 from captioning.decoding import Decoding, Greedy, Hypothesis
 from captioning.ensembles import load_captioner
 from captioning.reporting.figures import attention_figure, region_of
@@ -64,8 +65,10 @@ class CaptionSettings:
     device: str = "auto"
     precision: str = "auto"
     trust: str | list[str] | None = None
+    views: tuple[str, ...] = ORIGINAL_ALONE
 
     def __post_init__(self) -> None:
+        find_views(self.views)
         if self.batch_size < 1:
             raise CaptioningError(f"batch_size={self.batch_size}: choose 1 or more.")
         if self.captions < 1:
@@ -104,6 +107,7 @@ def caption_files(
     batch_size: int = 32,
     device: str = "auto",
     precision: str = "auto",
+    views: Sequence[str] = ORIGINAL_ALONE,
 ) -> Generator[tuple[list[Captioned], dict[Path, CaptioningError]], None, None]:
     """Caption image files in order, batch by batch; reads the next files while it computes.
 
@@ -116,6 +120,7 @@ def caption_files(
         batch_size: number of photographs in a batch.
         device: ``auto`` (a GPU if there is one), or any device name of torch.
         precision: ``fp32``, ``bf16``, or ``auto``: bf16 if the device supports it natively.
+        views: the names of the views from which each photograph is captioned.
 
     Yields:
         The captions of a batch, those of a photograph best first, and the errors of those
@@ -128,9 +133,10 @@ def caption_files(
     arithmetic = choose_precision(precision, chosen)
     captioner.to(chosen)
     encoder = captioner.encoder
+    found_views = find_views(views)
 
-    def load(path: Path) -> Float[Tensor, "3 height width"]:
-        return encoder.preprocessing(load_rgb(path))
+    def load(path: Path) -> Float[Tensor, "*views 3 height width"]:
+        return stacked_pixels(load_rgb(path), encoder.preprocessing, found_views)
 
     what = "1 photograph" if len(files) == 1 else f"{len(files):,} photographs"
     log.info("Captioning %s on %s (%s)", what, chosen, arithmetic)
@@ -139,7 +145,9 @@ def caption_files(
         for images, errors in batches:
             found = []
             if images:
-                hypotheses = decode_images(captioner, list(images.values()), decoding, arithmetic)
+                hypotheses = decode_images(
+                    captioner, list(images.values()), decoding, arithmetic, views
+                )
                 for path, of_image in zip(images, hypotheses, strict=True):
                     for rank, each in enumerate(different(of_image)[:captions], start=1):
                         caption = captioner.vocabulary.decode(each.tokens)
@@ -158,9 +166,10 @@ def different(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
 
 def decode_images(
     captioner: Captioner,
-    images: Sequence[Float[Tensor, "3 height width"]],
+    images: Sequence[Float[Tensor, "*views 3 height width"]],
     decoding: Decoding,
     precision: str,
+    views: Sequence[str] = ORIGINAL_ALONE,
 ) -> list[list[Hypothesis]]:
     """Caption preprocessed photographs in the same precision as an evaluation.
 
@@ -168,16 +177,19 @@ def decode_images(
 
     Args:
         captioner: the model, on its device.
-        images: at least one image.
+        images: at least one image; of several views, each is views x 3 x height x width.
         decoding: the decoding method.
         precision: ``fp32`` or ``bf16``.
+        views: the names of the views.
 
     Returns:
         The hypotheses for each photograph, best first.
     """
-    grids = encode(captioner.encoder, images, captioner.device, precision)
+    pixels = list(torch.stack(list(images)).flatten(0, -4))
+    grids = encode(captioner.encoder, pixels, captioner.device, precision)
+    grids = grids.reshape(len(images), -1, grids.shape[-1])  # an image's views in a row
     with autocast(captioner.device, precision):
-        hypotheses: list[list[Hypothesis]] = captioner(grids, decoding)
+        hypotheses: list[list[Hypothesis]] = captioner(grids, decoding, views)
     return hypotheses
 
 
@@ -238,6 +250,7 @@ def caption(config: Mapping[str, Any]) -> None:
         batch_size=settings.batch_size,
         device=settings.device,
         precision=settings.precision,
+        views=settings.views,
     )
     resize = captioner.encoder.preprocessing.resize
     rows: list[Row] = []

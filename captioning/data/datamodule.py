@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -26,6 +26,7 @@ from captioning.data.text import (
     clean_descriptions,
     save_descriptions,
 )
+from captioning.data.views import ORIGINAL, ORIGINAL_ALONE, find_views, side_ids
 from captioning.models.encoders.base import GridEncoder
 from captioning.support.errors import CaptioningError
 
@@ -71,6 +72,9 @@ class CaptionDataModule(pl.LightningDataModule):
             order. None: torch's seed when fitting starts, which ``seed_everything`` sets.
         vocabulary: The vocabulary of a trained model. None: it is built from the training split.
         predict_split: The split of :meth:`predict_dataloader`.
+        train_views: The names of the views of the training images; see
+            :mod:`captioning.data.views`. If there are several, one is drawn for each image in each
+            epoch.
 
     Attributes:
         corpus: The data set; set by :meth:`read_text`, as are the next three.
@@ -78,7 +82,8 @@ class CaptionDataModule(pl.LightningDataModule):
         vocabulary: The words and their ids.
         boxes: The objects of every image, by its id; empty if the data set has no ``boxes.json``.
         encoder: The encoder whose grids are opened; None before :meth:`open_features`.
-        store: The grids of the opened splits; None if the encoder is trained, and sees pixels.
+        stores: The grids of the opened splits, by the name of the view; empty if the encoder is
+            trained, and sees pixels.
     """
 
     corpus: Corpus
@@ -104,6 +109,7 @@ class CaptionDataModule(pl.LightningDataModule):
         seed: int | None = None,
         vocabulary: Vocabulary | None = None,
         predict_split: Split = "test",
+        train_views: Sequence[str] = ORIGINAL_ALONE,
     ) -> None:
         super().__init__()
         for key, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -115,6 +121,7 @@ class CaptionDataModule(pl.LightningDataModule):
             )
         if layout != "auto":
             find_reader(layout)
+        find_views(train_views, "data.train_views")
         self.root = root
         self.data_name = name
         self.layout = layout
@@ -131,11 +138,12 @@ class CaptionDataModule(pl.LightningDataModule):
         self.seed = seed
         self.given_vocabulary = vocabulary
         self.predict_split = predict_split
+        self.train_views = tuple(train_views)
         self.encoder: GridEncoder | None = None
-        self.store: FeatureStore | None = None
+        self.stores: dict[str, FeatureStore] = {}
         self._text_is_read = False
-        self._store_folder: Path | None = None
-        self._opened: set[str] = set()  # the splits whose grids are in `store`
+        self._store_folder: Path | None = None  # of the original
+        self._opened: set[tuple[str, str]] = set()  # views and splits that are in `stores`
         self._fit_seed: int | None = None
 
     # Lightning's hooks
@@ -174,7 +182,7 @@ class CaptionDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The training split, in an order that depends on the seed and the epoch alone."""
-        dataset = self.dataset("train")
+        dataset = self.dataset("train", self.train_views)
         trainer = self.trainer
         if self._fit_seed is None:
             self._fit_seed = self._torch_seed()
@@ -184,6 +192,7 @@ class CaptionDataModule(pl.LightningDataModule):
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
             seed=self._fit_seed if self.seed is None else self.seed,
+            views=self.train_views,
         )
         return self._dataloader(dataset, self.batch_size, sampler)
 
@@ -241,27 +250,49 @@ class CaptionDataModule(pl.LightningDataModule):
         )
         self._text_is_read = True
 
-    def open_features(self, encoder: GridEncoder, splits: Sequence[str] = SPLITS) -> None:
+    @property
+    def store(self) -> FeatureStore | None:
+        """The grids of the original view; None if the encoder is trained, and sees pixels."""
+        return self.stores.get(ORIGINAL.name)
+
+    def open_features(
+        self,
+        encoder: GridEncoder,
+        splits: Sequence[str] = SPLITS,
+        views: Sequence[str] | None = None,
+    ) -> None:
         """Open the grids of some splits, after computing those that are not in the store yet.
 
         Splits that are open already stay open, unless the encoder is a different one (other
         weights or other preprocessing). If the encoder is trained, nothing is opened: batches then
         have pixels.
 
+        Args:
+            encoder: The encoder.
+            splits: The splits.
+            views: The names of the views. None: ``train_views`` of the training split, and the
+                original of the others, as training needs them.
+
         Raises:
-            CaptioningError: an image is missing or broken and ``skip_bad`` is off, or the store is
-                damaged or cannot be written.
+            CaptioningError: an image is missing or broken and ``skip_bad`` is off, the store is
+                damaged or cannot be written, or there is no such view.
         """
         self.read_text()
         trained = any(parameter.requires_grad for parameter in encoder.parameters())
         directory = self.cache / "features"
         folder = None if trained else store_folder(directory, encoder)
         if folder != self._store_folder:
-            self.store = None
+            self.stores = {}
             self._opened.clear()
         self.encoder = encoder
         self._store_folder = folder
-        new = [split for split in dict.fromkeys(splits) if split not in self._opened]
+        new: dict[str, list[str]] = {}  # the splits to open of each view
+        for split in dict.fromkeys(splits):
+            usual = self.train_views if split == "train" else ORIGINAL_ALONE
+            for name in usual if views is None else views:
+                if (name, split) not in self._opened:
+                    new.setdefault(name, []).append(split)
+        found = find_views(list(new)) if new else ()
         if trained or not new:
             return
         # Lightning's logger speaks in a notebook, where nobody has configured logging.
@@ -269,17 +300,20 @@ class CaptionDataModule(pl.LightningDataModule):
             f"Opening the grids of {encoder.name}: images that are not in the feature store yet "
             "are encoded first, once, which takes minutes for thousands of them."
         )
-        opened = build_store(
-            directory,
-            encoder,
-            [(image.id, image.path) for split in new for image in self.corpus.split(split)],
-            skip_bad=self.skip_bad,
-        )
-        if self.store is None:
-            self.store = opened
-        else:
-            self.store.extend(opened)
-        self._opened.update(new)
+        for view in found:
+            images = [image for split in new[view.name] for image in self.corpus.split(split)]
+            opened = build_store(
+                directory,
+                encoder,
+                [(image.id, image.path) for image in images],
+                view=view,
+                skip_bad=self.skip_bad,
+            )
+            if view.name in self.stores:
+                self.stores[view.name].extend(opened)
+            else:
+                self.stores[view.name] = opened
+            self._opened.update((view.name, split) for split in new[view.name])
 
     def load_resident(self, device: torch.device) -> None:
         """Read the opened grids into a device's memory, if ``resident`` says so.
@@ -287,14 +321,17 @@ class CaptionDataModule(pl.LightningDataModule):
         Raises:
             CaptioningError: ``resident`` is True, and they do not fit.
         """
-        if self.store is None or self.resident is False or self.store.is_resident(device):
+        left = [store for store in self.stores.values() if not store.is_resident(device)]
+        nbytes = sum(store.nbytes for store in left)
+        if not left or self.resident is False:
             return
         if self.resident == "auto" and not (
-            device.type == "cuda" and 2 * self.store.nbytes < torch.cuda.mem_get_info(device)[0]
+            device.type == "cuda" and 2 * nbytes < torch.cuda.mem_get_info(device)[0]
         ):
             return
-        log.info("Reading %.1f GB of grids into the memory of %s", self.store.nbytes / 1e9, device)
-        self.store.load_resident(device)
+        log.info("Reading %.1f GB of grids into the memory of %s", nbytes / 1e9, device)
+        for store in left:
+            store.load_resident(device)
 
     # What users ask for
 
@@ -306,8 +343,8 @@ class CaptionDataModule(pl.LightningDataModule):
     def images(self, split: str) -> list[CaptionedImage]:
         """The images of a split; once the split is open, without those that could not be read."""
         images = self.corpus.split(split)
-        store = self.store if split in self._opened else None
-        return [image for image in images if store is None or image.id in store]
+        stores = [store for view, store in self.stores.items() if (view, split) in self._opened]
+        return [image for image in images if all(image.id in store for store in stores)]
 
     def references(self, split: str) -> dict[str, list[str]]:
         """The raw captions of a split's images by id, as the metrics take them."""
@@ -317,15 +354,15 @@ class CaptionDataModule(pl.LightningDataModule):
         """The cleaned captions of the training split, from which frequencies are counted."""
         return {image.id: self.descriptions[image.id] for image in self.corpus.split("train")}
 
-    def dataset(self, split: str) -> CaptionDataset:
-        """The images and token ids of a split.
+    def dataset(self, split: str, views: Sequence[str] = ORIGINAL_ALONE) -> CaptionDataset:
+        """The images, in some views, and token ids of a split.
 
         Raises:
             RuntimeError: no encoder is known yet.
         """
         if self.encoder is None:
             raise RuntimeError("call open_features(encoder) before asking for batches")
-        self.open_features(self.encoder, [split])
+        self.open_features(self.encoder, [split], views)
         images = self.images(split)
         tokens = [
             [
@@ -334,17 +371,25 @@ class CaptionDataModule(pl.LightningDataModule):
             ]
             for image in images
         ]
-        return CaptionDataset(images, tokens, self.store, self.encoder)
+        sides = side_ids(self.vocabulary)
+        return CaptionDataset(images, tokens, self.stores or None, self.encoder, views, sides)
 
-    def evaluation_dataloader(self, split: str) -> DataLoader[Batch]:
-        """A split in its own order, in batches for decoding."""
-        return self._dataloader(self.dataset(split), self.eval_batch_size)
+    def evaluation_dataloader(
+        self, split: str, views: Sequence[str] = ORIGINAL_ALONE
+    ) -> DataLoader[Batch]:
+        """A split in its own order, in batches for decoding.
+
+        Args:
+            split: The split.
+            views: The names of the views from which each image is captioned.
+        """
+        return self._dataloader(self.dataset(split, views), self.eval_batch_size)
 
     def _dataloader(
-        self, dataset: CaptionDataset, batch_size: int, sampler: Sampler[int] | None = None
+        self, dataset: CaptionDataset, batch_size: int, sampler: Sampler[Any] | None = None
     ) -> DataLoader[Batch]:
         # Reading grids from the store is faster than receiving them from another process.
-        workers = 0 if dataset.store is not None else self.workers
+        workers = 0 if dataset.stores is not None else self.workers
         return DataLoader(
             dataset,
             batch_size=batch_size,

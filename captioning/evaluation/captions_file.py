@@ -11,6 +11,7 @@ from captioning.data.corpus import fingerprint
 from captioning.data.names import composed, without_zeros
 from captioning.data.references import References, read_references
 from captioning.data.text import Cleaner
+from captioning.data.views import ORIGINAL_ALONE, find_views
 from captioning.evaluation.extra_metrics import ExtraMetrics
 from captioning.metrics import METRICS, CaptionScorer, intervals
 from captioning.metrics.language import describe_each, describe_language
@@ -42,6 +43,7 @@ class EvalSettings(ExtraMetrics):
     name: str | None = None
     backend: Literal["auto", "torch", "native"] = "auto"
     trust: str | list[str] | None = None
+    views: tuple[str, ...] = ORIGINAL_ALONE
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "EvalSettings":
@@ -50,6 +52,7 @@ class EvalSettings(ExtraMetrics):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        views = find_views(self.views)
         if self.ckpt and self.captions:
             raise CaptioningError(
                 f"ckpt={self.ckpt} and captions={self.captions} are both given: give only one of "
@@ -67,6 +70,8 @@ class EvalSettings(ExtraMetrics):
             )
         if self.captions and self.trust:
             raise CaptioningError("trust= is valid only with ckpt=, whose classes it is about.")
+        if self.captions and not all(view.is_original for view in views):
+            raise CaptioningError("views= is valid only with ckpt=, whose model sees the images.")
         if self.ckpt and (self.references or self.images or self.subset):
             raise CaptioningError(
                 "references=, images= and subset= are valid only with captions=; a checkpoint is "

@@ -1,6 +1,6 @@
 """The work of ``eval.py ckpt=PATH``: decode a split with a checkpoint, score and record it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
+from captioning.data.views import ORIGINAL_ALONE
 from captioning.decoding import Decoding
 from captioning.ensembles import load_captioner
 from captioning.evaluation.captions_file import EvalSettings
@@ -57,9 +58,11 @@ def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str,
         data.prepare_data()
         data.read_text()
     with clock("features"):
-        data.open_features(captioner.encoder, [settings.split])
+        data.open_features(captioner.encoder, [settings.split], settings.views)
     with clock(f"score {settings.split}"):
-        found = score_split(tester, captioner, data, settings.split, decoding, folder, settings)
+        found = score_split(
+            tester, captioner, data, settings.split, decoding, folder, settings, settings.views
+        )
     all_found: dict[str, Scored] = {settings.split: found}
     written = write_record(
         folder,
@@ -73,6 +76,7 @@ def evaluate(config: Mapping[str, Any], folder: Path, command: str) -> dict[str,
         clock.seconds,
         arithmetic_of(tester, settings.backend),
         training=captioner.run.get("config"),
+        views=settings.views,
     )
     write_report(folder, settings.split, found.gallery, training=training_folder(settings.ckpt))
     show_results(written, folder)
@@ -99,6 +103,7 @@ def score_split(
     decoding: Decoding,
     folder: Path,
     extra: ExtraMetrics,
+    views: Sequence[str] = ORIGINAL_ALONE,
 ) -> Scored:
     """Decode a split without teacher forcing, and score it with all metrics.
 
@@ -112,13 +117,14 @@ def score_split(
         decoding: how captions are decoded.
         folder: where the files are written.
         extra: the metrics to compute in addition to the standard ones.
+        views: the names of the views from which each image is captioned.
     """
     references = data.references(split)
     documents = data.documents()
     decoding.set_documents(documents)
     captioner.set_references(references, METRICS, decoding)
     with interruptible():
-        tester.test(captioner, data.evaluation_dataloader(split), verbose=False)
+        tester.test(captioner, data.evaluation_dataloader(split, views), verbose=False)
     assert isinstance(captioner.caption_scores, CaptionScores)
     found, captions = captioner.caption_scores.scores(), captioner.caption_scores.captions
     photographs = {image.id: image.path for image in data.images(split)}

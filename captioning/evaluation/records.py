@@ -1,7 +1,7 @@
 """Writes the ``results.json`` of a run, from the scores of each split."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
+from captioning.data.views import ORIGINAL_ALONE
 from captioning.decoding import Decoding
 from captioning.ensembles import is_ensemble
 from captioning.kernels.backend import Backend, report
@@ -95,6 +96,7 @@ def write_record(
     seconds: dict[str, float],
     arithmetic: Arithmetic,
     training: dict[str, Any] | None = None,
+    views: Sequence[str] = ORIGINAL_ALONE,
 ) -> results.Results:
     """Write ``results.json``.
 
@@ -111,6 +113,7 @@ def write_record(
         arithmetic: precision, device, backend and threads; see :func:`arithmetic_of`.
         training: the configuration of the training, if a checkpoint was evaluated; of several
             checkpoints, the settings that all of them share.
+        views: the names of the views from which each image was captioned.
     """
     hparams: Any = captioner.hparams
     target = hparams["model"]["_target_"]
@@ -150,6 +153,10 @@ def write_record(
             {"name": decoding_name(type(decoding).__name__)} | plain(asdict(decoding))
         ),
         training=training,
+        views=results.Views(
+            train=(config if training is None else training).get("data", {}).get("train_views"),
+            evaluation=list(views),
+        ),
         free_running=True,  # `Captioner.test_step` decodes without teacher forcing
     )
     results.write_results(folder / "results.json", written)

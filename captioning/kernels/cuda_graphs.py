@@ -125,7 +125,7 @@ class LossGraphs:
             can_capture(batch.images.device)
             and torch.is_grad_enabled()
             and not batch.images.requires_grad
-            and set(batch._fields) <= {"images", "tokens", "ids"}
+            and set(batch._fields) <= {"images", "tokens", "ids", "views"}
         )
 
     def _key(self, batch: Any) -> Hashable:

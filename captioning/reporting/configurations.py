@@ -47,7 +47,10 @@ _IMPLIED_BY_SCHEMA_1 = {
     "callbacks.early_stopping.mode": "max",
 }
 
-_OFF = ("null", "false", "{}", "[]")
+ORIGINAL_ALONE: Final = '["original"]'
+"""The value of the settings of views, if an image has none but the picture itself."""
+
+_OFF = ("null", "false", "{}", "[]", ORIGINAL_ALONE)
 
 # Tables have columns of their own for these groups, which name the class.
 _SHOWN_CLASSES = ("model", "decoding")
@@ -65,9 +68,9 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 def configuration(results: Results) -> dict[str, str]:
     """The settings that make a run what it is, without its seed, paths, loggers and arithmetic.
 
-    Settings that are off (null, false or empty) are left out, because files from before a setting
-    existed lack it. A class is named without its module, under the key of its group, and an encoder
-    by the name that it has itself.
+    Settings that are off (null, false, empty, or the original view) are left out, because files
+    from before a setting existed lack it. A class is named without its module, under the key of its
+    group, and an encoder by the name that it has itself.
     """
     found: dict[str, str] = {}
     for key, value in flat(_in_new_names(results)):

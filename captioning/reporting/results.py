@@ -47,6 +47,11 @@ from captioning.support.reading import load_document, load_json
 WHERE_DATA_LIES: Final = {"root", "cache", "workers", "resident"}
 """Settings of ``data`` for its place and for reading it, which do not change results."""
 
+OF_TRAINING: Final = {
+    *("batch_size", "max_words", "min_count", "max_size", "cleaner", "train_views"),
+}
+"""Settings of ``data`` that training uses alone; those of an evaluation have no effect."""
+
 BOX_SHARE: Final = "box share"
 OBJECT_MEASURES: Final = {
     "captions right": "right",
@@ -201,6 +206,18 @@ class Decoding(_Record):
         return f"{self.name} {found}".strip()
 
 
+class Views(_Record):
+    """The views of an image that a model saw; see :mod:`captioning.data.views`.
+
+    Attributes:
+        train: of which one was drawn for each image in each epoch. None where it is not known.
+        evaluation: from which an image was captioned, by the mean of their probabilities.
+    """
+
+    train: list[Name] | None = None
+    evaluation: list[Name]
+
+
 class Objects(_Record):
     """How well captions and attention agree with objects whose boxes are known.
 
@@ -277,6 +294,8 @@ class Results(_Record):
         decoding: how the captions were decoded.
         training: the configuration of the training, where a checkpoint was evaluated; for an
             ensemble, the settings that all members share, without the seed.
+        views: the views of the images. None where a file of captions was scored, and in early
+            files, which saw the original pictures alone.
         free_running: whether the captions were decoded without teacher forcing, that is, each word
             was predicted from the model's own previous words. Scores with teacher forcing are
             refused. None if the captions came from a file, and in early files of this project,
@@ -303,12 +322,19 @@ class Results(_Record):
     objects: dict[Name, Objects] = {}
     decoding: Decoding | None = None
     training: dict[str, JsonValue] | None = None
+    views: Views | None = None
     free_running: bool | None = None
 
     @property
     def settings(self) -> Mapping[str, JsonValue]:
         """The configuration; for an evaluated checkpoint, on top of that of its training."""
-        return {**(self.training or {}), **self.config}
+        merged = {**(self.training or {}), **self.config}
+        data, trained = self.config.get("data"), (self.training or {}).get("data")
+        if isinstance(data, dict) and isinstance(trained, dict):
+            used = {key: value for key, value in trained.items() if key in OF_TRAINING}
+            given = {key: value for key, value in data.items() if key not in OF_TRAINING}
+            merged["data"] = given | used
+        return merged
 
     @property
     def seed(self) -> int | None:

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import Logger
 
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
+from captioning.data.views import ORIGINAL_ALONE, find_views
 from captioning.decoding import Decoding
 from captioning.evaluation.evaluate import score_split
 from captioning.evaluation.extra_metrics import ExtraMetrics
@@ -41,6 +42,7 @@ from captioning.training.initialization import initial_vocabulary, initialize
 from captioning.training.limits import check_limits, check_splits, is_misconfiguration
 from captioning.training.loggers import closing_wandb, log_final_scores, log_settings, make_loggers
 from captioning.training.resume import check_resumable, explaining_restore_errors
+from captioning.training.teacher import load_teacher
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +69,11 @@ class TrainSettings(ExtraMetrics):
     init_from: str | None = None
     encoder_lr: float = 1e-5
     backend: Backend = "auto"
+    views: tuple[str, ...] = ORIGINAL_ALONE
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        find_views(self.views)
         if self.seed < 0 or self.encoder_lr < 0:
             raise CaptioningError(
                 f"seed={self.seed} and encoder_lr={self.encoder_lr} must both be at least 0."
@@ -143,8 +147,10 @@ def _train(
         check_resumable(Path(settings.resume), captioner)
     elif settings.init_from:
         initialize(captioner, settings.init_from)
+    load_teacher(captioner)
     with clock("features"):
         data.open_features(captioner.encoder)
+        data.open_features(captioner.encoder, ["dev", "test"], settings.views)
         data.load_resident(device)
     if leads:
         data.write_text(folder)
@@ -173,7 +179,9 @@ def _train(
     for split in ("dev", "test"):
         tester = evaluation_trainer(config["trainer"], folder)
         with clock(f"score {split}"):
-            found[split] = score_split(tester, captioner, data, split, decoding, folder, settings)
+            found[split] = score_split(
+                tester, captioner, data, split, decoding, folder, settings, settings.views
+            )
         images[split] = len(found[split].gallery)
     written = write_record(
         folder,
@@ -186,6 +194,7 @@ def _train(
         found,
         clock.seconds,
         arithmetic_of(trainer, settings.backend),
+        views=settings.views,
     )
     log_final_scores(trainer.loggers, written.scores)
     write_report(folder, "test", found["test"].gallery)  # the last file: a sweep's job is then done

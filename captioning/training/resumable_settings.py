@@ -4,14 +4,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from captioning.reporting.configurations import flat
+from captioning.reporting.configurations import ORIGINAL_ALONE, flat
 from captioning.reporting.results import WHERE_DATA_LIES
 from captioning.support.errors import CaptioningError
 
 MAY_CHANGE: Final = frozenset(
     {
         # names, and what is computed after training
-        *("name", "resume", "trust", "logger", "decoding", "extra_metrics"),
+        *("name", "resume", "trust", "logger", "decoding", "views", "extra_metrics"),
         *("clip_weights", "spice_files", "spice_memory"),
         # where it runs, and where its data lies
         *("backend", "encoder.weights", "optimizer.fused", "data.eval_batch_size"),
@@ -65,7 +65,8 @@ def check_same_settings(saved: Mapping[str, Any], given: Mapping[str, Any], sour
         more = f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
         raise CaptioningError(
             f"{source}: that run has other settings: {', '.join(differ[:_SHOWN])}{more}: "
-            "give the same ones, or start a new run with yours; docs/training.md says what may change."
+            "give the same ones, or start a new run with yours; docs/training.md says what may "
+            "change."
         )
 
 
@@ -83,5 +84,6 @@ def _fixed(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         parts = key.split(".")
         groups = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
         is_place = parts[0] == "callbacks" and parts[-1] == "dirpath"
-        if not groups & MAY_CHANGE and not is_place and value not in ("null", "{}"):
+        is_off = value in ("null", "{}", ORIGINAL_ALONE)  # as for runs from before it existed
+        if not groups & MAY_CHANGE and not is_place and not is_off:
             yield key, value

@@ -139,6 +139,25 @@ def photographs(tmp_path: Path) -> dict[str, Image.Image]:
     return pictures
 
 
+def test_several_views_are_captioned_together(
+    run: Run, ckpt: Path, photographs: dict[str, Image.Image], tmp_path: Path
+) -> None:
+    """The grids of a photograph's views are one after another, as Captioner.generate takes them."""
+    captioner, views = Captioner.load_from_checkpoint(ckpt), ["original", "flip"]
+    ended = run(f"images={tmp_path}/in", f"views=[{','.join(views)}]", "batch_size=3")
+    assert ended.status == 0
+    for path, picture in photographs.items():
+        pixels = captioner.encoder.preprocessing(picture)
+        with torch.inference_mode():
+            grids = captioner.encoder(torch.stack([pixels, pixels.flip(2)])).half()
+        ((best, *_),) = captioner.generate(grids.reshape(1, 8, -1), Beam(), views=views)
+        assert ended.captions[path] == captioner.vocabulary.decode(best.tokens)
+    assert run(f"images={tmp_path}/in").captions != ended.captions
+    refused = run(f"images={tmp_path}/in", "views=[flop]")
+    assert refused.status == 1
+    assert "views=[flop]: there is no view 'flop'; did you mean flip?" in refused.err
+
+
 def text(hypothesis: Hypothesis) -> str:
     return " ".join(WORDS[token - 4] for token in hypothesis.tokens)
 

@@ -5,39 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import batch, decoder
 from torch import Tensor
 
 from captioning.data.batch import Batch
-from captioning.models.decoders.attn_lstm import AttentionLSTM
 from captioning.models.decoders.base import Decoder
 from captioning.objectives import CrossEntropy, ScheduledSampling
 from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import END, PAD, START
-
-
-def decoder(sharpness: float = 1.0) -> AttentionLSTM:
-    """A decoder without dropout; a large sharpness makes it draw its most probable word."""
-    torch.manual_seed(3)
-    made = AttentionLSTM(
-        9, 5, hidden_dim=6, embed_dim=6, attention_dim=3, dropout=0.0, recurrent_dropout=0.0
-    )
-    with torch.no_grad():
-        made.embedding.weight.mul_(10)  # what is read makes a difference
-        made.output_words.weight.mul_(sharpness)
-        made.output_words.bias.mul_(0)
-    return made.double()
-
-
-def batch() -> Batch:
-    """Captions of three, two and five words, and one that is missing."""
-    grid = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(1)).double()
-    captions = [[[4, 5, 6], [7, 8]], [[8, 7, 6, 5, 4], []]]
-    tokens = torch.full((2, 2, 7), PAD)
-    for image, of_image in enumerate(captions):
-        for number, words in enumerate(of_image):
-            if words:
-                tokens[image, number, : len(words) + 2] = torch.tensor([START, *words, END])
-    return Batch(grid, tokens, ["1.jpg", "2.jpg"])
 
 
 def own_words_loss(model: Decoder, given: Batch) -> Tensor:

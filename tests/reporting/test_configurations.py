@@ -91,6 +91,32 @@ def test_names_paths_loggers_and_moved_modules_are_no_settings(key: str, value: 
     assert configuration(results_of({key: value})) == configuration(results_of())
 
 
+def test_views_have_columns_where_they_differ() -> None:
+    trained = {"data": {"batch_size": 16, "train_views": ["original", "flip"]}}
+    usual = results_of({"data.train_views": ["original"], "views": ["original"]})
+    older, flips = results_of(), results_of({**trained, "views": ["original"]})
+    averaged = results_of({**trained, "views": ["original", "flip"]})
+    assert columns(older, usual) == {}
+    assert (
+        len(grouped([older, usual.model_copy(update={"config": usual.config | {"seed": 1}})])) == 1
+    )
+    assert columns(usual, flips, averaged) == {
+        "data.train_views": ["-", *['["original", "flip"]'] * 2],
+        "views": ["-", "-", '["original", "flip"]'],
+    }
+
+
+def test_an_evaluation_has_the_settings_of_data_that_its_model_was_trained_with() -> None:
+    data = {"batch_size": 64, "train_views": ["flip"], "root": "/there", "name": "flickr30k"}
+    training = CONFIG | {"data": data}
+    given = {"data": {"batch_size": 16, "train_views": ["original"], "name": "flickr8k"}}
+    evaluated = results_of(given).model_copy(update={"training": training})
+    found = configuration(evaluated)
+    assert found["data.batch_size"] == "64"
+    assert found["data.train_views"] == '["flip"]'
+    assert found["data.name"] == "flickr8k"
+
+
 def test_what_another_model_lacks_is_no_difference_of_its_own() -> None:
     lstm = results_of({"model": {"_target_": "m.LSTM"}}, name="lstm", model="lstm")
     assert columns(results_of(), lstm) == {}

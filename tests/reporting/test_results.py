@@ -60,6 +60,7 @@ EXAMPLE = {
     "versions": {"python": "3.11.7", "torch": "2.15.0"},
     "free_running": True,
     "training": None,
+    "views": {"train": ["original", "flip"], "evaluation": ["original"]},
     "commit": None,
     "seconds": {"train": 1900, "test": 61.5},
     "scores": {"dev": {"CIDEr": 0.488}, "test": {"BLEU-1": 0.603, "CIDEr": 1.2, "length": 12.5}},

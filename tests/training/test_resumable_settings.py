@@ -33,7 +33,13 @@ def composed(*overrides: str) -> dict[str, Any]:
         ["name=b", "data.root=elsewhere", "data.workers=5", "data.cache=there"],
         ["trainer.max_epochs=20", "callbacks.early_stopping.patience=9"],
         ["trainer.devices=2", "trainer.accelerator=cpu", "+trainer.strategy=ddp", "backend=torch"],
-        ["logger=tensorboard", "decoding=greedy", "extra_metrics=[SPICE]", "encoder.weights=a.pth"],
+        [
+            "logger=tensorboard",
+            "decoding=greedy",
+            "views=[flip]",
+            "extra_metrics=[SPICE]",
+            "encoder.weights=a.pth",
+        ],
         ["~callbacks.attention_images", "callbacks.epoch_log=null"],
         ["+callbacks.rates._target_=pytorch_lightning.callbacks.LearningRateMonitor"],
         ["+callbacks.best_checkpoint.dirpath=/moved"],
@@ -44,6 +50,14 @@ def test_what_changes_no_step_of_training_may_change(overrides: list[str]) -> No
     check_same_settings(composed(*overrides), composed(), "resume=x")
 
 
+def test_runs_from_before_there_were_views_go_on() -> None:
+    before = composed()
+    del before["views"], before["data"]["train_views"]
+    check_same_settings(before, composed(), "resume=x")
+    with pytest.raises(CaptioningError, match=r"data\.train_views="):
+        check_same_settings(before, composed("data.train_views=[flip]"), "resume=x")
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -52,6 +66,7 @@ def test_what_changes_no_step_of_training_may_change(overrides: list[str]) -> No
         ("optimizer=rmsprop", "optimizer._target_=torch.optim.RMSprop in place of"),
         ("scheduler=constant", "scheduler._target_="),
         ("model.dropout=0.1", "model.dropout=0.1 in place of"),
+        ("data.train_views=[original,flip]", 'data.train_views=["original", "flip"] in place of'),
         ("data.batch_size=8", "data.batch_size=8 in place of 16"),
         ("validation.max_length=9", "validation.max_length=9 in place of"),
         ("~callbacks.ema", "callbacks.ema.decay=null in place of 0.998"),

@@ -14,6 +14,7 @@ from jaxtyping import Float, Float16
 from torch import Tensor
 
 from captioning.data.images import decode_rgb, read_file
+from captioning.data.views import ORIGINAL, View
 from captioning.models.encoders.base import GridEncoder, Preprocessing
 from captioning.support.errors import CaptioningError
 
@@ -82,6 +83,7 @@ def extract_grids(
     device: torch.device,
     precision: str,
     workers: int,
+    view: View = ORIGINAL,
 ) -> Generator[Extracted, None, None]:
     """Encode image files, in the order of ``files``.
 
@@ -92,6 +94,7 @@ def extract_grids(
         device: Where to compute.
         precision: ``fp32`` or ``bf16``.
         workers: Threads that read and resize images.
+        view: The view of each image that is encoded.
 
     Yields:
         The grids and errors of one batch.
@@ -101,7 +104,7 @@ def extract_grids(
     """
 
     def load(digest: str) -> Float[Tensor, "3 height width"]:
-        return _load(files[digest], digest, encoder.preprocessing)
+        return _load(files[digest], digest, encoder.preprocessing, view)
 
     batches = load_in_batches(load, list(files), batch_size=batch_size, workers=workers)
     with closing(batches), _on_device(encoder, device):
@@ -113,13 +116,13 @@ def extract_grids(
             yield Extracted(list(images), np.ascontiguousarray(grids), errors)
 
 
-def _load(path: Path, digest: str, preprocessing: Preprocessing) -> Tensor:
+def _load(path: Path, digest: str, preprocessing: Preprocessing, view: View) -> Tensor:
     data = read_file(path)
     if hashlib.sha256(data).hexdigest() != digest:
         raise CaptioningError(
             f"{path} was changed without its time of change: `touch` it and run again."
         )
-    return preprocessing(decode_rgb(data, path))
+    return view.pixels(decode_rgb(data, path), preprocessing)
 
 
 def load_in_batches(

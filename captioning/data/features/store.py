@@ -1,6 +1,7 @@
 """The feature store: the encoder's grid of every image, computed once and kept in one file.
 
-A store belongs to one encoder with its weights and preprocessing, and is a folder of three files::
+A store belongs to one encoder with its weights and preprocessing, and to one view of the images
+(:mod:`captioning.data.views`). It is a folder of three files::
 
     meta.json    what made the grids, for people and for the check on opening
     grids.bin    the packed grids, one row after another
@@ -46,6 +47,7 @@ from torch import Tensor
 
 from captioning.data.features.digests import try_image_digests
 from captioning.data.features.extraction import choose_device, choose_precision, extract_grids
+from captioning.data.views import ORIGINAL, View
 from captioning.models.encoders.base import GridEncoder
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json, writing
@@ -251,10 +253,11 @@ def build_store(
     device: str = "auto",
     precision: str = "auto",
     workers: int = 2,
+    view: View = ORIGINAL,
     skip_bad: bool = False,
     progress: bool = True,
 ) -> FeatureStore:
-    """Open the encoder's store, after computing the grids that it does not have yet.
+    """Open the encoder's store of a view, after computing the grids that it does not have yet.
 
     Grids that are damaged in the store are computed anew from their images, with a warning.
 
@@ -272,6 +275,7 @@ def build_store(
         device: ``auto`` (a GPU where there is one), or any name that torch knows.
         precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the hardware computes in it.
         workers: Threads that read and resize images.
+        view: The view of each image that is encoded.
         skip_bad: Leave out missing and broken images, and name them in the result's ``notes``.
         progress: Whether to show a progress bar.
 
@@ -294,8 +298,9 @@ def build_store(
             errors[image] = outcome
     _raise_unless(skip_bad, errors)
 
-    identity = _identity(encoder)
-    folder = store_folder(directory, encoder)
+    identity = _identity(encoder, view)
+    folder = store_folder(directory, encoder, view)
+    what = encoder.name if view.is_original else f"{encoder.name} of the view {view.name}"
     files = {digest: paths[image] for image, digest in digests.items()}
     # The first look takes no lock: a complete store may be in a folder that we may only read.
     if not _whole(folder, _read_index(folder), files) >= files.keys():
@@ -316,7 +321,7 @@ def build_store(
                 _write_meta(folder, identity, arithmetic)
                 log.info(
                     "Computing %d grids with %s on %s (%s) into %s",
-                    *(len(missing), encoder.name, chosen, arithmetic, folder),
+                    *(len(missing), what, chosen, arithmetic, folder),
                 )
                 batches = extract_grids(
                     encoder,
@@ -325,8 +330,9 @@ def build_store(
                     device=chosen,
                     precision=arithmetic,
                     workers=workers,
+                    view=view,
                 )
-                title = f"Computing grids with {encoder.name}"
+                title = f"Computing grids with {what}"
                 with (
                     closing(batches),
                     track_progress(title, len(missing), visible=progress) as advance,
@@ -367,9 +373,9 @@ def build_store(
     return store
 
 
-def store_folder(directory: Path, encoder: GridEncoder) -> Path:
-    """The folder of an encoder's store; other weights or preprocessing have another folder."""
-    return directory / _folder_name(_identity(encoder))
+def store_folder(directory: Path, encoder: GridEncoder, view: View = ORIGINAL) -> Path:
+    """The folder of a store; other weights, another preprocessing or view have another folder."""
+    return directory / _folder_name(_identity(encoder, view))
 
 
 def _same_picture(image: str, first: str) -> str:
@@ -383,8 +389,10 @@ def _raise_unless(skip_bad: bool, errors: Mapping[str, CaptioningError]) -> None
         raise CaptioningError(f"{first}{more} With skip_bad=true such images are left out.")
 
 
-def _identity(encoder: GridEncoder) -> dict[str, Any]:
+def _identity(encoder: GridEncoder, view: View) -> dict[str, Any]:
     """Everything that a grid depends on, as it is written into ``meta.json``."""
+    # Stores of the original are as they were before there were views.
+    part = {"view": {"box": list(view.box), "mirrored": view.mirrored}}
     return {
         "format": _FORMAT,
         "encoder": encoder.name,
@@ -393,6 +401,7 @@ def _identity(encoder: GridEncoder) -> dict[str, Any]:
         "locations": encoder.locations,
         "channels": encoder.channels,
         "dtype": "float16",
+        **({} if view.is_original else part),
     }
 
 

@@ -65,6 +65,11 @@ class TeacherForced:
     attention: Tensor | None = None
     location: Tensor | None = None
 
+    def real_rows(self) -> Int[Tensor, " tokens"]:
+        """The indices of the rows that are not padding, in the order of the flattened B x K x T."""
+        real = (self.targets != PAD).nonzero().flatten()
+        return real[self.positions[real].argsort()]
+
     def token_log_probs(self) -> Float[Tensor, "images captions length"]:
         """The log-probability of each target; 0 after the end of a caption.
 

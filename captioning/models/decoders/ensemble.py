@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from captioning.models.attention.base import Memory
 from captioning.models.decoders.base import Decoder, State, Step, TeacherForced
 from captioning.support.errors import CaptioningError
-from captioning.support.special_tokens import PAD
 
 
 class Ensemble(Decoder):
     """Averages the members' probabilities of the next word, at every word of a search.
 
-    All members read the same grid. The arithmetic mean is p(y) = sum_m p_m(y) / M; the geometric
-    mean is the same sum of log-probabilities, normalised again. The attention weights are the mean
-    of those of the members that have attention.
+    All members read the same grid, unless a subclass overrides :meth:`grids`. The arithmetic mean
+    is p(y) = sum_m p_m(y) / M; the geometric mean is the same sum of log-probabilities, normalised
+    again. The attention weights are the mean of those of the members that have attention.
 
     Args:
         members: decoders of one vocabulary and one grid.
@@ -49,8 +48,13 @@ class Ensemble(Decoder):
         self.vocabulary_size = sizes.pop()
         self.words = members[0].words
 
+    def grids(self, grid: Float[Tensor, "images locations channels"]) -> Sequence[Tensor]:
+        """The grid that each member reads."""
+        return [grid] * len(self.members)
+
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
-        return _join([member.prepare(grid) for member in self.members])
+        pairs = zip(self.members, self.grids(grid), strict=True)
+        return _join([member.prepare(own) for member, own in pairs])
 
     def start(self, memory: Memory, captions: int) -> State:
         parts = self._split(memory)
@@ -72,13 +76,15 @@ class Ensemble(Decoder):
         grid: Float[Tensor, "images locations channels"],
         tokens: Int[Tensor, "images captions length"],
     ) -> TeacherForced:
-        results = [member(grid, tokens) for member in self.members]
-        orders = [_order(result) for result in results]
-        pairs = list(zip(results, orders, strict=True))
-        first, order = pairs[0]
+        pairs = zip(self.members, self.grids(grid), strict=True)
+        results = [member(own, tokens) for member, own in pairs]
+        # The members may pack the tokens in any order.
+        orders = [result.real_rows() for result in results]
+        ordered = list(zip(results, orders, strict=True))
+        first, order = ordered[0]
         coverage = [result.coverage for result in results if result.coverage is not None]
         return TeacherForced(
-            self._average([result.logits[rows] for result, rows in pairs]),
+            self._average([result.logits[rows] for result, rows in ordered]),
             first.targets[order],
             first.positions[order],
             first.lengths,
@@ -104,9 +110,3 @@ class Ensemble(Decoder):
 def _join(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One dictionary, whose keys begin with the number of the member."""
     return {f"{i}.{name}": value for i, part in enumerate(parts) for name, value in part.items()}
-
-
-def _order(result: TeacherForced) -> Tensor:
-    """The rows that are not padding, by position: the members may pack them in any order."""
-    real = (result.targets != PAD).nonzero().flatten()
-    return real[result.positions[real].argsort()]

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of red, green and blue over ImageNet's pictures, for pixels in [0, 1]."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom of a part of a picture, as fractions of its width and height."""
+
+WHOLE: Final[Box] = (0.0, 0.0, 1.0, 1.0)
 
 Encoder = TypeVar("Encoder", bound="GridEncoder")  # beartype does not support typing.Self here
 
@@ -53,20 +58,35 @@ class Preprocessing:
         """The interpolation between pixels when a picture is resized."""
         return Image.Resampling.BILINEAR
 
-    def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
-        """Resize an RGB picture and normalise each channel."""
-        pixels = torch.from_numpy(np.array(self._resized(image))).permute(2, 0, 1) / 255
+    def __call__(
+        self, image: Image.Image, part: Box = WHOLE, *, mirrored: bool = False
+    ) -> Float[Tensor, "3 size size"]:
+        """Resize an RGB picture and normalise each channel.
+
+        Args:
+            image: The picture.
+            part: The part that is resized to ``size``; with ``crop``, a part of the centre crop.
+            mirrored: Whether left and right of the resized picture are exchanged.
+        """
+        resized = self._resized(image, part)
+        if mirrored:
+            resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
 
-    def _resized(self, image: Image.Image) -> Image.Image:
-        if self.resize == "squash":
-            box = None
-        else:
-            # Resizing the box of the crop is the same as resizing the picture and then cropping it.
-            side = min(image.size) * 224 / 256
-            left, top = ((length - side) / 2 for length in image.size)
-            box = (left, top, left + side, top + side)
+    def _resized(self, image: Image.Image, part: Box) -> Image.Image:
+        # Resizing a box of the picture is the same as resizing the picture and then cropping it.
+        left, top, width, height = 0.0, 0.0, float(image.width), float(image.height)
+        if self.resize == "crop":
+            width = height = min(image.size) * 224 / 256
+            left, top = ((length - width) / 2 for length in image.size)
+        box = (
+            left + part[0] * width,
+            top + part[1] * height,
+            left + part[2] * width,
+            top + part[3] * height,
+        )
         return image.resize((self.size, self.size), self.resampling, box=box)
 
 

@@ -78,9 +78,11 @@ class AttentionImages(pl.Callback):
     ) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
         """The figures by image id; an image file that cannot be read is reported in the log."""
         indices = sorted({i * len(dataset) // self.images for i in range(self.images)})
-        inputs = dataset.__getitems__(indices).images.to(captioner.device)
+        batch = dataset.__getitems__(indices)
         encoder, drawn = captioner.encoder, {}
-        found = captioner.generate(inputs, captioner.validation, attention=True)
+        found = captioner.generate(
+            batch.images.to(captioner.device), captioner.validation, views=batch.views
+        )
         for index, (best, *_) in zip(indices, found, strict=True):
             if best.attention is None:
                 continue

@@ -1,0 +1,95 @@
+"""Knowledge distillation: a decoder learns the word probabilities of trained ones."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from captioning.decoding.base import evaluation_mode
+from captioning.kernels.ops import at_least_single
+from captioning.models.decoders.base import Decoder
+from captioning.objectives.base import Objective
+from captioning.objectives.cross_entropy import CrossEntropy
+from captioning.support.errors import CaptioningError
+
+if TYPE_CHECKING:
+    from captioning.data.datamodule import Batch
+
+NO_TEACHER: Final = (
+    "objective=distillation has no teacher: give the checkpoint of a trained model by "
+    "objective.teachers=PATH, or of several by objective.teachers=[A,B]."
+)
+
+
+class Distillation(Objective):
+    """Word-level knowledge distillation (Hinton et al. 2015; Kim and Rush 2016, section 3.1).
+
+    At each word of the training captions, the student learns the teacher's probabilities of all
+    words, given the same image and the same words before. The loss is::
+
+        weight * CE(teacher, student) + (1 - weight) * CE(true words, student)
+
+    where CE is the mean over the words of a batch of - sum_v q(v) log p(v). With a temperature t,
+    the logits of both are divided by t in the first term, which is multiplied by t^2, so that its
+    gradients keep their size.
+
+    The teacher, which ``train.py`` loads, is neither among the parameters of the objective nor in
+    checkpoints. In a notebook, give it by :meth:`learn_from`.
+
+    Args:
+        teachers: the checkpoint of a run, or of several, which teach as an ensemble. They have the
+            vocabulary and the encoder of the student.
+        weight: of the teacher's term, from 0 to 1.
+        temperature: t.
+        label_smoothing: of the true words' term.
+
+    Raises:
+        CaptioningError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        teachers: str | list[str] | None = None,
+        weight: float = 0.7,
+        temperature: float = 1.0,
+        label_smoothing: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not 0 <= weight <= 1 or temperature <= 0:
+            raise CaptioningError(
+                f"objective.weight={weight} must be in [0, 1] and "
+                f"objective.temperature={temperature} greater than 0."
+            )
+        self.teachers: Sequence[str] = [teachers] if isinstance(teachers, str) else teachers or []
+        self.weight = weight
+        self.temperature = temperature
+        self.true_words = CrossEntropy(label_smoothing)
+        self._teacher: list[Decoder] = []  # in a list, so that it is not registered as a submodule
+
+    def learn_from(self, teacher: Decoder) -> None:
+        """Set the decoder that teaches, which may be an ensemble; its weights stay as they are."""
+        self._teacher = [teacher.requires_grad_(False)]
+
+    def forward(self, decoder: Decoder, batch: "Batch") -> dict[str, Tensor]:
+        if not self._teacher:
+            raise CaptioningError(NO_TEACHER)
+        grid = batch.grid
+        teacher = self._teacher[0].to(grid.device)
+        with evaluation_mode(teacher), torch.no_grad():
+            taught = teacher(grid, batch.tokens)
+            probabilities = self.scaled(taught.logits[taught.real_rows()]).softmax(-1)
+        output = decoder(grid, batch.tokens)
+        log_probs = self.scaled(output.logits[output.real_rows()]).log_softmax(-1)
+        distance = -(probabilities * log_probs).sum(-1).mean() * self.temperature**2
+        true = self.true_words.parts(output)["cross_entropy"]
+        return {
+            "teacher_cross_entropy": distance,
+            "cross_entropy": true,
+            "loss": self.weight * distance + (1 - self.weight) * true,
+        }
+
+    def scaled(self, logits: Float[Tensor, "tokens words"]) -> Float[Tensor, "tokens words"]:
+        """Logits divided by the temperature, in single precision at least."""
+        return at_least_single(logits) / self.temperature
