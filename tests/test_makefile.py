@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-TARGETS = ("setup", "demo", "train", "test", "lint", "format", "types", "leaderboard", "clean")
+TARGETS = (
+    "setup", "demo", "train", "test", "lint", "format", "types", "docs", "leaderboard", "clean",
+)  # fmt: skip
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
