@@ -40,7 +40,10 @@ FOLDERS = {
 }
 SHOWN = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".c": "c", ".toml": "toml"}
 PROTOCOL = re.compile(r"^[a-z]+:")
-LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+# Code, which is left as it is, or the target of a link.
+CODE_OR_LINK = re.compile(
+    r"^ *```.*?^ *```|`[^`\n]*`|\]\((?P<target>[^)\s]+)\)", re.MULTILINE | re.DOTALL
+)
 
 
 class Book:
@@ -85,18 +88,15 @@ class Book:
         """The text of a page with the links of the site; code is left as it is."""
 
         def replace(match: re.Match[str]) -> str:
-            target, hash_mark, anchor = match[2].partition("#")
+            target, hash_mark, anchor = (match["target"] or "").partition("#")
             if not target or PROTOCOL.match(target) or target.startswith("tutorial_files/"):
                 return match[0]
             path = (source.parent / target).resolve()
             if source.suffix == ".ipynb" and path == source:  # the notebook itself, to download
                 return match[0]
-            return f"{match[1]}{self.place(path, page)}{hash_mark}{anchor}{match[3]}"
+            return f"]({self.place(path, page)}{hash_mark}{anchor})"
 
-        parts = re.split(r"(^```.*?^```|`[^`\n]*`(?!\]))", text, flags=re.MULTILINE | re.DOTALL)
-        return "".join(
-            part if number % 2 else LINK.sub(replace, part) for number, part in enumerate(parts)
-        )
+        return CODE_OR_LINK.sub(replace, text)
 
     def place(self, path: Path, page: str) -> str:
         """Where a link from a page to a file of the repository leads."""
