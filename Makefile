@@ -21,13 +21,17 @@ help:  ## list the targets
 
 setup: $(INSTALLED)  ## create .venv with exactly the packages of requirements.lock
 
-# Every demo has its own folder, so that its leaderboard shows only its own runs.
-demo: $(INSTALLED)  ## train with and without attention on drawn scenes, and compare them on a page
-	@set -e; runs=runs/demo/$$(date +%Y-%m-%d_%H-%M-%S); set -x; \
+# Every demo has its own folder, so that its leaderboard shows only its own runs. The photograph is
+# one that matplotlib brings along. It comes first, since the training takes minutes.
+demo: $(INSTALLED)  ## caption a photograph; train with and without attention on drawn scenes; compare
+	@set -e; runs=runs/demo/$$(date +%Y-%m-%d_%H-%M-%S); \
+	photo=$$($(PY) -c 'import matplotlib; print(matplotlib.get_data_path())')/sample_data/grace_hopper.jpg; \
+	set -x; \
+	$(PY) caption.py images="$$photo" figures=$$runs/photograph; \
 	$(PY) train.py experiment=scenes model=attn_lstm model.attention_dim=128 model.word_query=true hydra.run.dir=$$runs/attn_lstm $(ARGS); \
 	$(PY) train.py experiment=scenes model=lstm hydra.run.dir=$$runs/lstm $(ARGS); \
 	$(PY) -m captioning leaderboard $$runs; { set +x; } 2>/dev/null; \
-	echo "Open $$runs/leaderboard.html in a browser."
+	echo "Open $$runs/leaderboard.html in a browser, and see $$runs/photograph."
 
 train: $(INSTALLED)  ## train and score a model; options in ARGS="model=lstm seed=1"
 	$(PY) train.py $(ARGS)

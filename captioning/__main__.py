@@ -8,7 +8,9 @@ from captioning.support.signals import signal_of, stopping_by_signals
 
 COMMANDS = {
     "leaderboard": "rank the runs below some folders, and compare them with the best",
+    "average": "average the weights of several checkpoints of one model",
     "demo": "serve a page on this computer that captions photographs",
+    "export": "write the folder of a model, to give away or to deploy",
     "prepare": "write a data set's clean captions and its vocabulary",
 }
 

@@ -4,11 +4,12 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.plugins import Precision
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import GradClipAlgorithmType
@@ -18,9 +19,11 @@ from torchmetrics import MeanMetric
 
 from captioning.checkpoints import (
     FORMAT,
+    check_can_go_on,
     check_complete,
     check_content,
     check_weights,
+    has_trained_encoder,
     read_checkpoint,
     restoring,
 )
@@ -37,11 +40,14 @@ from captioning.models.decoders.base import Decoder
 from captioning.models.decoders.views import ViewDecoder, ViewEnsemble
 from captioning.models.encoders.base import GridEncoder
 from captioning.objectives import Objective
+from captioning.pictures import Caption, Picture, caption_pictures
+from captioning.pretrained.places import DEFAULT, find_model, find_pretrained, size_of
+from captioning.reporting.results import Results
 from captioning.support.build import build, expand, import_class, validated
 from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import SPECIAL_WORDS
 from captioning.support.trust import check_trusted, classes_of_a_checkpoint, packages
-from captioning.support.weights import fingerprint
+from captioning.support.weights import BY_NAME, fingerprint
 from captioning.training.checkpoint_io import make_checkpoints_atomic
 from captioning.training.loss_monitor import LossMonitor
 from captioning.training.moved_checkpoints import find_moved_checkpoints
@@ -103,7 +109,8 @@ class Captioner(pl.LightningModule):
 
     All arguments are plain data, so that a checkpoint contains them and can be loaded without any
     other file. A frozen encoder is not registered as a submodule, so that weight averaging,
-    gradient clipping and DDP ignore it; checkpoints contain it nevertheless.
+    gradient clipping and DDP ignore it. A checkpoint names its weights and has their fingerprint,
+    or, if they came from a file, contains them.
 
     Args:
         vocabulary: the words, without the special tokens.
@@ -274,9 +281,43 @@ class Captioner(pl.LightningModule):
         ]
         return ViewEnsemble(members).to(self.device)
 
+    @overload
+    def caption(
+        self, pictures: Picture, decoding: Decoding | None = None, **settings: Any
+    ) -> Caption: ...
+
+    @overload
+    def caption(
+        self, pictures: Sequence[Picture], decoding: Decoding | None = None, **settings: Any
+    ) -> list[Caption]: ...
+
+    def caption(
+        self, pictures: Any, decoding: Decoding | None = None, **settings: Any
+    ) -> Caption | list[Caption]:
+        """Caption a picture, or each of a list, as ``caption.py`` does, on the module's device.
+
+        A picture is a PIL image of any mode (grey, 16 bit, palette, transparent, CMYK, ...) and
+        size, or the path of a file::
+
+            caption = captioner.caption(Image.open("dog.jpg"))
+            caption.text, caption.score, caption.attention.shape
+
+        Args:
+            pictures: a picture, or several.
+            decoding: how captions are decoded; None is a beam search of size 5.
+            settings: ``batch_size``, and ``precision`` (``auto``, ``fp32`` or ``bf16``).
+
+        Raises:
+            CaptioningError: it is no picture, or one that cannot be read.
+        """
+        several = isinstance(pictures, Sequence) and not isinstance(pictures, str)
+        given = list(pictures) if several else [pictures]
+        captions = caption_pictures(self, given, decoding, **settings)
+        return captions if several else captions[0]
+
     def forward(
         self,
-        images: Tensor,
+        images: Any,
         decoding: Decoding | None = None,
         views: Sequence[str] = ORIGINAL_ALONE,
     ) -> list[list[Hypothesis]]:
@@ -285,7 +326,7 @@ class Captioner(pl.LightningModule):
 
     def generate(
         self,
-        images: Tensor,
+        images: Any,
         decoding: Decoding | None = None,
         *,
         attention: bool = True,
@@ -305,11 +346,40 @@ class Captioner(pl.LightningModule):
 
         Returns:
             The hypotheses of each image, best first.
+
+        Raises:
+            CaptioningError: they are not such a tensor: a PIL image, for example, which
+                :meth:`caption` takes.
         """
+        self._check_images(images, len(views))
         with use_backend(self.backend), torch.no_grad():
             grid = self.grid(images)
             decoder = self.decoder_of(views)
             return (decoding or self.validation)(decoder, grid, attention=attention)
+
+    def _check_images(self, images: object, views: int) -> None:
+        """Refuse what is no batch of preprocessed images or of grids, and say what to do."""
+        if not isinstance(images, Tensor):
+            raise CaptioningError(
+                f"captioner(images) takes a tensor of preprocessed images or of grids, and not a "
+                f"{type(images).__name__}: captioner.caption(image) takes PIL images and files."
+            )
+        encoder = self.encoder
+        grids = (views * encoder.locations, encoder.channels)
+        of_each = (3,) if views == 1 else (views, 3)
+        if images.dim() == 3 + len(of_each) and images.shape[1:-2] == of_each:
+            return
+        if images.dim() == 3 and images.shape[1:] == grids:
+            return
+        shape = " x ".join(map(str, images.shape))
+        wanted = f"B x {' x '.join(map(str, of_each))} x H x W, or B x {grids[0]} x {grids[1]}"
+        remedy = "captioner.caption(image) takes a picture of any kind"
+        if images.dim() in (2, 3):
+            remedy = f"images[None] adds the dimension of the batch; {remedy}"
+        raise CaptioningError(
+            f"Images of shape {shape} are neither a batch of preprocessed images nor one of grids "
+            f"({wanted}): {remedy}."
+        )
 
     # Training
 
@@ -518,6 +588,8 @@ class Captioner(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         encoder = self.encoder
+        if "callbacks" not in checkpoint:
+            self._put_average(checkpoint)
         checkpoint["format"] = FORMAT
         checkpoint["run"] = dict(self.run)
         checkpoint["noise_seed"] = self.noise_seed
@@ -530,8 +602,23 @@ class Captioner(pl.LightningModule):
         checkpoint["encoder"] = {
             "fingerprint": encoder.fingerprint,
             "weights_source": encoder.weights_source,
-            "state_dict": {} if self.encoder_trains else encoder.state_dict(),
+            "state_dict": encoder.state_dict() if self._contains_encoder() else {},
         }
+
+    def _contains_encoder(self) -> bool:
+        """Whether a checkpoint contains a frozen encoder's weights, since nothing else has them."""
+        return not self.encoder_trains and self.encoder.weights not in BY_NAME
+
+    def _put_average(self, checkpoint: dict[str, Any]) -> None:
+        """Put the moving average of the weights into a checkpoint of the weights alone.
+
+        For such a checkpoint, Lightning does not call the callback that has the average.
+        """
+        for callback in self._trainer.callbacks if self._trainer else ():  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+                callback.on_save_checkpoint(self.trainer, self, checkpoint)
+                for state in ("current_model_state", "averaging_state"):
+                    del checkpoint[state]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore a checkpoint that the trainer was given as ``ckpt_path``.
@@ -546,13 +633,16 @@ class Captioner(pl.LightningModule):
         saved = checkpoint["encoder"]
         if checkpoint["hyper_parameters"]["vocabulary"] != self.vocabulary.to_list():
             different = "another vocabulary than this captioner"
-        elif saved["state_dict"] and saved["fingerprint"] != self.encoder.fingerprint:
+        elif (
+            not has_trained_encoder(checkpoint) and saved["fingerprint"] != self.encoder.fingerprint
+        ):
             different = (
                 f"another encoder than {self.encoder.name} with weights from "
                 f"{self.encoder.weights_source}"
             )
         else:
             if self.trainer.state.fn == TrainerFn.FITTING:
+                check_can_go_on(checkpoint, f"ckpt_path={self.trainer.ckpt_path}")
                 check_same_settings(
                     without_vocabulary(checkpoint["hyper_parameters"]),
                     without_vocabulary(self.hparams),
@@ -566,31 +656,57 @@ class Captioner(pl.LightningModule):
         )
 
     @classmethod
-    def _of_settings(cls, hyper_parameters: Mapping[str, Any], backend: Backend) -> "Captioner":
-        """A new captioner with the settings of a checkpoint; no file of weights is read."""
-        settings = validated(cls, hyper_parameters, "hyper_parameters", set())
-        # The checkpoint has the encoder's weights, so that no other source of them is needed.
+    def _of_settings(cls, checkpoint: Mapping[str, Any], backend: Backend) -> "Captioner":
+        """A new captioner with the settings of a checkpoint.
+
+        Its encoder has the weights that the settings name, unless the checkpoint contains others.
+
+        Raises:
+            CaptioningError: the settings are wrong, or name a file of weights.
+        """
+        settings = validated(cls, checkpoint["hyper_parameters"], "hyper_parameters", set())
         encoder = expand(settings.get("encoder", "vgg16"), NAMES["encoder"], "encoder")
-        settings |= {"encoder": encoder | {"weights": "random"}, "backend": backend}
-        captioner = cls(**settings)
+        contained = bool(checkpoint["encoder"]["state_dict"]) or has_trained_encoder(checkpoint)
+        if not contained and encoder.get("weights", BY_NAME[0]) not in BY_NAME:
+            raise CaptioningError(
+                f"it lacks the weights of its encoder, and names a file ({encoder['weights']}), "
+                "which is not read for a checkpoint."
+            )
+        first = encoder | {"weights": "random"} if contained else encoder
+        captioner = cls(**settings | {"encoder": first, "backend": backend})
+        if contained:  # a checkpoint of this captioner names them as this one does
+            captioner.hparams["encoder"] = encoder
+            built, found = captioner.encoder, checkpoint["encoder"]["fingerprint"]
+            known = {"random": built.fingerprint}
+            if built.imagenet is not None and built.imagenet.archive is not None:
+                known["imagenet"] = built.imagenet.archive.fingerprint
+            asked = encoder.get("weights")
+            names = (name for name, its in known.items() if its == found and asked in (None, name))
+            built.weights = next(names, "contained")
         for key in ("optimizer", "scheduler"):  # imported when the captioner is trained further
             spec = captioner.hparams[key]
             check_trusted(str(spec.get("_target_") or ""), f"{key}._target_")
         return captioner
 
     def _check_encoder(self, saved: Mapping[str, Any]) -> None:
-        """Check the weights of the encoder in a checkpoint.
+        """Check the weights of the encoder, in a checkpoint or named by it.
 
         Raises:
-            CaptioningError: they are missing, or are not those of its fingerprint, by which the
-                cache of features is found.
+            CaptioningError: they are not those of its fingerprint, by which the cache of features
+                is found.
         """
-        weights = saved["state_dict"]
-        if not weights and self.encoder_trains:
-            return  # they are among those of the captioner
-        check_weights(self.encoder, weights)
-        if fingerprint(self.encoder.name, weights) != saved["fingerprint"]:
-            raise CaptioningError("its encoder has other weights than those of its fingerprint.")
+        weights, encoder = saved["state_dict"], self.encoder
+        if weights:
+            check_weights(encoder, weights)
+            if fingerprint(encoder.name, weights) != saved["fingerprint"]:
+                raise CaptioningError(
+                    "its encoder has other weights than those of its fingerprint."
+                )
+        elif not self.encoder_trains and encoder.fingerprint != saved["fingerprint"]:
+            raise CaptioningError(
+                f"it was trained with other weights of {encoder.name} than encoder.weights="
+                f"{encoder.weights} gives here: its fingerprint is another one."
+            )
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         """Restore what a checkpoint has in addition to the state dict that Lightning restores."""
@@ -617,7 +733,8 @@ class Captioner(pl.LightningModule):
         others are refused, unless you name their package.
 
         Args:
-            checkpoint_path: the file, for instance a run's ``best.ckpt``.
+            checkpoint_path: the file, for instance a run's ``best.ckpt``; or a model as for
+                :meth:`from_pretrained`, with ``hf://`` before a name on the hub.
             map_location: the device to move the captioner to.
             backend: which kernels compute it, independent of the training's.
             trust: the packages or modules whose classes it may name, too: ``"my_package"``. Their
@@ -628,17 +745,89 @@ class Captioner(pl.LightningModule):
                 Captioner, or it names a class that is not trusted.
         """
         trusted = packages(trust)
-        checkpoint = read_checkpoint(checkpoint_path)
-        name = f"ckpt={checkpoint_path}"
+        name, place = f"ckpt={checkpoint_path}", find_model(checkpoint_path)
+        checkpoint = read_checkpoint(place)
         check_complete(checkpoint, name)
-        with restoring(name, Path(checkpoint_path).stat().st_size):
+        with restoring(name, size_of(place)):
             with classes_of_a_checkpoint(trusted):
-                captioner = cls._of_settings(checkpoint["hyper_parameters"], backend)
+                captioner = cls._of_settings(checkpoint, backend)
             check_weights(captioner, checkpoint["state_dict"])
             captioner._check_encoder(checkpoint["encoder"])
             captioner._restore(checkpoint)
             captioner.load_state_dict(checkpoint["state_dict"])
         return captioner.to(map_location)
+
+    # Models to give away
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = DEFAULT,
+        *,
+        revision: str | None = None,
+        map_location: Any = "cpu",
+        backend: Backend = "auto",
+        trust: str | Sequence[str] | None = None,
+    ) -> "Captioner":
+        """Load an exported model; nothing in it is run, and it is checked like a checkpoint.
+
+        Args:
+            model: the name of a model that comes with the package; a folder that was exported; or
+                ``OWNER/NAME`` (``hf://OWNER/NAME``) on the Hugging Face hub.
+            revision: a branch, tag or commit on the hub.
+            map_location: as for :meth:`load_from_checkpoint`, like the following.
+            backend: as for :meth:`load_from_checkpoint`.
+            trust: as for :meth:`load_from_checkpoint`.
+
+        Raises:
+            CaptioningError: there is no such model, a file of it is damaged or missing, its encoder
+                cannot be found, or it names a class that is not trusted.
+        """
+        place = find_pretrained(model, revision)
+        return cls.load_from_checkpoint(place, map_location, backend, trust)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        half: bool = True,
+        encoder: bool = False,
+        results: Results | None = None,
+        license: str = "other",
+    ) -> None:
+        """Write the folder of a model to give away; see :func:`captioning.pretrained.export.save`.
+
+        Args:
+            folder: is made if it is missing; files of an earlier model in it are replaced.
+            half: whether the weights are rounded to half precision.
+            encoder: whether a frozen encoder is contained even if its weights have a name.
+            results: the scores for the model card, as ``read_results("results.json")`` gives them.
+            license: the hub's identifier of the licence of the weights.
+
+        Raises:
+            CaptioningError: the folder cannot be written.
+        """
+        from captioning.pretrained.export import save
+
+        save(self, Path(folder), half=half, encoder=encoder, results=results, license=license)
+
+    def push_to_hub(self, name: str, *, private: bool | None = None, **options: Any) -> str:
+        """Give the model to the Hugging Face hub; returns the address of the commit.
+
+        Args:
+            name: ``OWNER/NAME``; the repository is made if there is none.
+            private: whether a new repository is private; None: as the owner's settings say.
+            options: as for :meth:`save_pretrained`.
+
+        Raises:
+            CaptioningError: huggingface_hub is not installed, or the hub refuses it.
+        """
+        from captioning.pretrained.hub import push
+        from captioning.support.scratch import scratch_folder
+
+        with scratch_folder() as folder:
+            self.save_pretrained(folder / "model", **options)
+            return push(folder / "model", name, private=private)
 
 
 def check_needed_objective(objective: Objective, decoder: Decoder) -> None:

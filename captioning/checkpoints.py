@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from captioning.data.text import Vocabulary
-from captioning.support.checkpoint_file import check_file, damaged_part
+from captioning.pretrained.folder import read_folder
+from captioning.pretrained.places import find_model
+from captioning.support.checkpoint_file import damaged_part
 from captioning.support.errors import CaptioningError
 
 FORMAT: Final = 2
@@ -41,24 +43,28 @@ _REQUIRED: Final = ("hyper_parameters", "state_dict", "encoder")
 _DEEPEST: Final = 20
 _MOST_VALUES: Final = 2_000_000
 _LARGEST_INTEGER: Final = 2**64
-_SMALLEST_LIMIT: Final = 2**28  # bytes
+_SMALLEST_LIMIT: Final = 2**29  # bytes; torchvision's file of VGG16 has a tensor of 411 MB
 
 
 def read_checkpoint(path: str | Path, key: str = "ckpt") -> dict[str, Any]:
-    """Read a checkpoint file, which holds plain data and tensors only.
+    """Read a checkpoint file, or an exported model; both hold plain data and tensors only.
 
     Args:
-        path: the file.
+        path: the file, or a model as in :func:`captioning.pretrained.places.find_model`, which has
+            the entries of a checkpoint of weights alone.
         key: the setting that names the file, for messages.
 
     Raises:
         CaptioningError: there is no such file, it is damaged, or it is not a checkpoint of a
             Captioner.
     """
-    path, name = Path(path), f"{key}={path}"
-    check_file(path, key)
+    name, place = f"{key}={path}", find_model(path, key)
+    if place.is_dir():
+        exported = read_folder(place, name)
+        check_content(exported, name)
+        return exported
     try:
-        with path.open("rb") as file:  # once, because a running training may replace it
+        with place.open("rb") as file:  # once, because a running training may replace it
             damaged = damaged_part(file)
             if damaged is None:
                 file.seek(0)
@@ -196,6 +202,29 @@ def check_complete(checkpoint: Mapping[str, Any], name: str) -> None:
             )
 
 
+def has_trained_encoder(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether the weights of the encoder were trained, and are among those of the model."""
+    return any(key.startswith("trainable_encoder.") for key in checkpoint["state_dict"])
+
+
+def check_can_go_on(checkpoint: Mapping[str, Any], name: str) -> None:
+    """Check that training can go on from a checkpoint.
+
+    Args:
+        checkpoint: what :func:`check_content` has accepted.
+        name: the setting and its file, for messages.
+
+    Raises:
+        CaptioningError: it has the weights alone, as a run's ``best.ckpt``.
+    """
+    if "optimizer_states" not in checkpoint:
+        raise CaptioningError(
+            f"{name}: this checkpoint has weights alone, without the state of the optimiser: "
+            "continue from the last.ckpt of its run, or start a new run from its weights by "
+            "init_from=."
+        )
+
+
 def first_difference(weights: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> str | None:
     """The first name that only one of two state dicts has, or whose shapes differ; None: none."""
     shapes, other_shapes = (
@@ -249,7 +278,7 @@ def restoring(name: str, size: int) -> Iterator[None]:
     Args:
         name: the setting and its file, for messages.
         size: the size of the checkpoint in bytes. A new tensor may have four times that size (of
-            weights that were saved in half precision, or are temporary), or 256 MB.
+            weights that were saved in half precision, or are temporary), or 512 MB.
 
     Raises:
         CaptioningError: something was raised within the block.

@@ -32,6 +32,7 @@ from captioning.support.claims import check_unused, claim, claim_new, release_cl
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text, naming_disk_faults
 from captioning.support.output import lasting_output
+from captioning.support.ranks import is_first_process
 from captioning.support.signals import signal_of, stopping_by_signals
 
 Task = Literal["train", "evaluate", "caption"]
@@ -132,7 +133,12 @@ def _run_task(
         from captioning.support.build import only_groups
 
         only_groups(settings, ("data", "decoding", "trainer"))
-        if EvalSettings.of(settings).captions:
+        asked = EvalSettings.of(settings)
+        if asked.are_humans:
+            from captioning.evaluation.humans import score_humans
+
+            return score_humans(settings, folder, command)
+        if asked.captions:
             return score_file(settings, folder, command)
         from captioning.evaluation.evaluate import evaluate
 
@@ -289,8 +295,7 @@ class Claim(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        ranks = {os.environ.get(name, "0") for name in ("LOCAL_RANK", "SLURM_PROCID")}
-        if ranks != {"0"}:  # the first process of the run claims the folder for all
+        if not is_first_process():  # which claims the folder for all
             return
         # Hydra does this after its callbacks, but the name of the folder refers to ${hydra:...}.
         HydraConfig.instance().set_config(config)

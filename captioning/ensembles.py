@@ -20,7 +20,7 @@ def load_captioner(
 
     Several have one encoder, and an :class:`~captioning.models.decoders.ensemble.Ensemble` of their
     decoders. Such a captioner is for writing captions; it cannot be saved as a checkpoint. Its
-    ``run`` has the settings that all members were trained with, without the seed.
+    ``run`` has the settings that all members were trained with, without the seed, and their reward.
 
     Args:
         ckpt: the file, or the files.
@@ -43,8 +43,11 @@ def load_captioner(
         check_same_input(first, member, f"ckpt={path}", str(paths[0]))
         members.append(member)
     configs = [member.run["config"] for member in members if "config" in member.run]
+    rewards = {member.objective.reward_signature for member in members}
     first.decoder = Ensemble([member.decoder for member in members])
     first.run = {"name": f"ensemble of {len(paths)}"}
+    if len(rewards) == 1 and None not in rewards:
+        first.run["reward"] = rewards.pop()
     if len(configs) == len(members):
         shared = shared_settings(configs)
         first.run["config"] = {key: value for key, value in shared.items() if key != "seed"}

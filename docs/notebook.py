@@ -25,3 +25,8 @@ print("attention weights:", tuple(best.attention.shape), "words x locations")
 # %% Save a checkpoint, and load the captioner from that file alone
 trainer.save_checkpoint("captioner.ckpt")
 again = Captioner.load_from_checkpoint("captioner.ckpt")
+
+# %% Caption a picture of your own: a PIL image of any mode, or the path of a file
+caption = again.caption(data.images("test")[0].path)
+print(caption.text, f"(log-probability {caption.score:.1f})")
+print("attention maps:", None if caption.attention is None else caption.attention.shape)

@@ -329,7 +329,11 @@ def _settings(rng: random.Random, content: Content) -> str:
 
 
 def _weights(rng: random.Random, content: Content) -> str:
-    state: dict[str, Any] = rng.choice((content["state_dict"], content["encoder"]["state_dict"]))
+    if rng.random() < 0.5:  # as where they came from a file
+        state: dict[str, Any] = {**_captioner().encoder.state_dict()}
+        content["encoder"]["state_dict"] = state
+    else:
+        state = content["state_dict"]
     name = rng.choice(sorted(state))
     tensor: Tensor = state[name]
     number = tensor.clone()

@@ -28,6 +28,16 @@ pytestmark = [pytest.mark.filterwarnings(each) for each in tiny.QUIET]
 Content = dict[str, Any]
 
 
+def contain_encoder(content: Content, more: float = 0.0) -> None:
+    """Put weights of the encoder into a checkpoint, as where they came from a file."""
+    weights = tiny.Encoder().state_dict()
+    content["encoder"]["state_dict"] = {name: value + more for name, value in weights.items()}
+
+
+def name_a_file(content: Content) -> None:
+    content["hyper_parameters"]["encoder"]["weights"] = "/etc/hostname"
+
+
 def save(captioner: Captioner, path: Path) -> Path:
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     trainer.strategy.connect(captioner)
@@ -146,9 +156,10 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
         (lambda c: c["state_dict"]["decoder.embedding.weight"].fill_(torch.nan), "are no numbers"),
         (lambda c: c["state_dict"]["decoder.embedding.weight"].fill_(torch.inf), "are no numbers"),
         (lambda c: c["state_dict"].update(more=[1]), "no tensors with names"),
-        (lambda c: c["encoder"].update(state_dict={}), "the weights lack features.0"),
-        (lambda c: c["encoder"]["state_dict"]["features.0.weight"].add_(1), "than those of its"),
-        (lambda c: c["encoder"].update(fingerprint="0"), "than those of its fingerprint"),
+        (lambda c: c["encoder"].update(state_dict={"a": torch.ones(1)}), "the weights have a"),
+        (lambda c: contain_encoder(c, more=1), "other weights than those of its fingerprint"),
+        (lambda c: c["encoder"].update(fingerprint="0"), "trained with other weights of tiny than"),
+        (name_a_file, "lacks the weights of its encoder, and names a file (/etc/hostname)"),
         (lambda c: c["encoder"].pop("weights_source"), "weights_source of its encoder is missing"),
     ],
 )
@@ -156,6 +167,29 @@ def test_a_checkpoint_of_another_shape_is_one_sentence(
     changed: Callable[..., Path], change: Callable[[Content], Any], said: str
 ) -> None:
     assert said in refusal(changed(change))
+
+
+def test_an_encoder_goes_by_name_or_in_the_file_if_it_came_from_one(
+    saved: Path, changed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The file may be gone when the checkpoint is loaded, and loading does not look for it."""
+    assert torch.load(saved, weights_only=True)["encoder"]["state_dict"] == {}
+    other = {name: value + 1 for name, value in tiny.Encoder().state_dict().items()}
+    torch.save(other, tmp_path / "mine.pth")
+    words, encoder = ["a", "dog"], tiny.ENCODER | {"weights": str(tmp_path / "mine.pth")}
+    first = Captioner(
+        words, encoder=encoder, model={"_target_": "lstm", "hidden_dim": 12, "embed_dim": 8}
+    )
+    path = save(first, tmp_path / "own.ckpt")
+    (tmp_path / "mine.pth").unlink()
+    again = save(Captioner.load_from_checkpoint(path), tmp_path / "again.ckpt")
+    for each in (path, again):
+        loaded = Captioner.load_from_checkpoint(each).encoder
+        assert all(torch.equal(value, other[name]) for name, value in loaded.state_dict().items())
+    # Checkpoints of earlier versions contain weights that have a name.
+    earlier = save(Captioner.load_from_checkpoint(changed(contain_encoder)), tmp_path / "old.ckpt")
+    assert torch.load(earlier, weights_only=True)["encoder"]["state_dict"] == {}
+    Captioner.load_from_checkpoint(earlier)
 
 
 def test_values_without_end_are_refused_at_once(changed: Callable[..., Path]) -> None:
@@ -186,7 +220,7 @@ def test_faults_of_each_kind_are_loaded_right_or_refused(tmp_path: Path, seed: i
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c.pop("optimizer_states"), "contains only the model"),
+        (lambda c: c.pop("optimizer_states"), "weights alone, without the state of"),
         (
             lambda c: c.update(optimizer_states=3),
             "the optimizer_states of this checkpoint is a int",

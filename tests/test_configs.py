@@ -37,7 +37,7 @@ SETTINGS: dict[str, tuple[type, list[str]]] = {
 """For each script, what its own settings are, and what the user has to give."""
 
 PARTS: dict[str, tuple[type, set[str]]] = {
-    "data": (CaptionDataModule, {"seed", "vocabulary", "predict_split"}),
+    "data": (CaptionDataModule, {"seed", "vocabulary", "add_words", "predict_split"}),
     "encoder": (GridEncoder, set()),
     "model": (Decoder, {"vocabulary_size", "channels"}),
     "objective": (Objective, set()),

@@ -42,6 +42,7 @@ LIBRARIES = {
         "data/", "models/encoders/", "support/weights.py", "metrics/clip_embeddings.py",
     ),
     "timm": ("models/encoders/timm.py",),
+    "pyarrow": ("data/readers/huggingface.py",),
     "pycocoevalcap": ("metrics/",),
     "triton": ("kernels/triton/",),
     "ctypes": ("kernels/cpu/", "support/memory.py"),

@@ -22,18 +22,19 @@ from PIL import Image
 from torch import Tensor
 
 from captioning.captioner import Captioner
+from captioning.data.dataset import stacked_pixels
 from captioning.data.features.extraction import (
-    autocast,
     choose_device,
     choose_precision,
-    encode,
     load_in_batches,
 )
 from captioning.data.image_files import find_images
 from captioning.data.images import load_rgb
-from captioning.data.views import ORIGINAL_ALONE, find_views, stacked_pixels
+from captioning.data.views import ORIGINAL_ALONE, find_views
 from captioning.decoding import Decoding, Greedy, Hypothesis
 from captioning.ensembles import load_captioner
+from captioning.pictures import attention_maps, decode_images
+from captioning.pretrained.places import DEFAULT
 from captioning.reporting.figures import attention_figure, region_of
 from captioning.support.build import build, own, validated
 from captioning.support.errors import CaptioningError, printable
@@ -56,8 +57,8 @@ Row = dict[str, str | float]
 class CaptionSettings:
     """The top-level settings of ``conf/caption.yaml``."""
 
-    ckpt: str | list[str]
     images: str
+    ckpt: str | list[str] | None = None
     out: str | None = None
     figures: str | None = None
     captions: int = 1
@@ -164,49 +165,6 @@ def different(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
     return list(first.values())
 
 
-def decode_images(
-    captioner: Captioner,
-    images: Sequence[Float[Tensor, "*views 3 height width"]],
-    decoding: Decoding,
-    precision: str,
-    views: Sequence[str] = ORIGINAL_ALONE,
-) -> list[list[Hypothesis]]:
-    """Caption preprocessed photographs in the same precision as an evaluation.
-
-    Grids are rounded to half precision, as in the feature store.
-
-    Args:
-        captioner: the model, on its device.
-        images: at least one image; of several views, each is views x 3 x height x width.
-        decoding: the decoding method.
-        precision: ``fp32`` or ``bf16``.
-        views: the names of the views.
-
-    Returns:
-        The hypotheses for each photograph, best first.
-    """
-    pixels = list(torch.stack(list(images)).flatten(0, -4))
-    grids = encode(captioner.encoder, pixels, captioner.device, precision)
-    grids = grids.reshape(len(images), -1, grids.shape[-1])  # an image's views in a row
-    with autocast(captioner.device, precision):
-        hypotheses: list[list[Hypothesis]] = captioner(grids, decoding, views)
-    return hypotheses
-
-
-def attention_maps(
-    hypothesis: Hypothesis, grid_size: tuple[int, int]
-) -> Float[np.ndarray, "words rows columns"] | None:
-    """The attention map of each word of a caption; None for a model without attention.
-
-    Args:
-        hypothesis: the caption.
-        grid_size: rows and columns of the encoder's grid.
-    """
-    if hypothesis.attention is None:
-        return None
-    return hypothesis.attention.float().cpu().reshape(len(hypothesis.tokens), *grid_size).numpy()
-
-
 def caption(config: Mapping[str, Any]) -> None:
     """Caption photographs: prints each file and its caption, separated by a tab.
 
@@ -232,7 +190,9 @@ def caption(config: Mapping[str, Any]) -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # its encoding may lack characters of file names
         sys.stdout.reconfigure(errors="backslashreplace")
     root, files = find_images(settings.images)
-    captioner = load_captioner(settings.ckpt, trust=settings.trust)
+    if settings.ckpt is None:
+        log.info("No ckpt given: captioning with %s, which comes with this package", DEFAULT)
+    captioner = load_captioner(settings.ckpt or DEFAULT, trust=settings.trust)
     decoding.check_words(captioner.decoder)
     out = Path(settings.out) if settings.out else None
     figures = Path(settings.figures) if settings.figures else None

@@ -27,11 +27,11 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntity
 
 from captioning.apps.demo_server import DemoServer
 from captioning.data.images import TooManyPixelsError, UnknownFormatError, decode_rgb
+from captioning.pretrained.places import DEFAULT, find_model
 from captioning.reporting.figures import region_of
 from captioning.reporting.gallery import attention_data
 from captioning.reporting.rendering import render_page
 from captioning.support.build import validated
-from captioning.support.checkpoint_file import check_file
 from captioning.support.errors import CaptioningError
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ MAX_SHOWN_SIDE: Final = 1024
 
 HELP = f"""\
 settings:
-  ckpt=PATH     a run's checkpoints/best.ckpt; required
+  ckpt=MODEL    a run's checkpoints/best.ckpt, an exported folder, or the name of a model;
+                {DEFAULT} if it is left out
   port=8000     the page is http://{HOST}:PORT; 0: any free port
   beam_size=5   number of captions that the beam search keeps and the page shows
   device=auto   cpu, cuda, mps; auto: a GPU if there is one
@@ -66,7 +67,7 @@ settings:
 class DemoSettings:
     """The settings of the command line."""
 
-    ckpt: str
+    ckpt: str = DEFAULT
     port: int = 8000
     beam_size: int = 5
     device: str = "auto"
@@ -98,8 +99,8 @@ def create_app(
         decoding: the decoding method.
     """
     # Imported here, so that --help and wrong settings need not wait for torch.
-    from captioning.apps.caption import attention_maps, decode_images
     from captioning.data.features.extraction import choose_precision
+    from captioning.pictures import attention_maps, decode_images
 
     precision = choose_precision("auto", captioner.device)
     encoder = captioner.encoder
@@ -272,18 +273,15 @@ def _settings(arguments: Sequence[str]) -> DemoSettings:
         if key not in names:
             raise CaptioningError(f"{argument}: no such setting; there are {', '.join(names)}.")
         given[key] = value
-    if "ckpt" not in given:
-        raise CaptioningError("ckpt=PATH is missing: name a run's checkpoints/best.ckpt.")
     return DemoSettings(**validated(DemoSettings, given, "demo", set()))
 
 
 def _serve(settings: DemoSettings) -> None:
     # Report mistakes before torch and Lightning are imported.
-    ckpt = Path(settings.ckpt).expanduser()
-    check_file(ckpt, "ckpt")
+    ckpt = find_model(os.path.expanduser(settings.ckpt))  # noqa: PTH111  hf:// is no path
     with _listener(settings.port) as listener:
         port = listener.getsockname()[1]
-        print(f"Loading {ckpt}", file=sys.stderr)
+        print(f"Loading {settings.ckpt}", file=sys.stderr)
         from captioning.data.features.extraction import choose_device
         from captioning.decoding import Beam
 

@@ -25,12 +25,12 @@ def _parser() -> argparse.ArgumentParser:
         "split. Writes descriptions.txt (image<TAB>caption, every image that has captions) and "
         "vocabulary.json.",
     )
-    parser.add_argument("--root", type=Path, required=True, help="the data set's folder")
+    parser.add_argument("--root", type=Path, required=True, help="the data set's folder or file")
     parser.add_argument(
         "--out", type=Path, default=Path("prepared"), help="output folder (default: %(default)s)"
     )
     parser.add_argument(
-        "--name", default="flickr8k", help="flickr8k, flickr30k, coco (default: %(default)s)"
+        "--name", default="flickr8k", help="flickr8k, flickr30k, coco, own (default: %(default)s)"
     )
     parser.add_argument(
         "--layout",
@@ -81,6 +81,8 @@ def _prepare(options: argparse.Namespace) -> None:
 
     images = ", ".join(f"{len(corpus.split(split)):,} {split}" for split in SPLITS)
     print(f"{corpus.name} ({corpus.layout} layout) in {corpus.root}: {images} images")
+    for warning in corpus.warnings:
+        print(f"warning: {warning}")
     for note in corpus.notes:
         print(f"note: {note}")
     empty = sum(not text for texts in cleaned.values() for text in texts)

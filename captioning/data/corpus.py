@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from captioning.data.division import divide, is_flickr8k
 from captioning.data.names import composed
 from captioning.data.readers.base import RawCorpus
 from captioning.data.readers.image_folders import is_image_name
 from captioning.data.readers.registry import (
     LAYOUTS_UNDERSTOOD,
+    OF_ANYBODY,
     READERS,
+    files_of,
     find_layouts,
     find_reader,
 )
+from captioning.data.readers.table import why_no_table
 from captioning.data.splits import SPLITS, Split
 from captioning.data.text import doubts
 from captioning.support.errors import CaptioningError, shortened
@@ -54,6 +58,7 @@ class Corpus:
         root: The folder it was read from.
         images: All images that have a file and captions.
         notes: Sentences about what is odd in the data, for the log.
+        warnings: Sentences about what the user has to know, such as that splits were drawn.
     """
 
     name: str
@@ -61,6 +66,7 @@ class Corpus:
     root: Path
     images: tuple[CaptionedImage, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def split(self, name: str) -> tuple[CaptionedImage, ...]:
         """The images of a split, in the order of its list (Karpathy: of the file).
@@ -105,17 +111,23 @@ def read_corpus(
     name: str = "flickr8k",
     layout: str = "auto",
     skip_bad: bool = False,
+    split_seed: int = 0,
+    cache: Path | None = None,
 ) -> Corpus:
     """Read and check a data set.
 
     Args:
-        root: Its folder.
+        root: Its folder, or the file of its captions.
         name: Its name; picks ``dataset_<name>.json`` among several, and the splits that come with
             this package (``flickr8k`` only).
-        layout: ``official``, ``karpathy``, ``kaggle``, ``flickr30k``, the dotted path of a reader
-            of one's own (:mod:`captioning.data.readers.base`), or ``auto`` to find one of ours.
+        layout: A name in :data:`captioning.data.readers.registry.LAYOUTS`, the dotted path of a
+            reader of one's own (:mod:`captioning.data.readers.base`), or ``auto`` to find one of
+            ours.
         skip_bad: Leave out images of a split that have no file or no caption, and empty captions,
             with a note for each, instead of raising an error.
+        split_seed: The seed of splits that are drawn because the data set has none.
+        cache: The folder into which images are unpacked that are inside of other files; None is
+            ``CAPTIONING_CACHE`` or ~/.cache/captioning.
 
     Raises:
         CaptioningError: the data set is absent, is malformed, or contradicts itself.
@@ -123,26 +135,36 @@ def read_corpus(
     root = Path(root).expanduser()
     if layout != "auto":
         find_reader(layout)  # so that an unknown layout is reported before a missing folder
-    if not root.is_dir():
+    if not root.exists():
         raise CaptioningError(f"{root}: no such folder; {LAYOUTS_UNDERSTOOD}.")
     layouts = find_layouts(root) if layout == "auto" else (layout,)
     if not layouts:
-        raise CaptioningError(f"{root}: no caption file here; {LAYOUTS_UNDERSTOOD}.")
+        raise CaptioningError(
+            f"{root}: no caption file here{why_no_table(root)}; {LAYOUTS_UNDERSTOOD}."
+        )
     reader = find_reader(layouts[0])
-    files = reader.detect(root)
+    files = files_of(reader, root)
     if not files:
         understood = (
             LAYOUTS_UNDERSTOOD if layout in READERS else f"this layout has {reader.expects}"
         )
         raise CaptioningError(f"{root}: no caption file of the layout {layout} here; {understood}.")
-    raw = reader.read(root, files, name)
+    folder = root if root.is_dir() else root.parent
+    raw = reader.read_cached(folder, files, name, cache)
     if len(layouts) > 1:
         raw.notes.insert(
             0,
             f"The folder has the layouts {', '.join(layouts)}; {layouts[0]} is read, "
             "data.layout chooses another.",
         )
-    return _assemble(raw, name, layouts[0], root, skip_bad)
+    _compose_names(raw)
+    divide(raw, name, folder, split_seed)
+    if name == "flickr8k" and layouts[0] in OF_ANYBODY and not is_flickr8k(raw.captions):
+        raw.warnings.append(
+            "These images are not Flickr8k's, and results would be recorded as if they were: use "
+            "data=own."
+        )
+    return _assemble(raw, name, layouts[0], folder, skip_bad)
 
 
 def _some(names: Sequence[str], limit: int = 3) -> str:
@@ -154,13 +176,16 @@ def _some(names: Sequence[str], limit: int = 3) -> str:
 
 def _assemble(raw: RawCorpus, name: str, layout: str, root: Path, skip_bad: bool) -> Corpus:
     """Check captions, splits and files against each other."""
-    _compose_names(raw)
     notes = list(raw.notes)
     split_of = _assign_splits(raw, root, notes)
 
     def judge(offenders: list[str], what: str) -> None:
         if offenders and not skip_bad:
-            raise CaptioningError(f"{what} ({len(offenders):,}): {_some(offenders)}; {_SKIP}.")
+            named = [
+                f"{each} ({raw.places[each]})" if each in raw.places else each
+                for each in offenders[:3]
+            ] + offenders[3:]
+            raise CaptioningError(f"{what} ({len(offenders):,}): {_some(named)}; {_SKIP}.")
         if offenders:
             notes.append(f"Left out: {what} ({len(offenders):,}): {_some(offenders, 10)}.")
 
@@ -175,7 +200,7 @@ def _assemble(raw: RawCorpus, name: str, layout: str, root: Path, skip_bad: bool
             lambda image: not raw.captions.get(image),
         ),
         (
-            f"images of a split without a file in {raw.folders}",
+            f"images of a split without a file in {raw.folders or root}",
             lambda image: image not in raw.files,
         ),
     ]
@@ -213,7 +238,7 @@ def _assemble(raw: RawCorpus, name: str, layout: str, root: Path, skip_bad: bool
         for image, split_ in (split_of | unsplit).items()
     )
     notes += doubts({image.id: image.captions for image in images if image.split})
-    return Corpus(name, layout, root, images, tuple(notes))
+    return Corpus(name, layout, root, images, tuple(notes), tuple(raw.warnings))
 
 
 def _compose_names(raw: RawCorpus) -> None:
@@ -225,6 +250,7 @@ def _compose_names(raw: RawCorpus) -> None:
     raw.splits = {split: [*map(composed, images)] for split, images in raw.splits.items()}
     raw.files = {composed(image): path for image, path in raw.files.items()}
     raw.numbers = {composed(image): number for image, number in raw.numbers.items()}
+    raw.places = {composed(image): place for image, place in raw.places.items()}
 
 
 def _assign_splits(raw: RawCorpus, root: Path, notes: list[str]) -> dict[str, Split]:

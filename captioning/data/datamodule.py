@@ -24,15 +24,20 @@ from captioning.data.text import (
     Vocabulary,
     build_vocabulary,
     clean_descriptions,
+    coverage,
+    extend_vocabulary,
     save_descriptions,
 )
 from captioning.data.views import ORIGINAL, ORIGINAL_ALONE, find_views, side_ids
 from captioning.models.encoders.base import GridEncoder
-from captioning.support.errors import CaptioningError
+from captioning.support.errors import CaptioningError, shortened
 
 __all__ = ["Batch", "CaptionDataModule"]
 
 log = logging.getLogger(__name__)
+
+_MOST_WORDS = 0.9
+"""A vocabulary with a smaller share of the words of the training captions is warned of."""
 
 
 class CaptionDataModule(pl.LightningDataModule):
@@ -49,14 +54,15 @@ class CaptionDataModule(pl.LightningDataModule):
     the grids of that model's encoder, after computing those that are not in the feature store yet.
 
     Args:
-        root: The folder of the data set. None: a folder in the cache, to which ``flickr8k`` is
-            downloaded, or in which ``scenes`` are drawn, on first use.
+        root: The folder of the data set, or the file of its captions. None: a folder in the cache,
+            to which ``flickr8k`` is downloaded, or in which ``scenes`` are drawn, on first use.
         name: The name of the data set.
-        layout: ``official``, ``karpathy``, ``kaggle``, ``flickr30k``, ``auto`` for whichever of
-            them is found, or the dotted path of a reader of one's own; see
+        layout: A name in :data:`captioning.data.readers.registry.LAYOUTS`, ``auto`` for whichever
+            of them is found, or the dotted path of a reader of one's own; see
             :mod:`captioning.data.readers.base`.
         skip_bad: Leave out, and name in the log, images that are missing, broken or without
             captions.
+        split_seed: The seed of splits that are drawn, with a warning, if the data set has none.
         batch_size: Images in a training batch; each comes with all its captions.
         eval_batch_size: Images in a batch for decoding.
         workers: Processes that read image files, used if the encoder is trained.
@@ -71,6 +77,7 @@ class CaptionDataModule(pl.LightningDataModule):
         seed: The seed of the order of the training images; the same seed and epoch give the same
             order. None: torch's seed when fitting starts, which ``seed_everything`` sets.
         vocabulary: The vocabulary of a trained model. None: it is built from the training split.
+        add_words: Append the words of the training split that ``vocabulary`` lacks.
         predict_split: The split of :meth:`predict_dataloader`.
         train_views: The names of the views of the training images; see
             :mod:`captioning.data.views`. If there are several, one is drawn for each image in each
@@ -97,6 +104,7 @@ class CaptionDataModule(pl.LightningDataModule):
         name: str = "flickr8k",
         layout: str = "auto",
         skip_bad: bool = False,
+        split_seed: int = 0,
         batch_size: int = 16,
         eval_batch_size: int = 50,
         workers: int = 2,
@@ -108,6 +116,7 @@ class CaptionDataModule(pl.LightningDataModule):
         cache: str | None = None,
         seed: int | None = None,
         vocabulary: Vocabulary | None = None,
+        add_words: bool = False,
         predict_split: Split = "test",
         train_views: Sequence[str] = ORIGINAL_ALONE,
     ) -> None:
@@ -126,6 +135,7 @@ class CaptionDataModule(pl.LightningDataModule):
         self.data_name = name
         self.layout = layout
         self.skip_bad = skip_bad
+        self.split_seed = split_seed
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.workers = workers
@@ -137,6 +147,7 @@ class CaptionDataModule(pl.LightningDataModule):
         self.cache = cache_folder(cache)
         self.seed = seed
         self.given_vocabulary = vocabulary
+        self.add_words = add_words
         self.predict_split = predict_split
         self.train_views = tuple(train_views)
         self.encoder: GridEncoder | None = None
@@ -236,19 +247,46 @@ class CaptionDataModule(pl.LightningDataModule):
             return
         root = ensure_data_folder(self.root, self.data_name, str(self.cache))
         self.corpus = read_corpus(
-            root, name=self.data_name, layout=self.layout, skip_bad=self.skip_bad
+            root,
+            name=self.data_name,
+            layout=self.layout,
+            skip_bad=self.skip_bad,
+            split_seed=self.split_seed,
+            cache=self.cache,
         )
         for note in self.corpus.notes:
             log.info("Data: %s", note)
-        self.boxes = read_boxes(root)
+        for warning in self.corpus.warnings:
+            log.warning("Data: %s", warning)
+        self.boxes = read_boxes(self.corpus.root)
         captions = {image.id: image.captions for image in self.corpus.images}
         self.descriptions = clean_descriptions(captions, self.cleaner)
-        self.vocabulary = self.given_vocabulary or build_vocabulary(
-            (c for image in self.corpus.split("train") for c in self.descriptions[image.id]),
-            min_count=self.min_count,
-            max_size=self.max_size,
-        )
+        self.vocabulary = self._choose_vocabulary()
         self._text_is_read = True
+
+    def _choose_vocabulary(self) -> Vocabulary:
+        captions = [c for image in self.corpus.split("train") for c in self.descriptions[image.id]]
+        limits = (self.min_count, self.max_size)
+        if self.given_vocabulary is not None:
+            if not self.add_words:
+                return self.given_vocabulary
+            vocabulary = extend_vocabulary(self.given_vocabulary, captions, *limits)
+            new = vocabulary.words[len(self.given_vocabulary.words) :]
+            log.info(
+                "Data: %d words are added to the %d of the vocabulary%s",
+                *(len(new), len(self.given_vocabulary.words)),
+                f": {shortened(', '.join(new), 200)}" if new else "",
+            )
+        else:
+            vocabulary = build_vocabulary(captions, *limits)
+        known, different, share = coverage(vocabulary, captions)
+        if share < _MOST_WORDS:
+            log.warning(
+                "Data: data.min_count=%d leaves %d of the %d different words of the training "
+                "captions; %.0f %% of their words become <unk>, and data.min_count=1 keeps all.",
+                *(self.min_count, known, different, 100 * (1 - share)),
+            )
+        return vocabulary
 
     @property
     def store(self) -> FeatureStore | None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -13,8 +15,8 @@ from captioning.data.batch import Batch
 from captioning.data.corpus import CaptionedImage
 from captioning.data.features.store import FeatureStore
 from captioning.data.images import load_rgb
-from captioning.data.views import ORIGINAL_ALONE, find_views, stacked_pixels
-from captioning.models.encoders.base import GridEncoder
+from captioning.data.views import ORIGINAL_ALONE, View, find_views
+from captioning.models.encoders.base import GridEncoder, Preprocessing
 
 Item = int | tuple[int, str]
 """The index of an image, or an index and the name of a view."""
@@ -114,3 +116,11 @@ class CaptionDataset(Dataset[Batch]):
 def identity_collate(batch: Any) -> Any:
     """Return the batch as it is, since the dataset returns whole batches."""
     return batch
+
+
+def stacked_pixels(
+    picture: Image.Image, preprocessing: Preprocessing, views: Sequence[View]
+) -> Float[Tensor, "*views 3 size size"]:
+    """Views of a picture as the input of an encoder; a single view has no dimension of its own."""
+    pixels = [view.pixels(picture, preprocessing) for view in views]
+    return torch.stack(pixels) if len(pixels) > 1 else pixels[0]

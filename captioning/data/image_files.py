@@ -64,7 +64,7 @@ def find_images(name: str) -> FoundImages:
         raise CaptioningError("images= is empty: name a file, a folder or a pattern.")
     try:
         if path.is_dir():
-            root, files = path, list(_walk(path))
+            root, files = path, list(visible_files(path))
         elif path.exists():
             return FoundImages(path.parent, [path])
         else:
@@ -94,8 +94,12 @@ def _match(pattern: str) -> tuple[Path, list[Path]]:
     return Path(os.path.commonpath([Path(*fixed), *files])), files
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder that are not hidden; a cycle of links is followed only once."""
+def visible_files(folder: Path) -> Iterator[Path]:
+    """The files below a folder that are not hidden; a cycle of links is followed only once.
+
+    Raises:
+        CaptioningError: a folder cannot be read.
+    """
 
     def refuse(error: OSError) -> NoReturn:
         raise CaptioningError(f"{error.filename} cannot be read ({error.strerror}).") from error

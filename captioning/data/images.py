@@ -123,6 +123,24 @@ def decode_rgb(data: bytes, path: Path, max_pixels: int | None = None) -> Image.
         raise CaptioningError(f"{path} is not a readable image ({reason}): {remedy}.") from error
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a picture in memory to eight-bit RGB, in the same way as :func:`decode_rgb`.
+
+    Raises:
+        CaptioningError: it has no pixels, they are of an unknown range, or its file is damaged.
+    """
+    try:
+        _check_size(image, None)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # Pillow's decoders raise many exceptions for damaged files
+        reason = str(error) or type(error).__name__
+        raise CaptioningError(
+            f"This picture (mode {image.mode}, {image.width} x {image.height}) cannot be converted "
+            f"to RGB ({reason}): convert it first."
+        ) from error
+
+
 def _is_heic(data: bytes) -> bool:
     """Whether a file is in the format of iPhones (ISO/IEC 23008-12)."""
     return data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"heim", b"heis", b"mif1")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -12,6 +15,21 @@ from captioning.support.errors import CaptioningError
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+PUBLISHED = frozenset({"flickr8k", "flickr30k", "coco"})
+"""Data sets whose splits are published. Splits that are drawn for them would not be comparable."""
+
+_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training", "restval"), "train"),
+    **dict.fromkeys(("dev", "val", "valid", "validation", "eval"), "dev"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def split_named(name: str) -> Split | None:
+    """The split that a word names: ``valid`` and ``validation``, for example, are ``dev``."""
+    return _NAMES.get(name.strip().lower())
 
 
 class SplitLists(NamedTuple):
@@ -38,6 +56,9 @@ _LISTS: tuple[dict[Split, str], ...] = (
 def read_split_lists(folders: Sequence[Path], name: str, captions: Path) -> SplitLists:
     """Read the split lists of the first folder that has them, otherwise those of this package.
 
+    Other data sets than the published ones need no lists: their splits are then empty, and
+    :func:`captioning.data.division.divide` draws some.
+
     A line of ``train.txt``, ``val.txt`` or ``test.txt`` may lack the ``.jpg`` of the file name, as
     in Flickr30k Entities.
 
@@ -61,13 +82,37 @@ def read_split_lists(folders: Sequence[Path], name: str, captions: Path) -> Spli
                 return SplitLists(images, source, bundled=False)
             if len(missing) < len(paths):
                 raise CaptioningError(f"{folder}: the split list {missing[0]} is missing.")
+    if name not in PUBLISHED:
+        return SplitLists({}, str(captions), bundled=False)
     if name != "flickr8k":
         raise CaptioningError(
             f"{captions}: it has captions, but there are no splits for {name} beside it; put "
             "train.txt, val.txt and test.txt there, one file name a line, or use Karpathy's "
-            f"dataset_{name}.json, which has both."
+            f"dataset_{name}.json, which has both; data=own draws splits for data of your own."
         )
-    return SplitLists(_bundled_lists(), "the official split lists", bundled=True)
+    return bundled_lists()
+
+
+def bundled_lists() -> SplitLists:
+    """Flickr8k's official lists, which come with this package."""
+    images: dict[Split, list[str]] = {split: [] for split in SPLITS}
+    for split, image, _ in _bundled_lines():
+        images[split].append(image)
+    return SplitLists(images, "the official split lists", bundled=True)
+
+
+def flickr8k_images() -> dict[str, str]:
+    """The names of Flickr8k's images by the :func:`captions_digest` of their captions."""
+    return {digest: image for _, image, digest in _bundled_lines()}
+
+
+def captions_digest(captions: Iterable[str]) -> str:
+    """Eight hexadecimal digits that identify an image of Flickr8k by its captions.
+
+    Neither the order of the captions nor anything but their letters and digits matters.
+    """
+    letters = sorted(re.sub(r"[\W_]+", "", caption.lower()) for caption in captions)
+    return hashlib.sha256("\n".join(letters).encode()).hexdigest()[:8]
 
 
 def _read_list(path: Path) -> list[str]:
@@ -77,12 +122,9 @@ def _read_list(path: Path) -> list[str]:
     return [name if Path(name).suffix else f"{name}.jpg" for name in names]
 
 
-def _bundled_lists() -> dict[Split, list[str]]:
-    """Flickr8k's official lists, from ``flickr8k_splits.txt`` in this package."""
-    images: dict[Split, list[str]] = {split: [] for split in SPLITS}
+@cache
+def _bundled_lines() -> tuple[tuple[Split, str, str], ...]:
+    """Split, image and digest of the captions, from ``flickr8k_splits.txt`` in this package."""
     text = package_files("captioning.data").joinpath("flickr8k_splits.txt").read_text("utf-8")
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            split, image = line.split("\t")
-            images[next(known for known in SPLITS if known == split)].append(image)
-    return images
+    lines = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
+    return tuple((_NAMES[split], image, digest) for split, image, digest in lines)

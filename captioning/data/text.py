@@ -376,6 +376,53 @@ def build_vocabulary(
     ]
     if not frequent:
         raise CaptioningError(
-            f"None of the {len(counts)} words is seen {min_count} times; lower min_count."
+            f"None of the {len(counts)} words is seen {min_count} times; lower data.min_count."
         )
     return Vocabulary(sorted(frequent, key=lambda word: (-counts[word], word))[:max_size])
+
+
+def extend_vocabulary(
+    vocabulary: Vocabulary,
+    captions: Iterable[str | Sequence[str]],
+    min_count: int = 5,
+    max_size: int | None = None,
+) -> Vocabulary:
+    """Append the words of captions that a vocabulary lacks; the ids of its own words stay.
+
+    Args:
+        vocabulary: The vocabulary, which is not changed.
+        captions: Cleaned captions, as for :func:`build_vocabulary`.
+        min_count: How often a new word must occur to get an id.
+        max_size: The most new words.
+    """
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(caption.split() if isinstance(caption, str) else caption)
+    new = {word: count for word, count in counts.items() if word not in vocabulary}
+    if not any(count >= min_count and word not in SPECIAL_WORDS for word, count in new.items()):
+        return vocabulary
+    added = build_vocabulary([[word] * count for word, count in new.items()], min_count, max_size)
+    return Vocabulary([*vocabulary.words, *added.words])
+
+
+class Coverage(NamedTuple):
+    """How well a vocabulary covers some captions.
+
+    Attributes:
+        known: The different words of the captions that it has.
+        different: The different words of the captions.
+        share: The share of all words of the captions that it has, between 0 and 1.
+    """
+
+    known: int
+    different: int
+    share: float
+
+
+def coverage(vocabulary: Vocabulary, captions: Iterable[str]) -> Coverage:
+    """How well a vocabulary covers cleaned captions."""
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(caption.split())
+    known = [count for word, count in counts.items() if word in vocabulary]
+    return Coverage(len(known), len(counts), sum(known) / max(1, counts.total()))

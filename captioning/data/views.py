@@ -13,18 +13,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
 from captioning.data.text import Vocabulary
-from captioning.models.encoders.base import WHOLE, Box, Preprocessing
 from captioning.support.errors import CaptioningError
 from captioning.support.nearest import did_you_mean
+from captioning.support.regions import WHOLE, Region
+
+if TYPE_CHECKING:  # scoring a file of captions imports this module, and not torch
+    from torch import Tensor
+
+    from captioning.models.encoders.base import Preprocessing
 
 _FLIP = "_flip"
 _NUMBER = r"(\d*\.?\d+)"
@@ -42,7 +45,7 @@ class View:
     """
 
     name: str
-    box: Box = WHOLE
+    box: Region = WHOLE
     mirrored: bool = False
 
     @property
@@ -51,8 +54,8 @@ class View:
         return self.box == WHOLE and not self.mirrored
 
     def pixels(
-        self, picture: Image.Image, preprocessing: Preprocessing
-    ) -> Float[Tensor, "3 size size"]:
+        self, picture: Image.Image, preprocessing: "Preprocessing"
+    ) -> "Float[Tensor, '3 size size']":
         """The view of an RGB picture as the input of an encoder."""
         if self.is_original:  # an encoder's own preprocessing need not know of views
             return preprocessing(picture)
@@ -164,11 +167,3 @@ def _box_view(name: str, given: str) -> View:
             "each from 0 to 1."
         )
     return View(name, (left, top, right, bottom), name.endswith(_FLIP))
-
-
-def stacked_pixels(
-    picture: Image.Image, preprocessing: Preprocessing, views: Sequence[View]
-) -> Float[Tensor, "*views 3 size size"]:
-    """Views of a picture as the input of an encoder; a single view has no dimension of its own."""
-    pixels = [view.pixels(picture, preprocessing) for view in views]
-    return torch.stack(pixels) if len(pixels) > 1 else pixels[0]

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from captioning.data.corpus import fingerprint
 from captioning.data.names import composed, without_zeros
@@ -27,7 +27,10 @@ from captioning.support.progress import Clock
 log = logging.getLogger(__name__)
 
 # The cleaner turns "<unk>", "[UNK]" and "UNK" into this word.
-_UNKNOWN = "unk"
+UNKNOWN = "unk"
+
+HUMANS: Final = "humans"
+"""What ``captions=`` is to score the references against each other, unless a file is called so."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class EvalSettings(ExtraMetrics):
     backend: Literal["auto", "torch", "native"] = "auto"
     trust: str | list[str] | None = None
     views: tuple[str, ...] = ORIGINAL_ALONE
+
+    @property
+    def are_humans(self) -> bool:
+        """Whether the references are scored against each other."""
+        return self.captions == HUMANS and not Path(HUMANS).is_file()
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "EvalSettings":
@@ -67,6 +75,11 @@ class EvalSettings(ExtraMetrics):
             raise CaptioningError(
                 "references= is missing: give the file with the reference captions of the images "
                 f"of {self.captions}."
+            )
+        if self.are_humans and self.subset:
+            raise CaptioningError(
+                f"subset= is not valid with captions={HUMANS}, which scores the references of all "
+                "images."
             )
         if self.captions and self.trust:
             raise CaptioningError("trust= is valid only with ckpt=, whose classes it is about.")
@@ -119,12 +132,12 @@ def score_file(
         cleaner = Cleaner()
         said = {image: cleaner(captions[image]) for image in chosen}
         train = None if references.train is None else {cleaner(t) for t in references.train}
-        language = describe_language(list(said.values()), train=train, unknown=_UNKNOWN)
+        language = describe_language(list(said.values()), train=train, unknown=UNKNOWN)
     results.write_captions(
         folder / f"captions_{split}.json",
         {image: captions[image] for image in chosen},
         found.per_image,
-        describe_each(said, train=train, unknown=_UNKNOWN),
+        describe_each(said, train=train, unknown=UNKNOWN),
         references.numbers,
     )
     results.write_statistics(folder / f"statistics_{split}.json", found.statistics)

@@ -2,9 +2,10 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +15,12 @@ from captioning.metrics.spice import find_corenlp, spice_scores
 from captioning.metrics.tokenizer import tokenize
 from captioning.support.errors import CaptioningError
 
+if TYPE_CHECKING:
+    from captioning.metrics.clipscore import ClipScorer
+
+_BY_SPICE = ("SPICE", "SPIDEr")
 _BY_CLIP = ("CLIPScore", "RefCLIPScore")
+_BY_PAC = ("PAC-S", "RefPAC-S")
 
 _Images = Mapping[str, Path]
 _References = Mapping[str, Sequence[str]]
@@ -29,7 +35,10 @@ class ExtraMetrics:
             users' own metrics; see `captioning.metrics.registry.ImageMetric`.
         clip_weights: for CLIPScore and RefCLIPScore; see
             `captioning.metrics.clipscore.ClipScorer`.
-        spice_files: for SPICE; see `captioning.metrics.spice.find_corenlp`.
+        pac_weights: for PAC-S and RefPAC-S: the weights of their authors, in the same form; needed
+            where one of them is asked for.
+        spice_files: for SPICE, and SPIDEr, which is scored whenever SPICE is; see
+            `captioning.metrics.spice.find_corenlp`.
         spice_memory: the memory limit of SPICE.
 
     Raises:
@@ -38,6 +47,7 @@ class ExtraMetrics:
 
     extra_metrics: list[str] = field(default_factory=list)
     clip_weights: str = "openai/clip-vit-base-patch32"
+    pac_weights: str | None = None
     spice_files: str | None = None
     spice_memory: str = "8G"
 
@@ -50,11 +60,20 @@ class ExtraMetrics:
                     f"{', '.join(OPTIONAL_METRICS)}, or give the dotted path of a class.{hint}"
                 )
         self.own_metrics()
+        if self._asks(_BY_PAC) and not self.pac_weights:
+            raise CaptioningError(
+                f"pac_weights= is missing: extra_metrics={self.extra_metrics} needs the weights "
+                "that the authors of PAC-S tuned; give the folder with the model and its tokenizer."
+            )
         if not re.fullmatch(r"[1-9]\d*[kmgKMG]", self.spice_memory):
             raise CaptioningError(
                 f"spice_memory={self.spice_memory} must be a number with its unit, such as 8G or "
                 "3000M."
             )
+
+    def _asks(self, metrics: Sequence[str]) -> bool:
+        """Whether one of these is asked for."""
+        return any(name in self.extra_metrics for name in metrics)
 
     def own_metrics(self) -> dict[str, ImageMetric]:
         """The users' own metrics that are asked for, by name, newly created.
@@ -69,7 +88,7 @@ class ExtraMetrics:
     def need_photographs(self) -> bool:
         """Whether one of the metrics looks at the photographs."""
         own = self.own_metrics().values()
-        return any(name in _BY_CLIP for name in self.extra_metrics) or any(
+        return self._asks((*_BY_CLIP, *_BY_PAC)) or any(
             getattr(metric, "needs_photographs", False) for metric in own
         )
 
@@ -79,12 +98,10 @@ class ExtraMetrics:
         Raises:
             CaptioningError: weights or files are missing and cannot be downloaded.
         """
-        if "SPICE" in self.extra_metrics:
+        if self._asks(_BY_SPICE):
             find_corenlp(self.spice_files)
-        if any(name in _BY_CLIP for name in self.extra_metrics):
-            from captioning.metrics.clipscore import ClipScorer
-
-            ClipScorer(self.clip_weights, device="cpu")
+        for _ in self._by_clip(device="cpu"):
+            pass  # each is loaded, which raises an error if it cannot be
 
     def add_to(
         self,
@@ -107,14 +124,16 @@ class ExtraMetrics:
         images = list(found.per_image)
         said = {image: captions[image] for image in images}
         scored: dict[str, list[float]] = {}
-        if "SPICE" in self.extra_metrics:
+        if self._asks(_BY_SPICE):
             scored["SPICE"] = self._spice(said, references)
-        if any(name in _BY_CLIP for name in self.extra_metrics):
-            from captioning.metrics.clipscore import ClipScorer
-
-            given = references if "RefCLIPScore" in self.extra_metrics else None
-            by_clip = ClipScorer(self.clip_weights).scores(said, photographs, given)
-            scored |= {name: by_clip[name] for name in _BY_CLIP if name in self.extra_metrics}
+            ciders = [scores["CIDEr"] for scores in found.per_image.values()]
+            scored["SPIDEr"] = [
+                (cider + spice) / 2 for cider, spice in zip(ciders, scored["SPICE"], strict=True)
+            ]
+        for names, scorer in self._by_clip():
+            given = references if names[1] in self.extra_metrics else None
+            by_clip = scorer.scores(said, photographs, given)
+            scored |= {name: by_clip[name] for name in names if name in self.extra_metrics}
         for name, metric in self.own_metrics().items():
             scored[name] = _own_scores(metric, said, references, photographs)
         columns = {name: np.array(values) for name, values in scored.items()}
@@ -132,6 +151,15 @@ class ExtraMetrics:
                 },
             ),
         )
+
+    def _by_clip(self, device: str | None = None) -> Iterator[tuple[tuple[str, str], "ClipScorer"]]:
+        """The scorers by CLIP that are asked for, each loaded when it is its turn."""
+        for names, key in ((_BY_CLIP, "clip_weights"), (_BY_PAC, "pac_weights")):
+            if self._asks(names):
+                from captioning.metrics.clipscore import ClipScorer
+
+                weights = getattr(self, key)
+                yield names, ClipScorer(weights, device=device, name=names[0], key=key)
 
     def _spice(self, captions: Mapping[str, str], references: _References) -> list[float]:
         # In the same list as the scorer's, so that its cached result is found.

@@ -157,6 +157,9 @@ def write_record(
             train=(config if training is None else training).get("data", {}).get("train_views"),
             evaluation=list(views),
         ),
+        reward=captioner.run.get("reward")
+        if is_ensemble(captioner)
+        else captioner.objective.reward_signature,
         free_running=True,  # `Captioner.test_step` decodes without teacher forcing
     )
     results.write_results(folder / "results.json", written)

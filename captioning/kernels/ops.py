@@ -84,7 +84,7 @@ def lstm_cell(
     """
     kernels = kernels_for("lstm_cell", *addends)
     fits = all(
-        gates.shape == (len(cell), 4 * cell.shape[-1]) and gates.device == cell.device
+        gates.shape == (cell.shape[0], 4 * cell.shape[-1]) and gates.device == cell.device
         for gates in addends
     )
     if kernels is None or not fits or len(addends) > MAX_ADDENDS or cell.dtype != torch.float32:

@@ -26,15 +26,20 @@ class ClipEmbedder:
         weights: see `captioning.metrics.clipscore.ClipScorer`.
         batch_size: number of images, or texts, at once.
         device: a torch device; None uses a GPU where there is one.
+        metric: the metric that it is for, for messages.
+        key: the setting that names the weights, for messages.
 
     Raises:
         CaptioningError: ``transformers`` is not installed, or the weights cannot be loaded.
     """
 
-    def __init__(self, weights: str, batch_size: int, device: str | None) -> None:
+    def __init__(
+        self, weights: str, batch_size: int, device: str | None, metric: str, key: str
+    ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size = batch_size
-        self._model, self._tokenizer = _load(weights)
+        self.metric = metric
+        self._model, self._tokenizer = _load(weights, metric, key)
         self._model.to(self.device)
 
     @torch.inference_mode()
@@ -46,7 +51,7 @@ class ClipEmbedder:
         """
         size = self._model.config.vision_config.image_size
         parts = []
-        with track_progress("CLIPScore", len(files), visible=progress) as advance:
+        with track_progress(self.metric, len(files), visible=progress) as advance:
             for start in range(0, len(files), self.batch_size):
                 batch = files[start : start + self.batch_size]
                 pixels = torch.stack([_preprocessed(file, size) for file in batch])
@@ -81,12 +86,12 @@ class ClipEmbedder:
         return torch.cat(parts)[[places[text] for text in texts]].cpu().numpy()
 
 
-def _load(weights: str) -> tuple[Any, Any]:
+def _load(weights: str, metric: str, key: str) -> tuple[Any, Any]:
     try:
         from transformers import AutoTokenizer, CLIPModel, logging
     except ImportError:
         raise CaptioningError(
-            'CLIPScore needs the package transformers: pip install "transformers>=4.45"'
+            f'{metric} needs the package transformers: pip install "transformers>=4.45"'
         ) from None
     quiet: Any = logging.disable_progress_bar  # files on disk load quickly
     quiet()
@@ -99,7 +104,7 @@ def _load(weights: str) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CaptioningError(
-            f"clip_weights={weights}: CLIP cannot be loaded ({reason}): name a folder with "
+            f"{key}={weights}: CLIP cannot be loaded ({reason}): name a folder with "
             "the model and its tokenizer, or one on the Hugging Face hub."
         ) from error
     return model.float().eval(), tokenizer

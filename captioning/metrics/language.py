@@ -7,6 +7,16 @@ may still score well; these figures show it.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from typing import Final
+
+BAD_ENDINGS: Final = frozenset(
+    ("with", "in", "on", "of", "a", "at", "to", "for", "an", "this", "his", "her", "that", "the")
+)
+"""Words with which a sentence does not end unless it is cut short.
+
+The list is `bad_endings` of R. Luo's code for self-critical training (``misc/utils.py`` of
+ruotianluo/self-critical.pytorch). Captions of a model that is trained on CIDEr alone may end so.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class Language:
             the train split are not known.
         unknown: Share of the words that stand for out-of-vocabulary words; None if the captions
             have no such word.
+        bad_endings: Share of the captions whose last word is one of `BAD_ENDINGS`.
     """
 
     distinct_1: float
@@ -40,6 +51,7 @@ class Language:
     length: float
     novel: float | None
     unknown: float | None
+    bad_endings: float
 
 
 def describe_language(
@@ -72,6 +84,10 @@ def describe_language(
         if known is None
         else _share(sum(tuple(sentence) not in known for sentence in sentences), len(sentences)),
         unknown=None if unknown is None else _share(words.count(unknown), len(words)),
+        bad_endings=_share(
+            sum(bool(sentence) and sentence[-1] in BAD_ENDINGS for sentence in sentences),
+            len(sentences),
+        ),
     )
 
 

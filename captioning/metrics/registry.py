@@ -13,17 +13,24 @@ from typing import Final, Protocol, runtime_checkable
 
 from captioning.metrics.bleu import BLEU
 from captioning.metrics.cider import CIDER
-from captioning.metrics.clipscore import CLIP_SCORE, REF_CLIP_SCORE
+from captioning.metrics.clipscore import CLIP_SCORE, PAC_SCORE, REF_CLIP_SCORE, REF_PAC_SCORE
 from captioning.metrics.meteor import METEOR
 from captioning.metrics.metric import Metric
 from captioning.metrics.rouge_l import ROUGE_L
-from captioning.metrics.spice import SPICE
+from captioning.metrics.spice import SPICE, SPIDER
 from captioning.support.errors import CaptioningError
 
 STANDARD: Final[tuple[Metric, ...]] = (BLEU, METEOR, ROUGE_L, CIDER)
 """The metrics that are computed in every evaluation."""
 
-OPTIONAL: Final[tuple[Metric, ...]] = (SPICE, CLIP_SCORE, REF_CLIP_SCORE)
+OPTIONAL: Final[tuple[Metric, ...]] = (
+    SPICE,
+    SPIDER,
+    CLIP_SCORE,
+    REF_CLIP_SCORE,
+    PAC_SCORE,
+    REF_PAC_SCORE,
+)
 """The built-in metrics that are computed where ``extra_metrics`` names them."""
 
 METRICS: Final = tuple(metric.name for metric in STANDARD)

@@ -36,6 +36,9 @@ from captioning.support.scratch import scratch_folder
 
 SPICE = Metric("SPICE", ("SPICE",), optional=True)
 
+SPIDER = Metric("SPIDEr", ("SPIDEr",), highest=5.5, optional=True)
+"""The mean of CIDEr, which is at most 10, and SPICE (S. Liu et al., ICCV 2017, sec. 3)."""
+
 CORENLP: Final = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 """SPICE's parser: Stanford CoreNLP and its models, in the version that SPICE was written for."""
 

@@ -3,9 +3,12 @@
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from captioning.models.decoders.base import Decoder
+from captioning.support.special_tokens import PAD, START
 
 if TYPE_CHECKING:
     from captioning.data.datamodule import Batch, CaptionDataModule
@@ -26,6 +29,14 @@ class Objective(nn.Module, ABC):
 
     static: ClassVar[bool] = False
 
+    @property
+    def reward_signature(self) -> str | None:
+        """The configuration of the reward that it maximises; None if it maximises none.
+
+        It has the form of Hu et al. 2023 (arXiv 2305.12254), without the version of their program.
+        """
+        return None
+
     def setup(self, data: "CaptionDataModule") -> None:
         """Read what the objective needs from the data, such as references.
 
@@ -40,3 +51,9 @@ class Objective(nn.Module, ABC):
             decoder: the decoder, to be called with ``batch.grid``.
             batch: images, each with all its captions.
         """
+
+
+def without_impossible(logits: Float[Tensor, "*rows words"]) -> Float[Tensor, "*rows words"]:
+    """Logits in which ``<pad>`` and ``<start>``, which are never the next word, are -infinity."""
+    never = torch.tensor([PAD, START], device=logits.device)
+    return logits.index_fill(-1, never, -torch.inf)

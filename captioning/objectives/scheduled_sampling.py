@@ -11,9 +11,10 @@ from torch import Tensor
 from captioning.decoding.base import generating
 from captioning.kernels.ops import at_least_single
 from captioning.models.decoders.base import Decoder
+from captioning.objectives.base import without_impossible
 from captioning.objectives.cross_entropy import CrossEntropy
 from captioning.support.errors import CaptioningError
-from captioning.support.special_tokens import PAD, START
+from captioning.support.special_tokens import PAD
 
 if TYPE_CHECKING:
     from captioning.data.datamodule import Batch
@@ -102,10 +103,7 @@ class ScheduledSampling(CrossEntropy):
             for word in range(length - 2):
                 step = decoder.step(read[:, :, word], state, memory)
                 state = step.state
-                logits = at_least_single(step.logits)
-                logits = logits.index_fill(
-                    -1, torch.tensor([PAD, START], device=logits.device), -torch.inf
-                )
+                logits = without_impossible(at_least_single(step.logits))
                 drawn = torch.multinomial(logits.flatten(0, 1).softmax(-1), 1).view(
                     images, captions
                 )

@@ -14,7 +14,7 @@ from captioning.decoding.base import evaluation_mode
 from captioning.kernels.ops import at_least_single
 from captioning.metrics.reward import CaptionReward
 from captioning.models.decoders.base import Decoder, TeacherForced
-from captioning.objectives.base import Objective
+from captioning.objectives.base import Objective, without_impossible
 from captioning.objectives.cross_entropy import CrossEntropy
 from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import END, PAD, SPECIAL_WORDS, START
@@ -92,8 +92,7 @@ class SelfCritical(Objective):
         self.words: list[str] = []
 
     @property
-    def signature(self) -> str:
-        """The configuration of the reward in the form of Hu et al. 2023, with no version."""
+    def reward_signature(self) -> str:
         end = "STANDARD" if self.end_token else "NO<EOS>"
         metric = "Cider-D[n4,s6.0]" + (
             f"+{self.bleu_weight:g}*BLEU[n4]" if self.bleu_weight else ""
@@ -178,8 +177,7 @@ class SelfCritical(Objective):
         """The log-probability of each caption under the distribution that is sampled."""
         output: TeacherForced = decoder(grid, tokens)
         logits = at_least_single(output.logits) / self.sampling.temperature
-        never = torch.tensor([PAD, START], device=logits.device)
-        possible = logits.index_fill(-1, never, -torch.inf)
+        possible = without_impossible(logits)
         # The target of rows of padding is <pad>: its log-probability, which is not used, must not
         # be -inf, because -inf * 0 is NaN.
         possible = possible.where(output.targets[:, None] != PAD, 0)

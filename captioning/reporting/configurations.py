@@ -22,14 +22,17 @@ _GROUPS = (
 # asked for. None of them is part of the configuration.
 _NEVER = {
     "name", "seed", "resume", "ckpt", "logger", "captions", "references", "images", "subset",
-    "split", "extra_metrics", "clip_weights", "spice_files", "spice_memory", "backend", "compile",
-    "trust",
+    "split", "extra_metrics", "clip_weights", "pac_weights", "spice_files",
+    "spice_memory", "backend",
+    "compile", "trust",
     "trainer.accelerator", "trainer.precision", "trainer.default_root_dir",
     "trainer.log_every_n_steps", "data.eval_batch_size", "callbacks.attention_images",
     "optimizer.fused",
     "callbacks.epoch_log", *(f"data.{key}" for key in WHERE_DATA_LIES),
 }  # fmt: skip
-_PATH_KEYS = {"root", "path", "dirpath", "filename", "save_dir", "folder"}
+_PATH_KEYS = {
+    "root", "path", "dirpath", "filename", "save_dir", "folder", "save_weights_only",
+}  # fmt: skip
 _PATH_STARTS = ("/", "./", "../", "~")
 
 # What training did in version 0.1 (files of schema 1) without a setting that said so.

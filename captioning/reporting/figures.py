@@ -14,15 +14,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from captioning.support.errors import CaptioningError
+from captioning.support.regions import WHOLE, Region
 
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
-
-Region = tuple[float, float, float, float]
-"""A rectangle x0, y0, x1, y1, as fractions of a photograph's width and height from the top left."""
-
-WHOLE_IMAGE: Final[Region] = (0.0, 0.0, 1.0, 1.0)
 
 SIGMA: Final = 0.8
 """Standard deviation of the smoothing, in cells of the map; large enough to hide their edges."""
@@ -57,7 +53,7 @@ def region_of(resize: str, size: tuple[int, int]) -> Region:
         size: the photograph's width and height in pixels.
     """
     if resize == "squash" or not all(size):
-        return WHOLE_IMAGE
+        return WHOLE
     side = min(size) * 224 / 256
     left, top = (round((1 - side / length) / 2, 4) for length in size)
     return left, top, 1 - left, 1 - top
@@ -113,7 +109,7 @@ def attention_figure(
     words: Sequence[str],
     maps: Float[np.ndarray, "words rows columns"],
     *,
-    region: Region = WHOLE_IMAGE,
+    region: Region = WHOLE,
 ) -> "matplotlib.figure.Figure":
     """Draw a photograph and the attention map of each word of its caption.
 
@@ -167,7 +163,7 @@ def attention_figure(
 
 
 def overlay(
-    image: Image.Image, weights: Float[np.ndarray, "rows columns"], region: Region = WHOLE_IMAGE
+    image: Image.Image, weights: Float[np.ndarray, "rows columns"], region: Region = WHOLE
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Convert a photograph to pale grey and tint it by a map.
 

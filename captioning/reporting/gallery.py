@@ -20,11 +20,12 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 
 from captioning.data.images import load_rgb
 from captioning.metrics.registry import STANDARD_SCORES, ordered_scores
-from captioning.reporting.figures import Region, check_maps, region_of
+from captioning.reporting.figures import check_maps, region_of
 from captioning.reporting.ranking import RANKED_BY
 from captioning.support.errors import CaptioningError
 from captioning.support.progress import track_progress
 from captioning.support.reading import load_document, parse_record
+from captioning.support.regions import Region
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +77,8 @@ class AttentionData(TypedDict):
     """The attention maps of a caption.
 
     ``maps`` is the base64 encoding of words x rows x columns bytes; each map is scaled to a peak of
-    255. ``region`` is the part of the photograph that they cover; see `figures.Region`. ``looked``
-    is the sum of each word's attention weights, if not all are 1: how much it looked at the image.
+    255. ``region`` is the part of the photograph that they cover. ``looked`` is the sum of each
+    word's attention weights, if not all are 1: how much it looked at the image.
     """
 
     maps: str

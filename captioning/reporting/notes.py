@@ -73,7 +73,14 @@ def endings(board: Leaderboard, escape: Callable[[str], str] = str) -> list[str]
 
 
 def _about_rows(ranking: Ranking, escape: Callable[[str], str]) -> list[str]:
-    found = []
+    found = [
+        f"{escape(one_line(row.label))}: each reference caption is scored against the others of "
+        f"its image, so that there is one reference less, and the scores are means over "
+        f"{row.results.leave_one_out} rounds. Fewer references give lower scores, which cannot be "
+        "compared with those of other tables."
+        for row in ranking.rows
+        if row.results.leave_one_out
+    ]
     left_out = ranking.settings[MAX_SETTINGS:]
     if left_out:
         found.append(

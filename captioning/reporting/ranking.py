@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,11 @@ OBJECT_COLUMNS: Final = {
 }
 LANGUAGE_COLUMNS: Final = tuple(name for name in Language.model_fields)
 
-_CLIP = ("CLIPScore", "RefCLIPScore")
+_CLIP = {
+    "clip_weights": ("CLIPScore", "RefCLIPScore"),
+    "pac_weights": ("PAC-S", "RefPAC-S"),
+}
+"""The metrics whose scores depend on weights, by the setting that names these."""
 
 
 class Ground(NamedTuple):
@@ -55,12 +59,13 @@ class Ground(NamedTuple):
     references: str = ""
     tokenization: str = ""
     clip_weights: str = ""
+    pac_weights: str = ""
 
     def __str__(self) -> str:
         parts = [f"{self.data} {self.fingerprint[:8]}", f"{self.split} split"]
         parts += [f"{self.images} images"]
         parts += [f"references {self.references[:8]}"] * bool(self.references)
-        parts += [part for part in (self.tokenization, self.clip_weights) if part]
+        parts += [part for part in (self.tokenization, self.clip_weights, self.pac_weights) if part]
         return one_line(", ".join(parts))
 
 
@@ -74,7 +79,12 @@ class Entry:
     def ground(self, split: str) -> Ground:
         """The images and references of its scores on ``split``."""
         data = self.results.data
-        clip = any(metric in self.results.scores.get(split, {}) for metric in _CLIP)
+        scores, settings = self.results.scores.get(split, {}), self.results.settings
+        weights = {
+            key: str(settings.get(key, ""))
+            for key, metrics in _CLIP.items()
+            if any(metric in scores for metric in metrics)
+        }
         return Ground(
             data.name,
             data.fingerprint,
@@ -82,7 +92,7 @@ class Entry:
             data.images.get(split, 0),
             data.references.get(split, ""),
             data.tokenization or "",
-            str(self.results.settings.get("clip_weights", "")) if clip else "",
+            **weights,
         )
 
     def values(self, split: str) -> dict[str, float]:
@@ -243,6 +253,7 @@ class Leaderboard:
             "references": "references",
             "tokenization": "tokenisation",
             "clip_weights": "weights of CLIPScore",
+            "pac_weights": "weights of PAC-S",
         }
         grounds = [ranking.ground for ranking in self.rankings]
         differing = ", ".join(
@@ -340,7 +351,11 @@ def rank(
         else:
             unscored.append(entry)
     rankings = []
-    for ground, members in sorted(_without_needless_clip(grounds).items()):
+    # People, scored on one reference less, come after the models.
+    tables = sorted(
+        _without_needless_clip(grounds).items(), key=lambda table: (_of_people(table[1]), table[0])
+    )
+    for ground, members in tables:
         rows = _rows(members, each_seed)
 
         def by_score(row: Row, split: str) -> tuple[bool, float, str]:
@@ -352,7 +367,10 @@ def rank(
         scored = [row for row in rows if metric in row.means(best_by)]
         best = min(scored, key=lambda row: by_score(row, best_by), default=None)
         best = _named(rows, against) if against else best
-        shown = tuple(each for each in published if _is_on(each, ground))
+        # Published results are on all references.
+        shown = (
+            () if _of_people(members) else tuple(each for each in published if _is_on(each, ground))
+        )
         rankings.append(Ranking(ground, *_compared(rows, split, best), shown, language))
     if against and not any(ranking.against for ranking in rankings):
         raise CaptioningError(
@@ -395,16 +413,29 @@ def one_line(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
+def _of_people(entries: Iterable[Entry]) -> bool:
+    """Whether the scores are those of references against each other."""
+    return any(entry.results.leave_one_out for entry in entries)
+
+
 def _without_needless_clip(grounds: Mapping[Ground, list[Entry]]) -> dict[Ground, list[Entry]]:
-    """Rank runs without CLIPScore with runs that have it, if these all use the same weights."""
-    weights: dict[Ground, set[str]] = defaultdict(set)
-    for ground in grounds:
-        weights[ground._replace(clip_weights="")].add(ground.clip_weights)
-    merged: dict[Ground, list[Entry]] = defaultdict(list)
-    for ground, members in grounds.items():
-        known = weights[ground._replace(clip_weights="")] - {""}
-        merged[ground._replace(clip_weights=known.pop()) if len(known) == 1 else ground] += members
-    return merged
+    """Rank runs without CLIPScore with runs that have it, if these all use the same weights.
+
+    PAC-S likewise.
+    """
+    for key in _CLIP:
+        nothing: dict[str, Any] = {key: ""}
+        weights: dict[Ground, set[str]] = defaultdict(set)
+        for ground in grounds:
+            weights[ground._replace(**nothing)].add(getattr(ground, key))
+        merged: dict[Ground, list[Entry]] = defaultdict(list)
+        for ground, members in grounds.items():
+            known = weights[ground._replace(**nothing)] - {""}
+            only: dict[str, Any] = {key: known.pop()} if len(known) == 1 else {}
+            common = ground._replace(**only)
+            merged[common] += members
+        grounds = merged
+    return dict(grounds)
 
 
 def _rows(entries: Sequence[Entry], each_seed: bool) -> list[Row]:

@@ -70,14 +70,16 @@ LANGUAGE_MEASURES: Final = {
     "distinct-2": "distinct_2",
     "not in train": "novel",
     "<unk>": "unknown",
+    "bad endings": "bad_endings",
 }
 """The fields of :class:`Language`, by their labels in tables."""
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """Version of the format of ``results.json``.
 
-Schema 2 has ``arithmetic``, ``metrics``, and the parameters of each part of the model. Schema 1,
-which has none of them, is read too.
+Schema 3 has ``reward`` and ``leave_one_out``, and ``bad_endings`` among the measures of language.
+Schema 2 has ``arithmetic``, ``metrics``, and the parameters of each part of the model. Both earlier
+schemas are read, too; a program that knows only these says of schema 3 that it must be updated.
 """
 
 # Packages whose version can change a figure.
@@ -242,7 +244,10 @@ class Objects(_Record):
 
 
 class Language(_Record):
-    """Statistics of the captions' words; see `captioning.metrics.language.Language`."""
+    """Statistics of the captions' words; see `captioning.metrics.language.Language`.
+
+    Files of schemas 1 and 2 lack ``bad_endings``.
+    """
 
     distinct_1: Share
     distinct_2: Share
@@ -251,6 +256,7 @@ class Language(_Record):
     length: NonNegativeFloat
     novel: Share | None = None
     unknown: Share | None = None
+    bad_endings: Share | None = None
 
     def texts(self) -> dict[str, str]:
         """Its fields as tables show them, by their labels."""
@@ -296,13 +302,18 @@ class Results(_Record):
             ensemble, the settings that all members share, without the seed.
         views: the views of the images. None where a file of captions was scored, and in early
             files, which saw the original pictures alone.
+        reward: the configuration of the reward of self-critical training, in the form of Hu et al.
+            2023 (arXiv 2305.12254); for an ensemble, if all members share it. None if the objective
+            has no reward, and in files of schemas 1 and 2.
+        leave_one_out: the number of rounds over which the scores are means, if the references were
+            scored against each other; see :mod:`captioning.evaluation.humans`.
         free_running: whether the captions were decoded without teacher forcing, that is, each word
             was predicted from the model's own previous words. Scores with teacher forcing are
             refused. None if the captions came from a file, and in early files of this project,
             which never used teacher forcing for scores.
     """
 
-    schema_version: Literal[1, 2] = Field(default=SCHEMA, alias="schema")
+    schema_version: Literal[1, 2, 3] = Field(default=SCHEMA, alias="schema")
     name: Name
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     command: str
@@ -323,6 +334,8 @@ class Results(_Record):
     decoding: Decoding | None = None
     training: dict[str, JsonValue] | None = None
     views: Views | None = None
+    reward: str | None = None
+    leave_one_out: PositiveInt | None = None
     free_running: bool | None = None
 
     @property

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -38,6 +38,9 @@ from captioning.support.scratch import remove_leftovers, scratch_folder
 log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
+
+BY_NAME: Final = ("imagenet", "pretrained", "random")
+"""The values of ``encoder.weights`` that stand for the same weights on every machine."""
 
 _CONNECT_SECONDS = 15
 _FETCH_SECONDS = 900

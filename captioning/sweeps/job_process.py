@@ -1,7 +1,7 @@
 """The process of one job: ``python -m captioning.sweeps.job_process FOLDER``.
 
 It trains with the configuration in ``FOLDER/job.json`` and resumes from ``checkpoints/last.ckpt``
-if that file exists, or from ``best.ckpt`` if the last one is damaged. With ``trainer.devices=N``,
+if that file exists and is whole. With ``trainer.devices=N``,
 Lightning starts this command N - 1 more times.
 """
 
@@ -18,8 +18,9 @@ from typing import Any
 from captioning.support.errors import CaptioningError
 from captioning.support.files import naming_disk_faults
 from captioning.support.output import lasting_output
+from captioning.support.ranks import is_first_process
 from captioning.support.signals import signal_of, stopping_by_signals
-from captioning.sweeps.jobs import RANK_VARIABLE, read_job, write_failure
+from captioning.sweeps.jobs import read_job, write_failure
 
 log = logging.getLogger("captioning.sweeps")
 
@@ -35,7 +36,7 @@ def main(folder: Path) -> int:
     logging.raiseExceptions = False  # as in :func:`captioning.cli.command_line`
     job = read_job(folder)
     assert job is not None
-    if {os.environ.get("LOCAL_RANK", "0"), os.environ.get(RANK_VARIABLE, "0")} == {"0"}:
+    if is_first_process():
         logging.config.dictConfig(job.logging)
     os.environ.setdefault("WANDB_RUN_GROUP", folder.parent.name)
     try:

@@ -8,7 +8,7 @@ In addition to the files of every run, a job's folder holds:
 
 If the same job is started again in the same folder, it is skipped if it has finished:
 ``results.json`` exists, and ``report.html``, which is written last. Otherwise it is resumed if
-``checkpoints/`` holds a whole ``last.ckpt`` or ``best.ckpt``. A different job is refused.
+``checkpoints/`` holds a whole ``last.ckpt``. A different job is refused.
 """
 
 import json
@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from captioning.data.corpus import read_corpus
-from captioning.data.locations import ensure_data_folder
+from captioning.data.locations import cache_folder, ensure_data_folder
 from captioning.reporting.results import WHERE_DATA_LIES, read_results
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json
@@ -261,10 +261,19 @@ def relevant_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def fingerprint(data: Mapping[str, Any]) -> str:
     """The fingerprint of the data set of a ``data`` group; reads the captions, but no image."""
-    return _fingerprint(*(data[key] for key in ("root", "name", "layout", "skip_bad", "cache")))
+    keys = ("root", "name", "layout", "skip_bad", "split_seed", "cache")
+    return _fingerprint(*(data[key] for key in keys))
 
 
 @cache
-def _fingerprint(root: Any, name: str, layout: Any, skip_bad: bool, cache: Any) -> str:
-    folder = ensure_data_folder(root, name, cache)
-    return read_corpus(folder, name=name, layout=layout, skip_bad=skip_bad).fingerprint
+def _fingerprint(
+    root: Any, name: str, layout: Any, skip_bad: bool, split_seed: int, cache: Any
+) -> str:
+    return read_corpus(
+        ensure_data_folder(root, name, cache),
+        name=name,
+        layout=layout,
+        skip_bad=skip_bad,
+        split_seed=split_seed,
+        cache=cache_folder(cache),
+    ).fingerprint

@@ -38,7 +38,12 @@ from captioning.support.signals import stopping_later
 from captioning.trainer import evaluation_trainer, interruptible, make_trainer, quieten
 from captioning.training.callbacks import make_callbacks, scored_checkpoint
 from captioning.training.callbacks.stopping import StopAtSignal, ValidateAtLastStep
-from captioning.training.initialization import initial_vocabulary, initialize
+from captioning.training.initialization import (
+    initialize,
+    read_initial,
+    say_unknown_words,
+    with_trained_parts,
+)
 from captioning.training.limits import check_limits, check_splits, is_misconfiguration
 from captioning.training.loggers import closing_wandb, log_final_scores, log_settings, make_loggers
 from captioning.training.resume import check_resumable, explaining_restore_errors
@@ -67,6 +72,7 @@ class TrainSettings(ExtraMetrics):
     seed: int = 0
     resume: str | None = None
     init_from: str | None = None
+    add_words: bool = False
     encoder_lr: float = 1e-5
     backend: Backend = "auto"
     views: tuple[str, ...] = ORIGINAL_ALONE
@@ -77,6 +83,11 @@ class TrainSettings(ExtraMetrics):
         if self.seed < 0 or self.encoder_lr < 0:
             raise CaptioningError(
                 f"seed={self.seed} and encoder_lr={self.encoder_lr} must both be at least 0."
+            )
+        if self.add_words and not self.init_from:
+            raise CaptioningError(
+                "add_words=true is for a run with init_from=CKPT, whose vocabulary it extends; "
+                "any other run has all words of its data: leave it out."
             )
 
 
@@ -114,14 +125,20 @@ def _train(
 ) -> dict[str, dict[str, float]]:
     only_groups(config, GROUPS)
     settings = TrainSettings(**validated(TrainSettings, own(config), "", set()))
+    initial = read_initial(settings.init_from, settings.resume)
+    config = with_trained_parts(config, initial)
     decoding = build(config["decoding"], Decoding, "decoding")
     settings.prepare()
     clock = Clock()
     pl.seed_everything(settings.seed, verbose=False)
 
-    vocabulary = initial_vocabulary(settings.init_from, settings.resume)
     data = build(
-        config["data"], CaptionDataModule, "data", seed=settings.seed, vocabulary=vocabulary
+        config["data"],
+        CaptionDataModule,
+        "data",
+        seed=settings.seed,
+        vocabulary=initial.vocabulary if initial else None,
+        add_words=settings.add_words and not settings.resume,
     )
     # A resumed run continues in its old folder of checkpoints, which has the best one so far.
     checkpoints = Path(settings.resume).parent if settings.resume else folder / "checkpoints"
@@ -145,8 +162,10 @@ def _train(
     decoding.check_words(captioner.decoder)
     if settings.resume:
         check_resumable(Path(settings.resume), captioner)
-    elif settings.init_from:
-        initialize(captioner, settings.init_from)
+    elif initial:
+        say_unknown_words(initial, data, add_words=settings.add_words)
+        initialize(captioner, initial)
+    initial = None  # its memory is free for training
     load_teacher(captioner)
     with clock("features"):
         data.open_features(captioner.encoder)

@@ -1,27 +1,57 @@
-"""Starting a run from the weights of another: ``init_from=PATH``."""
+"""Starting a run from a trained model: ``init_from=CKPT``."""
 
+import logging
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from captioning.captioner import Captioner
 from captioning.checkpoints import first_difference, read_checkpoint, restoring
-from captioning.data.text import Vocabulary
+from captioning.data.datamodule import CaptionDataModule
+from captioning.data.text import Vocabulary, coverage
 from captioning.support.errors import CaptioningError
+from captioning.support.special_tokens import SPECIAL_WORDS
+from captioning.support.trust import classes_of_a_checkpoint
 from captioning.support.weights import fingerprint
+
+log = logging.getLogger(__name__)
 
 ENCODER: Final = "trainable_encoder."
 """What the names of the weights of a trained encoder begin with in a checkpoint."""
 
+AS_TRAINED = ("encoder", "model")
+"""The groups whose choice ``as_trained``, an empty group, means that of the trained model."""
 
-def initial_vocabulary(init_from: str | None, resume: str | None) -> Vocabulary | None:
-    """The vocabulary of a run with ``init_from``, which is that of its checkpoint.
+
+@dataclass(frozen=True)
+class Initial:
+    """A trained model from which a run starts.
+
+    Attributes:
+        source: the setting that names it, for messages, such as ``init_from=PATH``.
+        checkpoint: its content, in the form of a checkpoint.
+        size: the bytes of its file.
+    """
+
+    source: str
+    checkpoint: Mapping[str, Any]
+    size: int
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its vocabulary."""
+        return Vocabulary(self.checkpoint["hyper_parameters"]["vocabulary"])
+
+
+def read_initial(init_from: str | None, resume: str | None) -> Initial | None:
+    """Read the model that a run starts from; None for a run without ``init_from``.
 
     Args:
         init_from: the checkpoint whose weights the run starts from.
-        resume: the checkpoint from which the run continues, which has the same vocabulary.
+        resume: the checkpoint from which the run continues, which is read in its place.
 
     Raises:
         CaptioningError: the file is not a checkpoint.
@@ -29,46 +59,98 @@ def initial_vocabulary(init_from: str | None, resume: str | None) -> Vocabulary 
     if init_from is None:
         return None
     path, key = (resume, "resume") if resume else (init_from, "init_from")
-    return Vocabulary(read_checkpoint(path, key)["hyper_parameters"]["vocabulary"])
+    checkpoint = read_checkpoint(path, key)
+    size = sum(
+        tensor.nbytes
+        for state in (checkpoint["state_dict"], checkpoint["encoder"]["state_dict"])
+        for tensor in state.values()
+    )
+    return Initial(f"{key}={path}", checkpoint, size)
 
 
-def initialize(captioner: Captioner, path: str | Path) -> None:
-    """Copy the weights of a checkpoint, but not the state of its optimiser, schedule or objective.
+def with_trained_parts(config: Mapping[str, Any], initial: Initial | None) -> dict[str, Any]:
+    """A configuration in which ``model=as_trained`` and ``encoder=as_trained`` are filled in.
 
-    ``encoder.trainable`` may be another one than that of the checkpoint's run: a decoder that was
+    Settings that are added to such a group (``+model.dropout=0.3``) precede those of the model.
+
+    Args:
+        config: the configuration.
+        initial: the model whose settings are taken.
+
+    Raises:
+        CaptioningError: there is no such model, or its settings name classes of other packages.
+    """
+    open_groups = [group for group in AS_TRAINED if "_target_" not in config[group]]
+    if not open_groups:
+        return dict(config)
+    if initial is None:
+        raise CaptioningError(
+            f"{open_groups[0]}=as_trained needs init_from=CKPT, the trained model whose "
+            f"{open_groups[0]} is meant."
+        )
+    settings = initial.checkpoint["hyper_parameters"]
+    with restoring(initial.source, initial.size), classes_of_a_checkpoint(()):
+        # Building it checks that its settings are valid, and name no code of anybody else's.
+        built = Captioner._of_settings(initial.checkpoint, backend="torch")
+    trained = dict(built.hparams)
+    if isinstance(settings.get("encoder"), Mapping):  # `built` has random weights in its encoder
+        trained["encoder"] = settings["encoder"]
+    return {**config} | {group: {**trained[group]} | config[group] for group in open_groups}
+
+
+def initialize(captioner: Captioner, initial: Initial) -> None:
+    """Copy the weights of a model, but not the state of its optimiser, schedule or objective.
+
+    A captioner may have more words than the model, after those of the model. The rows of an
+    embedding or output matrix for each of them become the mean of those of the model's words, and
+    the model's own rows stay as they are. As Hewitt (2021, "Initializing New Word Embeddings for
+    Pretrained Language Models") shows, the model then hardly gives the new words any probability
+    before it has learned them, and all others almost the one they had.
+
+    ``encoder.trainable`` may be another one than that of the model's run: a decoder that was
     trained on stored features can then be trained together with its encoder, and afterwards alone
     again, on the features of the encoder as it has become.
 
     Args:
-        captioner: with the vocabulary, the model and the encoder of the checkpoint.
-        path: the checkpoint.
+        captioner: with the model, the encoder and all words of the checkpoint.
+        initial: the model.
 
     Raises:
-        CaptioningError: the file is not a checkpoint, or its model or encoder is another one.
+        CaptioningError: its model or encoder is another one.
     """
-    checkpoint = read_checkpoint(path, "init_from")
-    frozen, own = checkpoint["encoder"]["state_dict"], checkpoint["state_dict"]
+    saved, own = initial.checkpoint["encoder"], initial.checkpoint["state_dict"]
     trained = {
         name.removeprefix(ENCODER): value for name, value in own.items() if name.startswith(ENCODER)
     }
-    encoder = captioner.encoder
-    other_start = frozen and checkpoint["encoder"]["fingerprint"] != encoder.fingerprint
-    if other_start or first_difference(encoder.state_dict(), frozen or trained) is not None:
+    encoder, contained = captioner.encoder, saved["state_dict"] or trained
+    other_start = not trained and saved["fingerprint"] != encoder.fingerprint
+    if other_start or (contained and first_difference(encoder.state_dict(), contained) is not None):
         raise CaptioningError(
-            f"init_from={path}: that model reads the grids of another encoder than "
-            f"{encoder.name} with weights from {encoder.weights_source}: use the same encoder."
+            f"{initial.source}: that model reads the grids of another encoder than "
+            f"{encoder.name} with weights from {encoder.weights_source}: use encoder=as_trained, "
+            "or the same encoder."
         )
-    given = _decoder(own)
-    different = first_difference(_decoder(captioner.state_dict()), given)
+    words = initial.vocabulary.words
+    if captioner.vocabulary.words[: len(words)] != words:
+        raise CaptioningError(
+            f"{initial.source}: that model has another vocabulary ({len(words)} words), to which "
+            "words can only be added."
+        )
+    expected = _decoder(captioner.state_dict())
+    given = {
+        name: _with_new_rows(tensor, expected.get(name), len(SPECIAL_WORDS) + len(words))
+        for name, tensor in _decoder(own).items()
+    }
+    different = first_difference(expected, given)
     if different is not None:
         raise CaptioningError(
-            f"init_from={path}: that run has another model ({different} differs): use the "
-            "same model.* settings."
+            f"{initial.source}: that run has another model ({different} differs): use "
+            "model=as_trained, or the same model.* settings."
         )
-    with restoring(f"init_from={path}", Path(path).stat().st_size):
+    with restoring(initial.source, initial.size):
         captioner.load_state_dict(given, strict=False)
         if trained:
-            source = f"{checkpoint['encoder']['weights_source']}, trained further by {path}"
+            source = f"{saved['weights_source']}, trained further ({initial.source})"
             take_encoder(captioner, trained, source)
 
 
@@ -83,7 +165,40 @@ def take_encoder(captioner: Captioner, weights: Mapping[str, Tensor], source: st
     encoder = captioner.encoder
     encoder.load_state_dict(weights)
     encoder.fingerprint = fingerprint(encoder.name, weights)
-    encoder.weights_source = source
+    encoder.weights = encoder.weights_source = source  # not a name any more
+
+
+def _with_new_rows(tensor: Tensor, expected: Tensor | None, before: int) -> Tensor:
+    """A parameter with one row for each word, with mean rows for words that it lacks."""
+    if (
+        expected is None
+        or tensor.ndim == 0
+        or len(tensor) != before
+        or tensor.shape[1:] != expected.shape[1:]
+        or len(expected) <= before
+    ):
+        return tensor
+    mean = tensor[len(SPECIAL_WORDS) :].mean(0, keepdim=True)
+    new = mean.expand(len(expected) - before, *tensor.shape[1:])
+    return torch.cat([tensor, new])
+
+
+def say_unknown_words(initial: Initial, data: CaptionDataModule, *, add_words: bool) -> None:
+    """Log how many words of the training captions a model does not know.
+
+    Args:
+        initial: the model.
+        data: the data, whose text has been read.
+        add_words: whether they have been added.
+    """
+    captions = [text for texts in data.documents().values() for text in texts]
+    known, different, share = coverage(initial.vocabulary, captions)
+    if known < different and not add_words:
+        log.warning(
+            "Data: %d of the %d different words of the training captions are not in the vocabulary "
+            "of %s (%.1f %% of all words); they are read as <unk>, and add_words=true adds them.",
+            *(different - known, different, initial.source, 100 * (1 - share)),
+        )
 
 
 def _decoder(state_dict: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from captioning.checkpoints import read_checkpoint
 from captioning.support.build import build
+from captioning.support.ranks import is_first_process
 from captioning.training.metrics_file import MetricsFile, Row, read_rows
 
 
@@ -44,7 +45,7 @@ def make_csv_logger(folder: Path, resume: str | None) -> CSVLogger:
     If the run continues in a new folder, the rows of the old one are copied.
     """
     logger = CSVLogger(folder, name="", version="logs")
-    if {os.environ.get(name, "0") for name in ("LOCAL_RANK", "SLURM_PROCID")} == {"0"}:
+    if is_first_process():
         logger._experiment = MetricsFile(logger.log_dir, rows_before(resume, folder))
     return logger
 

@@ -12,7 +12,9 @@ MAY_CHANGE: Final = frozenset(
     {
         # names, and what is computed after training
         *("name", "resume", "trust", "logger", "decoding", "views", "extra_metrics"),
-        *("clip_weights", "spice_files", "spice_memory"),
+        *("clip_weights", "pac_weights", "spice_files", "spice_memory"),
+        # the vocabulary and the splits of a run that is resumed are compared themselves
+        *("add_words", "data.split_seed"),
         # where it runs, and where its data lies
         *("backend", "encoder.weights", "optimizer.fused", "data.eval_batch_size"),
         *(f"data.{key}" for key in WHERE_DATA_LIES),
@@ -83,7 +85,7 @@ def _fixed(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in flat(kept):
         parts = key.split(".")
         groups = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
-        is_place = parts[0] == "callbacks" and parts[-1] == "dirpath"
+        is_file = parts[0] == "callbacks" and parts[-1] in ("dirpath", "save_weights_only")
         is_off = value in ("null", "{}", ORIGINAL_ALONE)  # as for runs from before it existed
-        if not groups & MAY_CHANGE and not is_place and not is_off:
+        if not groups & MAY_CHANGE and not is_file and not is_off:
             yield key, value

@@ -10,7 +10,13 @@ import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from captioning.captioner import Captioner
-from captioning.checkpoints import first_difference, read_checkpoint, restoring
+from captioning.checkpoints import (
+    check_can_go_on,
+    first_difference,
+    has_trained_encoder,
+    read_checkpoint,
+    restoring,
+)
 from captioning.support.errors import CaptioningError
 from captioning.training.initialization import take_encoder
 from captioning.training.resumable_settings import check_same_settings
@@ -28,10 +34,12 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
         captioner: the captioner that would be trained from it, whose ``run`` has the configuration.
 
     Raises:
-        CaptioningError: the file is not a checkpoint, its run had settings that may not change, or
-            its captioner has another vocabulary, encoder or model, or was trained on other data.
+        CaptioningError: the file is not a checkpoint, has weights alone, its run had settings that
+            may not change, or its captioner has another vocabulary, encoder or model, or was
+            trained on other data.
     """
     checkpoint = read_checkpoint(path, "resume")
+    check_can_go_on(checkpoint, f"resume={path}")
     run = checkpoint.get("run") or {}
     if run.get("config"):
         check_same_settings(run["config"], captioner.run["config"], f"resume={path}")
@@ -51,7 +59,8 @@ def check_resumable(path: Path, captioner: Captioner) -> None:
     if saved["state_dict"] and captioner.run["config"].get("init_from"):
         with restoring(f"resume={path}", path.stat().st_size):
             take_encoder(captioner, saved["state_dict"], saved["weights_source"])
-    if saved["state_dict"] and saved["fingerprint"] != captioner.encoder.fingerprint:
+    frozen = not has_trained_encoder(checkpoint)
+    if frozen and saved["fingerprint"] != captioner.encoder.fingerprint:
         raise CaptioningError(
             f"resume={path}: that run has another encoder than {captioner.encoder.name} with "
             f"weights from {captioner.encoder.weights_source}: use the same encoder."
@@ -82,24 +91,25 @@ def is_within_epoch(checkpoint: Mapping[str, Any]) -> bool:
 def checkpoint_to_resume(folder: Path) -> Path | None:
     """The checkpoint from which the run in a folder continues by itself.
 
-    It is ``last.ckpt``, or ``best.ckpt`` if that one is damaged, which is reported in the log. None
-    means that the run starts again, since there is no whole checkpoint.
+    It is ``last.ckpt``. If that one is damaged, it is the ``best.ckpt`` of an earlier version of
+    this package, which kept the state of the optimiser in both. None means that the run starts
+    again, since no whole checkpoint has that state. Both are reported in the log.
     """
-    damaged = []
+    found: list[str] = []
     for name in ("last.ckpt", "best.ckpt"):
         path = folder / "checkpoints" / name
         if not path.is_file():
             continue
         try:
-            read_checkpoint(path)
+            check_can_go_on(read_checkpoint(path), f"ckpt={path}")
         except CaptioningError as error:
-            damaged.append(str(error))
+            found.append(str(error))
             continue
-        if damaged:
-            log.warning("%s The run continues from %s.", damaged[0], path)
+        if found:
+            log.warning("%s The run continues from %s.", found[0], path)
         return path
-    if damaged:
-        log.warning("%s The run starts again.", damaged[0])
+    if found:
+        log.warning("%s The run starts again from its beginning.", found[0])
     return None
 
 

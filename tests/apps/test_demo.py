@@ -532,7 +532,7 @@ def test_a_mistake_is_told_in_one_sentence(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         mistakes: list[tuple[list[str], list[str]]] = [
-            ([], ["ckpt=PATH", "missing"]),
+            (["ckpt=flickr8k-vgg16-atn"], ["did you mean flickr8k-vgg16-attn?"]),
             ([ckpt, "prot=1"], ["prot=1", "port", "beam_size", "device"]),
             ([ckpt, "8000"], ["8000", "key=value"]),
             ([ckpt, "port=http"], ["port=http", "integer"]),

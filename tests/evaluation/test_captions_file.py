@@ -439,7 +439,7 @@ def test_spice_is_scored_on_the_tokens_of_all_references_and_clipscore_on_photog
         len(caption.split()) / 100 for caption in given["captions"]
     ]
     results = read_results(tmp_path / "run" / "results.json")
-    assert results.scores["test"].keys() - NAMES.values() == {"SPICE", "CLIPScore"}
+    assert results.scores["test"].keys() - NAMES.values() == {"SPICE", "SPIDEr", "CLIPScore"}
     assert results.intervals["test"].keys() == results.scores["test"].keys()
     assert results.config["clip_weights"] == str(clip_weights)
 

@@ -21,6 +21,7 @@ def test_counted_by_hand() -> None:
         length=9 / 4,
         novel=3 / 4,
         unknown=1 / 9,
+        bad_endings=0.0,
     )
 
 
@@ -50,8 +51,14 @@ def test_pairs_do_not_reach_over_the_end_of_a_caption() -> None:
     assert describe_language(["a b", "b a", "a b"]).distinct_2 == pytest.approx(2 / 3)
 
 
+def test_captions_that_are_cut_short_end_badly() -> None:
+    captions = ["a dog on a", "a dog with", "the a dog", "a cathedral", "", "a man holding the "]
+    assert describe_language(captions).bad_endings == 3 / 6
+
+
 @pytest.mark.parametrize("captions", [[], ["", " "]])
 def test_nothing_said(captions: list[str]) -> None:
     found = describe_language(captions, train=[], vocabulary_size=3, unknown="<unk>")
     assert found.length == found.distinct_1 == found.distinct_2 == found.unknown == 0
+    assert found.bad_endings == 0
     assert found.novel == (1 if captions else 0)

@@ -171,7 +171,7 @@ def test_the_loss_is_that_of_sacreeos(
     parts = scst(decoder(), Batch(grid, tokens, list(references)))
     assert parts["loss"].item() == pytest.approx(case["loss"], rel=1e-5)
     assert parts["reward"].item() == pytest.approx(np.mean(case["rewards"]), rel=1e-6)
-    assert scst.signature == case["signature"].rpartition("+")[0]
+    assert scst.reward_signature == case["signature"].rpartition("+")[0]
 
 
 def test_each_step_draws_anew_and_the_seed_repeats_a_run() -> None:

@@ -27,7 +27,7 @@ from captioning.support.errors import CaptioningError
 
 # A results file as a reader of the documentation would write it by hand.
 EXAMPLE = {
-    "schema": 2,
+    "schema": 3,
     "name": "attn_lstm",
     "created": "2026-11-23T05:49:53Z",
     "command": "python train.py model=attn_lstm",
@@ -61,6 +61,8 @@ EXAMPLE = {
     "free_running": True,
     "training": None,
     "views": {"train": ["original", "flip"], "evaluation": ["original"]},
+    "reward": "STANDARD_wInit+Cider-D[n4,s6.0]+average[nspi5]",
+    "leave_one_out": None,
     "commit": None,
     "seconds": {"train": 1900, "test": 61.5},
     "scores": {"dev": {"CIDEr": 0.488}, "test": {"BLEU-1": 0.603, "CIDEr": 1.2, "length": 12.5}},
@@ -75,6 +77,7 @@ EXAMPLE = {
             "length": 10.2,
             "novel": 0.7,
             "unknown": None,
+            "bad_endings": 0.02,
         }
     },
     "objects": {
@@ -144,7 +147,7 @@ def test_new_results_carry_the_time_in_utc() -> None:
     ("path", "value", "named"),
     [
         ("name", ..., "`name`"),
-        ("schema", 3, "`schema`: this version reads schemas 1 to 2"),
+        ("schema", 4, "`schema`: this version reads schemas 1 to 3"),
         ("arithmetic.threads", 0, "`arithmetic.threads`"),
         ("arithmetic.backend.ops.attention", "fortran", "`arithmetic.backend.ops.attention`"),
         ("model.trainable", ..., "`model.trainable`"),
@@ -216,7 +219,7 @@ def test_committed_files_are_read_and_written_in_the_present_schema(
             "precision": "auto", "device": "auto", "backend": "auto", "threads": "unknown",
         }  # fmt: skip
     write_results(tmp_path / "results.json", results)
-    assert json.loads((tmp_path / "results.json").read_text())["schema"] == 2
+    assert json.loads((tmp_path / "results.json").read_text())["schema"] == 3
     again = read_results(tmp_path / "results.json")
     assert again.model_dump(exclude={"schema_version"}) == results.model_dump(
         exclude={"schema_version"}

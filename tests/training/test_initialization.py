@@ -10,10 +10,21 @@ import torch
 
 from captioning.captioner import Captioner
 from captioning.support.errors import CaptioningError
-from captioning.training.initialization import initial_vocabulary, initialize
+from captioning.training.initialization import (
+    Initial,
+    initialize,
+    read_initial,
+    with_trained_parts,
+)
 from captioning.training.resume import check_resumable
 
 WORDS = ["a", "dog", "runs"]
+
+
+def initial(path: Path) -> Initial:
+    found = read_initial(str(path), None)
+    assert found is not None
+    return found
 
 
 def captioner(seed: int = 0, *, words: list[str] = WORDS, **settings: Any) -> Captioner:
@@ -45,7 +56,7 @@ TRAINED = {**tiny.ENCODER, "trainable": True}
 def test_the_weights_are_copied_and_the_objective_starts_afresh(checkpoint: Path) -> None:
     new = captioner(2, objective={"_target_": "tiny.Weighted"})
     before = new.decoder.output_words.weight.clone()
-    initialize(new, checkpoint)
+    initialize(new, initial(checkpoint))
     trained = Captioner.load_from_checkpoint(checkpoint)
     for name, value in trained.decoder.state_dict().items():
         torch.testing.assert_close(new.decoder.state_dict()[name], value, rtol=0, atol=0)
@@ -56,22 +67,84 @@ def test_the_weights_are_copied_and_the_objective_starts_afresh(checkpoint: Path
 
 def test_another_objective_can_follow(checkpoint: Path) -> None:
     new = captioner(2, objective="self_critical")
-    initialize(new, checkpoint)
+    initialize(new, initial(checkpoint))
     assert int(new.objective.sampling.captions) == 5
 
 
 def test_the_vocabulary_is_that_of_the_checkpoint(checkpoint: Path) -> None:
-    vocabulary = initial_vocabulary(str(checkpoint), None)
-    assert vocabulary is not None
-    assert list(vocabulary.words) == WORDS
-    assert initial_vocabulary(None, None) is None
+    assert list(initial(checkpoint).vocabulary.words) == WORDS
+    assert read_initial(None, None) is None
+    assert read_initial(None, str(checkpoint)) is None
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("decoder", ["attn_lstm", "transformer"])
+def test_new_words_start_from_the_mean_and_old_ones_stay(
+    tmp_path: Path, decoder: str, tied: bool
+) -> None:
+    sizes = tiny.MODEL if decoder == "attn_lstm" else {"hidden_dim": 8, "heads": 2, "layers": 1}
+    model = {"_target_": decoder, **sizes, "tie_embeddings": tied}
+    old = captioner(1, model=model)
+    path = save(old, tmp_path / "best.ckpt")
+    new = captioner(2, words=[*WORDS, "cat", "sleeps"], model=model)
+    initialize(new, initial(path))
+    before, after = old.decoder.state_dict(), new.decoder.state_dict()
+    by_word = ("embedding.weight", "output_words.weight", "output_words.bias")
+    for name, value in before.items():
+        rows = after[name][: len(value)] if name in by_word else after[name]
+        torch.testing.assert_close(rows, value, rtol=0, atol=0)
+    for name in by_word:
+        assert len(after[name]) == len(before[name]) + 2
+        mean = before[name][4:].mean(0)  # of the words, without the special tokens
+        for row in after[name][len(before[name]) :]:
+            torch.testing.assert_close(row, mean)
+    assert (new.decoder.embedding.weight is new.decoder.output_words.weight) == tied
+
+    # What the model says of the old words changes little.
+    grid = torch.rand(2, 49, 128)
+    tokens = torch.tensor([[[1, 4, 5, 6, 2]], [[1, 4, 6, 5, 2]]])
+    old.decoder.eval()
+    new.decoder.eval()
+    first, second = (each.decoder(grid, tokens).token_log_probs() for each in (old, new))
+    assert (second <= first).all()
+    assert (first - second).max() < torch.log(torch.tensor(1 + 2 / 3))
+
+
+def test_words_can_only_be_added_at_the_end(checkpoint: Path) -> None:
+    new = captioner(2, words=["dog", "a", "runs", "cat"])
+    with pytest.raises(CaptioningError, match=r"another vocabulary \(3 words\), to which"):
+        initialize(new, initial(checkpoint))
+
+
+def test_as_trained_takes_the_settings_of_the_model(checkpoint: Path) -> None:
+    given: dict[str, Any] = {"model": {"dropout": 0.1}, "encoder": {}, "seed": 3}
+    filled = with_trained_parts(given, initial(checkpoint))
+    assert filled["model"]["_target_"].endswith("AttentionLSTM")
+    assert filled["model"]["hidden_dim"] == tiny.MODEL["hidden_dim"]
+    assert filled["model"]["dropout"] == 0.1
+    assert filled["encoder"] == tiny.ENCODER
+    assert filled["seed"] == 3
+    own = {"model": {"_target_": "lstm"}, "encoder": {"_target_": "vgg16"}}
+    assert with_trained_parts(own, None) == own
+    with pytest.raises(CaptioningError, match="encoder=as_trained needs init_from=CKPT"):
+        with_trained_parts({"model": {"_target_": "lstm"}, "encoder": {}}, None)
+
+
+def test_as_trained_imports_no_code_of_strangers(tmp_path: Path) -> None:
+    path = save(captioner(1), tmp_path / "best.ckpt")
+    content = torch.load(path, weights_only=True)
+    content["hyper_parameters"]["model"]["_target_"] = "this_package.of_a_stranger.Decoder"
+    torch.save(content, path)
+    with pytest.raises(CaptioningError, match="would run the code of this_package") as error:
+        with_trained_parts({"model": {}, "encoder": {}}, initial(path))
+    assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": {"_target_": "lstm"}}, "another model .*use the same model"),
-        ({"words": ["a", "cat"]}, "another model"),
+        ({"model": {"_target_": "lstm"}}, "another model .*the same model"),
+        ({"words": ["a", "cat"]}, "another vocabulary"),
         ({"encoder": "efficientnet_lite"}, "another encoder .*the same encoder"),
     ],
 )
@@ -80,20 +153,20 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     new = captioner(2, **settings)
     with pytest.raises(CaptioningError, match=message) as error:
-        initialize(new, checkpoint)
+        initialize(new, initial(checkpoint))
     assert str(checkpoint) in str(error.value)
 
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(CaptioningError, match=r"missing\.ckpt"):
-        initial_vocabulary(str(tmp_path / "missing.ckpt"), None)
+        read_initial(str(tmp_path / "missing.ckpt"), None)
 
 
 def test_an_encoder_can_be_trained_afterwards_and_be_frozen_again(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     together = captioner(2, encoder=TRAINED)
-    initialize(together, checkpoint)
+    initialize(together, initial(checkpoint))
     start = Captioner.load_from_checkpoint(checkpoint)
     assert same_weights(together.decoder, start.decoder)
     assert same_weights(together.encoder, start.encoder)
@@ -105,7 +178,7 @@ def test_an_encoder_can_be_trained_afterwards_and_be_frozen_again(
 
     alone = captioner(3)
     before = alone.encoder.fingerprint
-    initialize(alone, trained)
+    initialize(alone, initial(trained))
     assert same_weights(alone.encoder, together.encoder)
     # The features of the old weights are not taken for those of the new ones.
     assert alone.encoder.fingerprint != before
@@ -126,7 +199,7 @@ def test_an_interrupted_run_with_a_trained_encoder_goes_on(tmp_path: Path) -> No
     run = {"config": {"init_from": str(trained)}, "data": "d"}
     first, resumed = captioner(3), captioner(4)
     first.run = resumed.run = run
-    initialize(first, trained)
+    initialize(first, initial(trained))
     last = save(first, tmp_path / "last.ckpt")
     check_resumable(last, resumed)
     assert same_weights(resumed.encoder, together.encoder)

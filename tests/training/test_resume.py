@@ -48,7 +48,7 @@ def captioner(
     return Stub([*words], encoder, size, data, config)
 
 
-def saved(path: Path, *, is_last_batch: bool = True) -> Path:
+def saved(path: Path, *, is_last_batch: bool = True, weights_alone: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     progress = {"is_last_batch": is_last_batch}
     torch.save(
@@ -56,9 +56,10 @@ def saved(path: Path, *, is_last_batch: bool = True) -> Path:
             "format": FORMAT,
             "run": {"config": CONFIG, "data": "d1"},
             "hyper_parameters": {"vocabulary": WORDS},
-            "encoder": {"fingerprint": "e1", "state_dict": {"w": torch.zeros(1)}},
+            "encoder": {"fingerprint": "e1", "state_dict": {}},
             "state_dict": {"decoder.weight": torch.ones(4, 2)},
             "loops": {"fit_loop": {"epoch_loop.batch_progress": progress}},
+            **({} if weights_alone else {"optimizer_states": []}),
         },
         path,
     )
@@ -105,7 +106,26 @@ def test_a_checkpoint_from_within_an_epoch_is_said_not_to_go_on_exactly(
     assert "step.ckpt was saved within an epoch" in caplog.text
 
 
-def test_a_job_with_a_damaged_last_checkpoint_falls_back(
+def test_weights_alone_are_refused_with_the_two_ways_to_go_on(tmp_path: Path) -> None:
+    best = saved(tmp_path / "best.ckpt", weights_alone=True)
+    with pytest.raises(CaptioningError) as error:
+        check_resumable(best, captioner())
+    assert all(part in str(error.value) for part in (str(best), "last.ckpt", "init_from="))
+
+
+def test_a_job_with_a_damaged_last_checkpoint_says_that_it_starts_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The best one has no state of the optimiser, without which nothing continues exactly."""
+    last = saved(tmp_path / "checkpoints" / "last.ckpt")
+    saved(tmp_path / "checkpoints" / "best.ckpt", weights_alone=True)
+    last.write_bytes(last.read_bytes()[:-100])
+    assert checkpoint_to_resume(tmp_path) is None
+    assert str(last) in caplog.text
+    assert "starts again from its beginning" in caplog.text
+
+
+def test_a_job_of_an_earlier_version_falls_back_to_its_best_checkpoint(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert checkpoint_to_resume(tmp_path) is None

@@ -42,15 +42,19 @@ class RawCorpus:
     Attributes:
         captions: Raw captions by image id, only trailing white space stripped; none is empty. The
             id of an image is its file name.
-        splits: The image ids of each split, in the order of the list. A split that is absent has
-            no image.
+        splits: The image ids of each split, in the order of the list. Splits that are absent or
+            have no image are drawn (:func:`captioning.data.division.divide`) or refused.
         numbers: The number by which COCO's tools call an image (``cocoid``), by its id, where the
             data set has such numbers.
         files: Image files by id. Files of images that have no captions may be among them.
         empty_captions: Where captions are empty, as ``file:line`` or the like.
         splits_source: Where the splits come from, for messages.
         splits_are_bundled: Whether they came with this package instead of with the data.
+        unnamed: Whether the data set has no names of images, and the reader has made up their ids.
+        places: Where the data set mentions an image first, as ``file:line`` or the like, by its id,
+            as far as the reader tells it.
         notes: Sentences about what is odd in the data, for the log.
+        warnings: Sentences about what the user has to know, for the log.
     """
 
     captions: dict[str, list[str]] = field(default_factory=dict)
@@ -60,7 +64,10 @@ class RawCorpus:
     empty_captions: list[str] = field(default_factory=list)
     splits_source: str = "the data set"
     splits_are_bundled: bool = False
+    unnamed: bool = False
+    places: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def folders(self) -> str:
@@ -87,6 +94,7 @@ class RawCorpus:
         """
         check_characters(image, f"{where}: the image's name")
         self.captions.setdefault(image, [])
+        self.places.setdefault(image, where)
         if split is None:
             return
         known = next((known for known in SPLITS if known == split), None)
@@ -139,6 +147,9 @@ def check_characters(text: str, what: str) -> None:
 class CorpusReader(ABC):
     """Reads data sets of one layout. It is built without arguments.
 
+    ``data.root`` may also name a file. A reader is asked for the layout of that file first, and
+    then for that of its folder, where the file has to be one that :meth:`detect` returns.
+
     Attributes:
         expects: The files that the layout consists of, for messages.
     """
@@ -147,7 +158,11 @@ class CorpusReader(ABC):
 
     @abstractmethod
     def detect(self, root: Path) -> list[Path]:
-        """The caption files of this layout in a folder; empty where it has another layout."""
+        """The caption files of this layout in a folder; empty where it has another layout.
+
+        Args:
+            root: A folder; or a file, which is the caption file itself.
+        """
 
     @abstractmethod
     def read(self, root: Path, files: Sequence[Path], name: str) -> RawCorpus:
@@ -161,3 +176,18 @@ class CorpusReader(ABC):
         Raises:
             CaptioningError: a file is malformed, or something that the layout needs is missing.
         """
+
+    def read_cached(
+        self, root: Path, files: Sequence[Path], name: str, cache: Path | None
+    ) -> RawCorpus:
+        """Like :meth:`read`, for layouts whose images have to be unpacked into files.
+
+        Args:
+            root: As for :meth:`read`.
+            files: As for :meth:`read`.
+            name: As for :meth:`read`.
+            cache: The folder for what is unpacked; None is ``CAPTIONING_CACHE`` or
+                ~/.cache/captioning.
+        """
+        del cache
+        return self.read(root, files, name)

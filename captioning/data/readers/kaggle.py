@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from captioning.data.readers.base import CorpusReader, RawCorpus
+from captioning.data.readers.found_images import FoundImages
 from captioning.data.readers.image_folders import find_image_folder
-from captioning.data.splits import read_split_lists
+from captioning.data.splits import PUBLISHED, read_split_lists
 from captioning.support.errors import CaptioningError, shortened
 from captioning.support.reading import load_lines
 
@@ -36,15 +37,33 @@ class KaggleReader(CorpusReader):
 
     def detect(self, root: Path) -> list[Path]:
         patterns = ("captions.txt", "results.csv", "flickr30k_images/results.csv")
-        return [path for pattern in patterns for path in sorted(root.glob(pattern))]
+        found = (path for pattern in patterns for path in sorted(root.glob(pattern)))
+        return [path for path in found if _columns_of(path) in (_TWO, _THREE)]
 
     def read(self, root: Path, files: Sequence[Path], name: str) -> RawCorpus:
         corpus = RawCorpus()
         _read_captions(files[0], corpus)
         folders = dict.fromkeys([files[0].parent, root, root / "Flickr8k_text"])
         corpus.use_lists(read_split_lists([*folders], name, files[0]))
-        corpus.files = find_image_folder(root)
+        if name in PUBLISHED:
+            corpus.files = find_image_folder(root)
+        else:  # data of somebody's own, whose images may be in any folder
+            images = FoundImages.below(root)
+            found = {image: images.find(image, str(files[0])) for image in corpus.captions}
+            corpus.files = {image: path for image, path in found.items() if path}
+            used = {*corpus.files.values()}
+            corpus.files |= {n: path for n, path in images.files.items() if path not in used}
         return corpus
+
+
+def _columns_of(path: Path) -> list[str]:
+    """The columns that the first line names; a file of others may be a table of another layout."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(1000).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return []
+    return [cell.strip().lower() for cell in line.split("|" if "|" in line else ",")]
 
 
 def _read_captions(path: Path, corpus: RawCorpus) -> None:

@@ -18,6 +18,8 @@ from captioning.support.reading import load_json
 
 _SPLITS: dict[str, Split] = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
 
+_OF_HUGGING_FACE = ("dataset_info.json", "dataset_dict.json")
+
 
 class KarpathyReader(CorpusReader):
     """Reads ``dataset_NAME.json``, or the only ``dataset*.json`` in the folder."""
@@ -25,7 +27,8 @@ class KarpathyReader(CorpusReader):
     expects = "dataset*.json and an image folder, for COCO train2014/ and val2014/"
 
     def detect(self, root: Path) -> list[Path]:
-        return sorted(root.glob("dataset*.json"))
+        found = sorted(root.glob("dataset*.json"))
+        return [path for path in found if path.name not in _OF_HUGGING_FACE]
 
     def read(self, root: Path, files: Sequence[Path], name: str) -> RawCorpus:
         path = _choose_file(root, files, name)

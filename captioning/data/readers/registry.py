@@ -6,9 +6,12 @@ from pathlib import Path
 
 from captioning.data.readers.base import CorpusReader
 from captioning.data.readers.flickr30k import Flickr30kReader
+from captioning.data.readers.huggingface import HuggingFaceReader
 from captioning.data.readers.kaggle import KaggleReader
 from captioning.data.readers.karpathy import KarpathyReader
 from captioning.data.readers.official import OfficialReader
+from captioning.data.readers.sidecar import SidecarReader
+from captioning.data.readers.table import TableReader
 from captioning.support.build import import_class
 from captioning.support.errors import CaptioningError
 
@@ -17,8 +20,14 @@ READERS: dict[str, CorpusReader] = {
     "karpathy": KarpathyReader(),
     "kaggle": KaggleReader(),
     "flickr30k": Flickr30kReader(),
+    "huggingface": HuggingFaceReader(),
+    "table": TableReader(),
+    "sidecar": SidecarReader(),
 }
 """The readers by the name of their layout, in the order in which ``auto`` prefers them."""
+
+OF_ANYBODY = ("huggingface", "table", "sidecar")
+"""The layouts of anybody's data, which are looked for if there is none of the others."""
 
 LAYOUTS = tuple(READERS)
 """The names of the layouts."""
@@ -30,9 +39,22 @@ LAYOUTS_UNDERSTOOD = "layouts understood: " + ", ".join(
 
 
 def find_layouts(root: str | Path) -> tuple[str, ...]:
-    """The layouts whose caption file is in ``root``, best first; empty where there is no data."""
+    """The layouts of a folder or file, best first; empty where there is no data."""
     root = Path(root).expanduser()
-    return tuple(layout for layout, reader in READERS.items() if reader.detect(root))
+    published = [layout for layout in READERS if layout not in OF_ANYBODY]
+    for layouts in (published, OF_ANYBODY):
+        found = tuple(layout for layout in layouts if files_of(READERS[layout], root))
+        if found:
+            return found
+    return ()
+
+
+def files_of(reader: CorpusReader, root: Path) -> list[Path]:
+    """The caption files of a layout in a folder; of a file, the file itself or none."""
+    found = reader.detect(root)
+    if root.is_dir() or found:
+        return found
+    return [file for file in reader.detect(root.parent) if file == root]
 
 
 def find_reader(layout: str) -> CorpusReader:

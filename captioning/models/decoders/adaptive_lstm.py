@@ -78,7 +78,7 @@ class AdaptiveLSTM(RecurrentDecoder):
     def init_state(self, memory: Memory) -> State:
         """h_0 = m_0 = 0."""
         mean = memory["mean"]
-        zeros = mean.new_zeros(len(mean), self.hidden_dim)
+        zeros = mean.new_zeros(mean.shape[0], self.hidden_dim)
         return {"hidden": zeros, "cell": zeros}
 
     def word_inputs(self, embedded: Float[Tensor, "tokens embed"]) -> dict[str, Tensor]:

@@ -48,7 +48,7 @@ class HardAttentionLSTM(AttentionLSTM):
             samples = torch.rand(1, device=grid.device) < self.sampling_share
         else:
             samples = torch.zeros(1, dtype=torch.bool, device=grid.device)
-        return memory | {"samples": samples.expand(len(grid))}
+        return memory | {"samples": samples.expand(grid.shape[0])}
 
     def attend(self, query: Float[Tensor, "rows units"], memory: Memory, rows: Rows) -> State:
         """The weights alpha_t, the context z_t, and the location s_t (-1: the expectation)."""

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captioning.support.errors import CaptioningError
+from captioning.support.regions import WHOLE, Region
 from captioning.support.weights import ImageNet, State, fingerprint, load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -19,11 +20,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of red, green and blue over ImageNet's pictures, for pixels in [0, 1]."""
-
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom of a part of a picture, as fractions of its width and height."""
-
-WHOLE: Final[Box] = (0.0, 0.0, 1.0, 1.0)
 
 Encoder = TypeVar("Encoder", bound="GridEncoder")  # beartype does not support typing.Self here
 
@@ -59,7 +55,7 @@ class Preprocessing:
         return Image.Resampling.BILINEAR
 
     def __call__(
-        self, image: Image.Image, part: Box = WHOLE, *, mirrored: bool = False
+        self, image: Image.Image, part: Region = WHOLE, *, mirrored: bool = False
     ) -> Float[Tensor, "3 size size"]:
         """Resize an RGB picture and normalise each channel.
 
@@ -75,7 +71,7 @@ class Preprocessing:
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
 
-    def _resized(self, image: Image.Image, part: Box) -> Image.Image:
+    def _resized(self, image: Image.Image, part: Region) -> Image.Image:
         # Resizing a box of the picture is the same as resizing the picture and then cropping it.
         left, top, width, height = 0.0, 0.0, float(image.width), float(image.height)
         if self.resize == "crop":
@@ -110,6 +106,7 @@ class GridEncoder(nn.Module, ABC):
         preprocessing: The preprocessing of pictures before ``forward``: size, resize, mean and std.
         grid_size: Rows and columns of the grid.
         locations: Number of locations of the grid, rows x columns.
+        weights: What was asked for: ``imagenet``, ``pretrained``, ``random`` or the path of a file.
         weights_source: A description of where the weights came from.
         fingerprint: SHA-256 over the name and all tensors after loading. It depends on the weights,
             not on their source.
@@ -149,6 +146,7 @@ class GridEncoder(nn.Module, ABC):
             CaptioningError: a value is not among the valid ones, or the weights are not available.
         """
         super().__init__()
+        self.weights = weights
         self.preprocessing = Preprocessing(image_size, resize, mean, std)
         with torch.device("meta"):  # tensors without values, which are loaded below
             self.build()

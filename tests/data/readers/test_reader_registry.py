@@ -139,7 +139,7 @@ def test_a_folder_without_its_files_is_told_what_the_layout_has(
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("zip", "choose auto, official, karpathy, kaggle, flickr30k, or the dotted path"),
+        ("zip", "choose auto, official, karpathy, kaggle, .*sidecar, or the dotted path"),
         ("nowhere.Reader", "nowhere.Reader: no such class"),
         ("readers_of_mine.lines.Reader", "no such class"),
         ("readers_of_mine.lines.NUMBER", "is not a CorpusReader"),
@@ -158,7 +158,10 @@ def test_a_path_that_is_no_reader_is_refused_when_the_module_is_made(
 
 
 def test_each_layout_of_ours_has_a_reader() -> None:
-    assert LAYOUTS == ("official", "karpathy", "kaggle", "flickr30k")  # in the order of preference
+    # in the order of preference
+    assert (
+        *("official", "karpathy", "kaggle", "flickr30k", "huggingface", "table", "sidecar"),
+    ) == LAYOUTS
     for name in LAYOUTS:
         assert find_reader(name) is READERS[name]
         assert isinstance(READERS[name], CorpusReader)

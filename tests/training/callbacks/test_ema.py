@@ -66,3 +66,29 @@ def test_what_is_kept_is_the_moving_average_of_the_weights_after_every_step(
 def test_a_share_that_makes_no_sense_is_refused(decay: float) -> None:
     with pytest.raises(CaptioningError, match=f"callbacks.ema.decay={decay}"):
         EMA(decay)
+
+
+class Saved(pl.Callback):
+    """Saves all there is, and the weights alone, after each validation, as ModelCheckpoint does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            trainer.save_checkpoint(self.folder / "all.ckpt")
+            trainer.save_checkpoint(self.folder / "weights.ckpt", weights_only=True)
+
+
+def test_a_checkpoint_of_weights_alone_has_the_average(fit: Fit, tmp_path: Path) -> None:
+    """Lightning does not ask the callback, and would save the weights of the last step."""
+    fit(Saved(tmp_path), EMA(decay=0.7), logger=CSVLogger(tmp_path), epochs=2)
+    whole, slim = (
+        torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in ("all", "weights")
+    )
+    assert not {"optimizer_states", "current_model_state", "averaging_state"} & slim.keys()
+    assert slim["encoder"]["state_dict"] == whole["encoder"]["state_dict"] == {}
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(slim["state_dict"][name], value)
+    current = whole["current_model_state"]
+    assert not all(torch.equal(slim["state_dict"][name], current[name]) for name in current)

@@ -1,0 +1,200 @@
+"""The model card of an exported model: what it is, how good it is, and how it is used."""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import yaml
+
+from captioning.captioner import Captioner
+from captioning.evaluation.records import decoder_name, parts_of
+from captioning.metrics.registry import ordered_scores
+from captioning.reporting.arithmetic import count_parameters
+from captioning.reporting.results import Results
+from captioning.reporting.tables import Cell
+from captioning.support.weights import BY_NAME
+
+_TERMS: Final[Mapping[str, str]] = {
+    "flickr8k": "Flickr8k (Hodosh, Young and Hockenmaier, JAIR 47, 2013) is for research and "
+    "education only, and its photographs belong to their authors on Flickr.",
+    "flickr30k": "Flickr30k (Young et al., TACL 2, 2014) is for research and education only, and "
+    "its photographs belong to their authors on Flickr.",
+    "coco": "The annotations of COCO (Lin et al., ECCV 2014) are licensed under CC BY 4.0, and its "
+    "photographs under the terms of Flickr.",
+    "scenes": "The scenes were drawn by captioning itself and need no licence.",
+}
+"""What is known of the terms of data sets."""
+
+_METRICS: Final = {"BLEU": "bleu", "METEOR": "meteor", "ROUGE-L": "rouge", "CIDEr": "cider",
+                   "SPICE": "spice"}  # fmt: skip
+"""The hub's names of metrics."""
+
+
+def model_card(captioner: Captioner, name: str, results: Results | None, license: str) -> str:
+    """The text of the card, in Markdown with the hub's header.
+
+    Args:
+        captioner: the model.
+        name: the name of the model.
+        results: its scores; None if they are not known, which the card says.
+        license: the hub's identifier of the licence of the weights.
+    """
+    data = results.data.name if results else None
+    parts = [
+        f"---\n{_header(name, results, license)}---",
+        f"# {name}",
+        _summary(captioner, data),
+        "## Use",
+        _use(name),
+        "## Scores",
+        _scores(results) if results else "No scores were recorded for these weights.",
+        "## Data",
+        _data(captioner, results),
+        "## Limits",
+        "Captions say what such photographs mostly show in the training data, and are wrong for "
+        "many others. They repeat the habits of its annotators, such as calling people men or "
+        "women by their looks. Do not use them where a mistake harms anybody.",
+        "## Licence",
+        _licence(license, data, captioner),
+        "## How it was made",
+        _origin(captioner, results),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _header(name: str, results: Results | None, license: str) -> str:
+    header: dict[str, Any] = {
+        "library_name": "captioning",
+        "pipeline_tag": "image-to-text",
+        "license": license,
+        "tags": ["image-captioning", "attention"],
+    }
+    if license == "other":
+        header |= {"license_name": "see-below", "license_link": "README.md"}
+    if results is None:
+        return str(yaml.safe_dump(header, sort_keys=False))
+    entries = [
+        {
+            "task": {"type": "image-to-text", "name": "Image captioning"},
+            "dataset": {"name": results.data.name, "type": results.data.name, "split": split},
+            "metrics": [
+                {"type": _type(metric), "name": metric, "value": round(float(row[metric]), 4)}
+                for metric in ordered_scores(row)
+            ],
+        }
+        for split, row in results.scores.items()
+    ]
+    header["tags"].append(results.data.name)
+    return str(
+        yaml.safe_dump(
+            header | {"model-index": [{"name": name, "results": entries}]}, sort_keys=False
+        )
+    )
+
+
+def _type(metric: str) -> str:
+    return _METRICS.get(metric, _METRICS.get(metric.partition("-")[0], metric.lower()))
+
+
+def _summary(captioner: Captioner, data: str | None) -> str:
+    encoder, hparams = captioner.encoder, dict(captioner.hparams)
+    rows, columns = encoder.grid_size
+    counts, _ = count_parameters(parts_of(captioner))
+    trained = "the encoder too was trained" if captioner.encoder_trains else "it was not trained"
+    return (
+        f"A model that captions photographs{f', trained on {data}' if data else ''}: "
+        f"{decoder_name(hparams['model']['_target_'])} "
+        f"({counts['decoder'] / 1e6:.1f} M parameters, "
+        f"{len(captioner.vocabulary.words):,} words) on {encoder.name}'s grid of {rows} x "
+        f"{columns} locations ({counts['encoder'] / 1e6:.1f} M parameters; {trained})."
+    )
+
+
+def _use(name: str) -> str:
+    return f"""\
+```python
+from captioning import Captioner
+
+captioner = Captioner.from_pretrained("FOLDER")  # or "OWNER/{name}" on the hub
+```
+
+```sh
+python caption.py ckpt=FOLDER images=photo.jpg
+```
+
+Nothing in this folder is run as code. Weights of an encoder that it does not contain are fetched
+from their publisher, and compared with the fingerprint in `config.json`."""
+
+
+def _scores(results: Results) -> str:
+    lines = []
+    for split, row in results.scores.items():
+        intervals = results.intervals.get(split, {})
+        for metric in ordered_scores(row):
+            cell = Cell.of_score(row[metric], intervals.get(metric))
+            lines.append((split, metric, cell.text, cell.interval or ""))
+    decoding = results.decoding.label if results.decoding else "unknown"
+    return (
+        f"{_table(('split', 'metric', 'score x 100', '95 % interval'), lines)}\n\n"
+        f"Captions were decoded without teacher forcing ({decoding}), and scored against all "
+        "references by the original COCO caption tools. Intervals are of a bootstrap over the "
+        "images; another seed of the training varies, too."
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _data(captioner: Captioner, results: Results | None) -> str:
+    if results is None:
+        return "The data set was not recorded."
+    images = ", ".join(f"{count:,} {split}" for split, count in results.data.images.items())
+    return (
+        f"{results.data.name}: {images} images (fingerprint `{results.data.fingerprint[:16]}`). "
+        f"The vocabulary is that of the training split."
+    )
+
+
+def _licence(license: str, data: str | None, captioner: Captioner) -> str:
+    of_weights = (
+        "These weights have no licence of their own."
+        if license == "other"
+        else f"The weights are licensed under `{license}`."
+    )
+    of_data = _TERMS.get(data or "", "The terms of the training data apply, too.")
+    encoder = captioner.encoder
+    of_encoder = (
+        f" The weights of {encoder.name} are those of their publishers ({encoder.weights})."
+        if encoder.weights in BY_NAME and encoder.weights != "random"
+        else ""
+    )
+    return f"{of_weights} {of_data}{of_encoder} The code of captioning is licensed under MIT."
+
+
+def _origin(captioner: Captioner, results: Results | None) -> str:
+    seed = captioner.run.get("seed")
+    if results is None:
+        return f"With captioning, seed {seed}."
+    versions = ", ".join(
+        f"{package} {results.versions[package]}"
+        for package in ("python", "captioning", "torch", "torchvision")
+        if package in results.versions
+    )
+    arithmetic = results.arithmetic_texts
+    commit = f", commit `{results.commit[:12]}`" if results.commit else ""
+    return (
+        f"```sh\n{_without_paths(results.command)}\n```\n\n"
+        f"Seed {seed}{commit}; {versions}; scored {results.created:%Y-%m-%d} in "
+        f"{arithmetic['precision']} on {arithmetic['device']}."
+    )
+
+
+def _without_paths(command: str) -> str:
+    """A command line in which settings that are paths have the value ``...``."""
+    words = []
+    for word in shlex.split(command):
+        key, equals, value = word.partition("=")
+        words.append(f"{key}=..." if equals and "/" in value else word)
+    return shlex.join(words).replace("'", "")
