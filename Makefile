@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo train test test-oldest lint format types leaderboard bench faults dist lock clean
+.PHONY: help setup demo train test test-oldest lint format types docs leaderboard bench faults dist lock clean
 
 PYTHON ?=
 ARGS ?=
@@ -59,6 +59,9 @@ format: $(INSTALLED)  ## apply the linter's fixes, and format
 types: $(INSTALLED)  ## check types
 	$(PY) -m mypy captioning examples $(wildcard *.py)
 	$(PY) -m mypy -p hydra_plugins.captioning_sweeps
+
+docs: $(INSTALLED)  ## make a site of the documentation, which needs no network to be read
+	$(PY) docs/site/build.py
 
 leaderboard: $(INSTALLED)  ## rank the runs below runs/, and write Markdown and CSV beside them
 	$(PY) -m captioning leaderboard runs/ $(ARGS)

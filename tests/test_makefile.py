@@ -10,8 +10,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 TARGETS = (
-    "setup", "demo", "train", "test", "test-oldest", "lint", "format", "types", "leaderboard",
-    "dist", "clean",
+    "setup", "demo", "train", "test", "test-oldest", "lint", "format", "types", "docs",
+    "leaderboard", "dist", "clean",
 )  # fmt: skip
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -1,9 +1,36 @@
-"""The README and the pages of docs/ against the package that they describe."""
+"""The README and the pages of ``docs/`` against the package that they describe."""
 
+import json
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "docs" / "tutorial.ipynb",
+)
+
+
+def text_of(page: Path) -> str:
+    """The Markdown of a page, without its blocks of code."""
+    text = page.read_text()
+    if page.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells)
+    return re.sub(r"^( *)```.*?^\1```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The names of a page's headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ +(.+?) *$", text_of(page), re.MULTILINE)
+    plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in plain}
 
 
 def test_the_tree_of_the_package_has_one_line_for_each_module() -> None:
@@ -28,11 +55,29 @@ def test_the_tree_of_the_package_has_one_line_for_each_module() -> None:
     assert sorted(listed) == sorted(modules)
 
 
-def test_links_to_files_lead_somewhere() -> None:
-    for page in (
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-        *sorted((ROOT / "docs").glob("*.md")),
-    ):
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", text_of(page))
+    for target in re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", text):
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        assert file.is_relative_to(ROOT), f"{target} is outside of the repository"
+        if anchor:
+            assert anchor in anchors(file), target
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    found, new = set(), [ROOT / "README.md"]
+    while new:
+        page = new.pop()
+        found.add(page)
+        targets = re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", text_of(page))
+        linked = {(page.parent / target).resolve() for target in targets}
+        new += [each for each in linked & set(PAGES) if each not in found]
+    lost = [page for page in PAGES if page not in found]
+    assert lost == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) < 700, "a page of docs/ may be the place"
