@@ -44,7 +44,7 @@ def make_store(folder: Path, encoder: VGG16, images: int, row: bytes) -> Feature
 
     The file of the grids has the size of all rows, and no contents.
     """
-    identity = stores._identity(encoder)
+    identity = stores._identity(encoder, ORIGINAL)
     place = folder / stores._folder_name(identity)
     place.mkdir()
     (place / "meta.json").write_text(json.dumps({**identity, "precisions": ["fp32"]}))

@@ -29,7 +29,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from captioning.cli_errors import one_sentence
-from captioning.support.claims import check_unused, claim, claim_new, discard, release_claims
+from captioning.support.claims import (
+    check_unused,
+    claim,
+    claim_new,
+    discard,
+    make_for_sweep,
+    release_claims,
+)
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text, naming_disk_faults
 from captioning.support.output import lasting_output
@@ -376,6 +383,7 @@ class Sweep(Callback):
         if not any(each.startswith("hydra.sweep.dir=") for each in hydra.overrides.hydra):
             folder /= sweep_name(config, swept)
         try:
+            make_for_sweep(folder)
             atomic_write_text(folder / "multirun.yaml", OmegaConf.to_yaml(config))
         except CaptioningError as error:  # Hydra would only warn
             sys.exit(f"error: {error}")

@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from captioning.support.claims import discard_all
 from captioning.support.errors import CaptioningError
 from captioning.support.files import naming_disk_faults
 from captioning.support.nearest import did_you_mean
@@ -55,6 +56,7 @@ def one_sentence(config_name: str) -> Iterator[None]:
                 is_ours = isinstance(error, CaptioningError)
                 message = str(error) if is_ours else explain(error, config_name)
                 print(f"error: {message}", file=sys.stderr)
+                discard_all()
                 sys.exit(1)
 
         return report(explained)

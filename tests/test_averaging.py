@@ -11,7 +11,7 @@ import yaml
 
 from captioning.apps.average import main
 from captioning.captioner import Captioner
-from captioning.training.initialization import initialize
+from captioning.training.initialization import initialize, read_initial
 
 WORDS = ["a", "dog", "runs", "red"]
 LSTM = {"_target_": "lstm", "hidden_dim": 12, "embed_dim": 8}
@@ -57,7 +57,9 @@ def test_two_copies_caption_as_one_and_start_a_run(tmp_path: Path) -> None:
     started = Captioner(WORDS, encoder=tiny.ENCODER, model=LSTM)
     started.encoder.load_state_dict(one.encoder.state_dict())
     started.encoder.fingerprint = one.encoder.fingerprint
-    initialize(started, tmp_path / "out.ckpt")
+    initial = read_initial(str(tmp_path / "out.ckpt"), None)
+    assert initial is not None
+    initialize(started, initial)
     for name, tensor in one.decoder.state_dict().items():
         assert torch.equal(started.decoder.state_dict()[name], tensor)
 

@@ -601,7 +601,7 @@ def assert_one_sentence(ended: Ended, *parts: str) -> None:
         ("model.hidden_dim=wide", ["model.hidden_dim=wide", "integer"]),
         ("seed=abc", ["seed=abc", "integer"]),
         ("+model.droput=3", ["model.droput: AttentionLSTM", "did you mean dropout?", "gate"]),
-        ("+patiance=3", ["patiance: no such setting; there are backend"]),
+        ("+patiance=3", ["patiance: no such setting; there are add_words, backend"]),
         ("+schedule.warmup=0.1", ["schedule: this setting is now called scheduler"]),
         ("+callbacks.mine._target_=os.system", ["callbacks.mine._target_=os.system"]),
         ("callbacks.ema.decay=1", ["callbacks.ema.decay=1", "below 1"]),
@@ -620,7 +620,7 @@ def assert_one_sentence(ended: Ended, *parts: str) -> None:
         ("scheduler.warmup=2", ["scheduler.warmup=2", "0 and 1"]),
         ("decoding.beam_size=0", ["decoding.beam_size=0", "1 or more"]),
         ("resume=nothing.ckpt", ["nothing.ckpt", "no such file"]),
-        ("extra_metrics=[Spice]", ["extra_metrics=[Spice]", "SPICE, CLIPScore"]),
+        ("extra_metrics=[Spice]", ["extra_metrics=[Spice]", "SPICE, SPIDEr, CLIPScore"]),
         ("extra_metrics=[CIDEr-D]", ["extra_metrics=[CIDEr-D]", "CIDEr-D is the standard CIDEr"]),
         ("extra_metrics=SPICE", ["extra_metrics=SPICE", "list"]),
         ("spice_memory=lots", ["spice_memory=lots", "8G"]),
@@ -640,7 +640,7 @@ WRONG = [
      "model.attention_dims: no such setting; did you mean model.attention_dim?"),
     (["model=attn_lsmt"],
      "model=attn_lsmt: there is no such choice; did you mean attn_lstm? There are adaptive_lstm, "
-     "attn_lstm, hard_attn_lstm, lstm, transformer"),
+     "as_trained, attn_lstm, hard_attn_lstm, lstm, transformer"),
     (["modle=lstm"], "modle: no such setting; did you mean model?"),
     (["attention_dim=64"], "attention_dim: no such setting; did you mean model.attention_dim?"),
     (["model=lstm", "model.gate=scalar"],
@@ -663,7 +663,7 @@ WRONG = [
      "model.attention_dims: no such setting; did you mean model.attention_dim?"),
     (["-m", "model=attn_lstm,lstn"],
      "model=lstn: there is no such choice; did you mean lstm? There are adaptive_lstm, "
-     "attn_lstm, hard_attn_lstm, lstm, transformer"),
+     "as_trained, attn_lstm, hard_attn_lstm, lstm, transformer"),
     (["-m", "patience=2,3"],
      "patience: this setting is now called callbacks.early_stopping.patience"),
 ]  # fmt: skip

@@ -17,7 +17,9 @@ _claimed: list[TextIO] = []  # the locked files, which are open while this proce
 _made: dict[Path, list[Path]] = {}  # claimed folders, and what was made for each, from the inside
 
 # What a run leaves that has not begun to train or to score; also files that end in .log.
-_BEFORE_WORK = {".lock", ".hydra", "logs", "vocabulary.json", "descriptions.txt"}
+_BEFORE_WORK = {
+    ".lock", ".hydra", "logs", "vocabulary.json", "descriptions.txt", "multirun.yaml",
+}  # fmt: skip
 
 
 def claim_new(folder: Path) -> Path:
@@ -84,6 +86,23 @@ def _make(folder: Path) -> list[Path]:
     missing = [each for each in (whole, *whole.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
+
+
+def make_for_sweep(folder: Path) -> None:
+    """Make the folder of a sweep, which several processes may use; a mistyped command removes it.
+
+    Raises:
+        CaptioningError: it cannot be created.
+    """
+    with writing(folder, "hydra.sweep.dir"):
+        if made := _make(folder):
+            _made[folder.absolute()] = made
+
+
+def discard_all() -> None:
+    """Remove the folders of this process in which nothing was done; see :func:`discard`."""
+    for folder in list(_made):
+        discard(folder)
 
 
 def discard(folder: Path) -> None:

@@ -25,7 +25,9 @@ def test_declared_scores_and_statistics_are_those_that_are_computed() -> None:
     assert {name: table.shape for name, table in scores.statistics.tables.items()} == {
         metric.name: (2, metric.statistics) for metric in STANDARD
     }
-    assert list(BUILT_IN) == [*STANDARD_SCORES, "SPICE", "CLIPScore", "RefCLIPScore"]
+    assert list(BUILT_IN) == [
+        *STANDARD_SCORES, "SPICE", "SPIDEr", "CLIPScore", "RefCLIPScore", "PAC-S", "RefPAC-S",
+    ]  # fmt: skip
 
 
 def test_perfect_captions_reach_the_declared_highest_value() -> None:

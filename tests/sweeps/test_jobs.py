@@ -213,7 +213,7 @@ def test_what_cannot_be_a_sweep_is_refused_in_a_sentence(multirun: Run, tmp_path
     ended = multirun("-m", "model.dropout=0.3,0.4", "hydra.sweep.dir=file/sweep")
     assert ended.status == 1
     assert ended.out == (
-        f"error: {tmp_path}/file/sweep/multirun.yaml cannot be written (Not a directory): choose "
+        f"error: hydra.sweep.dir={tmp_path}/file/sweep cannot be written (Not a directory): choose "
         "another folder, one in which you may write.\n"
     )
     assert not list(tmp_path.rglob("job.json"))

@@ -180,7 +180,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             ran.captioner = captioner
             return SimpleNamespace(gallery=["image"], corpus={"CIDEr": 0.5}, references="0")
 
-        def record(*given: Any) -> Any:
+        def record(*given: Any, **_: Any) -> Any:
             ran.record = given
             return SimpleNamespace(scores={"dev": {"CIDEr": 0.5}, "test": {"CIDEr": 0.4}})
 

@@ -284,7 +284,12 @@ class _Header(NamedTuple):
 
 def _header(line: str) -> _Header | None:
     for separator in _SEPARATORS:
-        cells = [cell.strip() for cell in next(csv.reader([line], delimiter=separator), [])]
+        try:
+            cells = [cell.strip() for cell in next(csv.reader([line], delimiter=separator), [])]
+        except (
+            csv.Error
+        ):  # a carriage return or a zero byte within the line, so that it is no table
+            return None
         columns = find_columns(cells)
         if columns is not None:
             return _Header(separator, cells, columns, is_row=False)

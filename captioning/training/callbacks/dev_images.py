@@ -45,7 +45,7 @@ def check_names(trainer: pl.Trainer, images: Images, key: str) -> None:
     Raises:
         CaptioningError: no image of the dev split has such a name.
     """
-    if trainer.val_dataloaders is not None:
+    if not isinstance(images, int) and trainer.val_dataloaders is not None:
         choose(dev_dataset(trainer).images, images, key)
 
 
