@@ -16,13 +16,17 @@ class WandbLogger(LightningLogger):
     run goes to wandb with ``wandb sync``.
 
     Args:
+        name: the name of the run.
+        project: the project to which it belongs.
         log_model: whether the model is uploaded.
         settings: those of Lightning's :class:`~pytorch_lightning.loggers.WandbLogger`, and of
             ``wandb.init``.
     """
 
-    def __init__(self, log_model: bool = False, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(
+        self, name: str, project: str = "captioning", log_model: bool = False, **settings: Any
+    ) -> None:
+        super().__init__(name=name, project=project, **settings)
         self.uploads_model = log_model
 
     def upload_model(self, name: str, files: Mapping[str, Path], metadata: dict[str, Any]) -> None:
