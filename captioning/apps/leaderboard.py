@@ -178,7 +178,7 @@ def _log_to_wandb(board: Leaderboard, out: Path) -> None:
         project="captioning",
         name="leaderboard",
         job_type="leaderboard",
-        dir=out,
+        dir=str(out),
         mode="offline" if offline else None,
     ) as run:
         run.log({"leaderboard": wandb.Table(columns=columns, data=rows)})

@@ -45,8 +45,9 @@ def check_names(trainer: pl.Trainer, images: Images, key: str) -> None:
     Raises:
         CaptioningError: no image of the dev split has such a name.
     """
-    if not isinstance(images, int) and trainer.val_dataloaders is not None:
-        choose(dev_dataset(trainer).images, images, key)
+    dataset = getattr(trainer.val_dataloaders, "dataset", None)
+    if isinstance(dataset, CaptionDataset):
+        choose(dataset.images, images, key)
 
 
 def choose(dev: Sequence[CaptionedImage], images: Images, key: str) -> list[int]:
