@@ -17,7 +17,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 from captioning.support.errors import CaptioningError
 from captioning.support.nearest import did_you_mean
 from captioning.support.renamed import renamed
-from captioning.support.trust import check_trusted
+from captioning.support.trust import check_trusted, remember
 
 T = TypeVar("T")
 
@@ -154,6 +154,7 @@ def import_class(path: str, base: Callable[..., T], key: str) -> type[T]:
         raise CaptioningError(f"{key}={path} is not a {base.__name__}.")
     if inspect.isabstract(found):
         raise CaptioningError(f"{key}={path} is abstract: name a subclass of it.")
+    remember(path)
     return cast(type[T], found)
 
 

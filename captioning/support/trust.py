@@ -59,10 +59,20 @@ def classes_of_a_checkpoint(trust: Sequence[str]) -> Iterator[None]:
         _trusted.reset(token)
 
 
+def remember(path: str) -> None:
+    """Remember a class that the user's own configuration names, after it was found to be a part.
+
+    A checkpoint of this process may name it, too. Within :func:`classes_of_a_checkpoint`, nothing
+    is remembered.
+    """
+    if _trusted.get() is None:
+        _named_by_user.add(path)
+
+
 def check_trusted(path: str, key: str) -> None:
     """Refuse the path of a class that a checkpoint may not name; imports nothing.
 
-    Outside of :func:`classes_of_a_checkpoint`, the path is the user's own, and is remembered.
+    Outside of :func:`classes_of_a_checkpoint`, the path is the user's own.
 
     Args:
         path: the dotted path of a class.
@@ -73,7 +83,6 @@ def check_trusted(path: str, key: str) -> None:
     """
     trusted = _trusted.get()
     if trusted is None:
-        _named_by_user.add(path)
         return
     module, _, name = path.rpartition(".")
     if len(path) > _LONGEST_PATH or not all(

@@ -120,3 +120,10 @@ def test_packages_are_named_in_a_text_or_a_list() -> None:
     for wrong in ("*", "./helpers.py", "a b", "a.", ["a-b"]):
         with pytest.raises(CaptioningError, match=r"trust=.*give the name of a Python package"):
             trust.packages(wrong)
+
+
+def test_a_name_that_was_no_part_is_not_the_users_afterwards() -> None:
+    """A mistake of the user's does not open the way for a checkpoint that names the same."""
+    with pytest.raises(CaptioningError, match="is not a Decoder"):
+        import_class("os.system", Decoder, "model._target_")
+    assert "os.system is not a class of captioning" in refused("os.system", Decoder)
