@@ -2,7 +2,6 @@
 
 import csv
 import json
-import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,12 +44,7 @@ def train(
             "decoding=greedy", *overrides,
         ]  # fmt: skip
         monkeypatch.setattr(sys, "argv", argv)
-        status: Any = 0
-        try:
-            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-        except SystemExit as end:
-            status = end.code
-        assert not status, capsys.readouterr().err
+        assert not tiny.status_of_script("train.py"), capsys.readouterr().err
         return folder
 
     return train

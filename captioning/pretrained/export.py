@@ -19,6 +19,7 @@ from captioning.pretrained.places import CARD, CONFIG, VOCABULARY, WEIGHTS
 from captioning.reporting.results import WHERE_DATA_LIES, Results
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_bytes, atomic_write_json, atomic_write_text
+from captioning.support.settings import without
 from captioning.support.weights import BY_NAME
 
 _PLACES: Final = {
@@ -137,12 +138,7 @@ def _without_copies(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a run without files and folders of the computer that trained it."""
-    kept = {}
-    for key, value in config.items():
-        left_out = _PLACES.get(key, set())
-        if isinstance(left_out, set):
-            is_group = isinstance(value, Mapping)
-            kept[key] = {k: v for k, v in value.items() if k not in left_out} if is_group else value
+    kept = without(config, _PLACES)
     encoder = kept.get("encoder")
     if isinstance(encoder, dict) and encoder.get("weights", BY_NAME[0]) not in BY_NAME:
         kept["encoder"] = encoder | {"weights": "contained"}

@@ -33,6 +33,7 @@ from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json
 from captioning.support.locks import file_lock
 from captioning.support.reading import load_record
+from captioning.support.settings import without
 from captioning.support.signals import STOPPING
 
 log = logging.getLogger(__name__)
@@ -249,12 +250,7 @@ def check_same_job(folder: Path, job: Job) -> None:
 
 def relevant_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without the settings that cannot change results."""
-    kept = {}
-    for key, value in config.items():
-        ignored = _NO_EFFECT.get(key, set())
-        if isinstance(ignored, set):
-            is_group = isinstance(value, Mapping)
-            kept[key] = {k: v for k, v in value.items() if k not in ignored} if is_group else value
+    kept = without(config, _NO_EFFECT)
     read: dict[str, Any] = json.loads(json.dumps(kept))  # comparable to a configuration from a file
     return read
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
             "trainer.accelerator=cpu", "trainer.max_epochs=1", "decoding=greedy", *overrides,
         ]  # fmt: skip
         monkeypatch.setattr(sys, "argv", argv)
-        status: Any = 0
-        try:
-            runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-        except SystemExit as end:
-            status = end.code
-        assert not status, capsys.readouterr().err
+        assert not tiny.status_of_script("train.py"), capsys.readouterr().err
         return folder
 
     return train
