@@ -1,17 +1,26 @@
 """Show, Attend and Tell (Xu et al. 2015) with soft attention."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from captioning.kernels.ops import Dropout, Rows, lstm_cell
+from captioning.kernels.ops import (
+    AdditiveKeys,
+    Dropout,
+    RecurrenceWeights,
+    Rows,
+    attention_recurrence,
+    lstm_cell,
+)
 from captioning.models.attention import ATTENTIONS
+from captioning.models.attention.additive import AdditiveAttention
 from captioning.models.attention.base import Attention, Memory
 from captioning.models.decoders.base import State
 from captioning.models.decoders.lstm import LSTM
 from captioning.models.decoders.recurrent import check_shares, check_sizes
+from captioning.models.unchanged import is_plain, keeps_methods, methods_of
 from captioning.support.build import build
 
 
@@ -97,6 +106,51 @@ class AttentionLSTM(LSTM):
         weights, context = self.attention(query, memory, rows)
         return {"attention": weights, "context": context}
 
+    def recur(
+        self,
+        inputs: Mapping[str, Float[Tensor, "tokens _"]],
+        state: State,
+        keep: Float[Tensor, "rows hidden"] | None,
+        memory: Memory,
+        rows: Rows,
+        counts: Sequence[int],
+    ) -> State:
+        """Process all words: by one op if it can compute them and the model is as written here."""
+        weights = self._weights_of_step()
+        if weights is not None and type(memory["keys"]) is AdditiveKeys:
+            words = attention_recurrence(
+                inputs["gates"], None if self.word_query is None else inputs["query"],
+                state["hidden"], state["cell"], keep, counts, memory["keys"], memory["grid"], rows,
+                weights,
+            )  # fmt: skip
+            if words is not None:
+                return dict(zip(("hidden", "context", "attention"), words, strict=True))
+        return super().recur(inputs, state, keep, memory, rows, counts)
+
+    def _weights_of_step(self) -> RecurrenceWeights | None:
+        """The parameters that :meth:`recurrent_step` uses; None if it does more than that op.
+
+        It does if a subclass, a hook or another layer (LoRA, say) has changed a part of it.
+        """
+        attention, gate = self.attention, self.gate
+        layers = [attention.query, self.hidden_gates, self.context_gates]
+        if not (
+            keeps_methods(self, STEP)
+            and is_plain(attention, AdditiveAttention)
+            and all(is_plain(each, nn.Linear) for each in (*layers, *([gate] if gate else [])))
+            and self.hidden_gates.bias is self.context_gates.bias is None
+        ):
+            return None
+        return RecurrenceWeights(
+            attention.query.weight,
+            attention.query.bias,
+            attention.score,
+            gate.weight if gate else None,
+            gate.bias if gate else None,
+            self.hidden_gates.weight,
+            self.context_gates.weight,
+        )
+
     def output_logits(
         self,
         embedded: Float[Tensor, "tokens embed"],
@@ -107,6 +161,10 @@ class AttentionLSTM(LSTM):
         if self.output_context is not None:
             embedded = embedded + self.output_context(context)
         return super().output_logits(embedded, hidden, context)
+
+
+STEP = methods_of(AttentionLSTM, "recurrent_step", "attend", "read_out")
+"""What :meth:`AttentionLSTM.recur` computes by one op."""
 
 
 def build_attention(
