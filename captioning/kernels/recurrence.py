@@ -1,10 +1,10 @@
 """The loop over the words of an LSTM with additive attention as one op, in bfloat16 on a CPU.
 
-As separate operations, a word costs some forty calls, of which each allocates its results, casts its
-arguments and leaves a node for the backward pass. Here all words write into tensors that are
-allocated once. Products that have the same input are one product (the query and the gate; the
-gates of h_{t-1} and z_t), by :mod:`captioning.kernels.products`. The gradient with respect to each
-weight is one product of all words.
+As separate operations, a word costs some forty calls, of which each allocates its results, casts
+its arguments and leaves a node for the backward pass. Here all words write into tensors that are
+allocated once. The query and the gate of the context are one product, because both multiply
+h_{t-1}, and so are the two addends of the LSTM's gates; :mod:`captioning.kernels.products` computes
+them. The gradient with respect to each weight is one product of all words.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioning.kernels.additive import AdditiveKeys
 from captioning.kernels.cpu.bindings import CKernels
-from captioning.kernels.deferred import ORDINARY, first_derivative_only
+from captioning.kernels.deferred import KERNEL_TYPES, ORDINARY, first_derivative_only
 from captioning.kernels.preparation import exp2x
 from captioning.kernels.products import PackedMatrix
 from captioning.kernels.reference import RecurrenceWeights
@@ -35,51 +34,42 @@ def fits(
     cell: Tensor,
     keep: Tensor | None,
     counts: Sequence[int],
-    keys: AdditiveKeys,
+    keys: Tensor,
     grid: Tensor,
     rows: Rows,
     weights: RecurrenceWeights,
 ) -> bool:
     """Whether :class:`AttentionRecurrence` supports these arguments; it checks nothing itself."""
-    tokens, (count, units), channels = sum(counts), hidden.shape, grid.shape[-1]
-    attention, present = keys.keys.shape[-1], [each for each in weights if each is not None]
     if weights.query_bias is None or (weights.gate is None) != (weights.gate_bias is None):
         return False
-    floats = [hidden, cell] if keep is None else [hidden, cell, keep]
-    words = [gates] if query is None else [gates, query]
-    needs_gradient = torch.is_grad_enabled() and (
-        grid.requires_grad or (keep is not None and keep.requires_grad)
-    )
-    gate = 0 if weights.gate is None else len(weights.gate)
-    shapes = (
-        [each.shape == (count, units) for each in floats]
-        + [keys.keys.dim() == grid.dim() == 3, grid.shape[:2] == keys.keys.shape[:2]]
-        + [gates.shape == (tokens, 4 * units)]
-        + [query is None or query.shape == (tokens, attention)]
-        + [weights.query.shape == (attention, units), weights.query_bias.shape == (attention,)]
-        + [weights.score.shape == (attention,), gate in (0, 1, channels)]
-        + [weights.gate is None or weights.gate.shape == (gate, units)]
-        + [weights.gate is None or weights.gate_bias.shape == (gate,)]
-        + [weights.hidden.shape == (4 * units, units)]
-        + [weights.context.shape == (4 * units, channels)]
-        + [rows.images == len(grid), len(rows.index) == count]
-    )
+    if keys.dim() != 3 or grid.dim() != 3 or hidden.dim() != 2 or not counts:
+        return False
+    tokens, (count, units), (images, locations, channels) = sum(counts), hidden.shape, grid.shape
+    attention, gate = keys.shape[2], 0 if weights.gate is None else len(weights.gate)
+    states = [(hidden, (count, units)), (cell, (count, units)), (keep, (count, units))]
+    words = [
+        (gates, (tokens, 4 * units)),
+        (query, (tokens, attention)),
+        (keys, (images, locations, attention)),
+        (grid, (images, locations, channels)),
+    ]
+    sizes = [
+        (attention, units), (attention,), (attention,), (gate, units), (gate,),
+        (4 * units, units), (4 * units, channels),
+    ]  # fmt: skip
+    parameters = list(zip(weights, sizes, strict=True))
+    given = [each for each, _ in (*states, *words, *parameters) if each is not None]
+    constant = [grid] if keep is None else [grid, keep]
     return (
-        all(shapes)
-        and len(counts) > 0
-        and counts[0] == count
-        and list(counts) == sorted(counts, reverse=True)
-        and counts[-1] > 0
-        and units % 2 == channels % 2 == 0  # elements are read in pairs
-        and not needs_gradient
-        and all(type(each) in ORDINARY for each in present)
-        and all(each.dtype == torch.float32 for each in floats)
-        and all(each.dtype == torch.bfloat16 for each in (*words, keys.keys, grid))
-        and all(each.dtype in (torch.float32, torch.bfloat16) for each in present)
-        and all(
-            each.device == grid.device
-            for each in (*floats, *words, *present, keys.keys, rows.index)
-        )
+        all(each is None or each.shape == shape for each, shape in (*states, *words, *parameters))
+        and all(each is None or each.dtype == torch.float32 for each, _ in states)
+        and all(each is None or each.dtype == torch.bfloat16 for each, _ in words)
+        and all(each is None or each.dtype in KERNEL_TYPES for each, _ in parameters)
+        and all(type(each) in ORDINARY and each.device == grid.device for each in given)
+        and (gate in (0, 1, channels) and units % 2 == channels % 2 == 0)  # read in pairs
+        and (rows.images == images and len(rows.index) == count == counts[0])
+        and (list(counts) == sorted(counts, reverse=True) and counts[-1] > 0)
+        and not (torch.is_grad_enabled() and any(each.requires_grad for each in constant))
     )
 
 

@@ -29,7 +29,8 @@ TOKEN_COUNT = int((TOKENS[..., 1:] != 0).sum())
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
+    found, expected = found.detach().double(), expected.detach().double()
+    return float((found - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("columns", [1, 63, 64, 130])
@@ -115,7 +116,8 @@ def test_states_and_gradients_are_the_references_in_double_precision(
     )
     for name, ours, theirs in zip(names, got, wanted, strict=True):
         assert ours.dtype == given[name].dtype
-        assert relative_error(ours, theirs) < 0.02, name
+        # Some sums of many terms are nearly zero.
+        assert (ours - theirs).norm() < 0.02 * theirs.norm() + 0.005, name
 
 
 def test_one_result_alone_gives_the_gradient_of_some_arguments_alone() -> None:
@@ -210,9 +212,7 @@ def assert_as_without_kernels(decoder: AttentionLSTM) -> None:
 
 @pytest.mark.parametrize("gate", ["scalar", "channel", "none"])
 @pytest.mark.parametrize("word_query", [True, False])
-def test_a_model_that_nobody_changed_uses_it(
-    gate: str, word_query: bool, calls: list[int]
-) -> None:
+def test_a_model_that_nobody_changed_uses_it(gate: str, word_query: bool, calls: list[int]) -> None:
     assert_as_without_kernels(small_decoder(gate=gate, word_query=word_query))
     assert calls == [TOKEN_COUNT]
 

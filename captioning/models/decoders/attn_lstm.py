@@ -128,25 +128,25 @@ class AttentionLSTM(LSTM):
         return super().recur(inputs, state, keep, memory, rows, counts)
 
     def _weights_of_step(self) -> RecurrenceWeights | None:
-        """The parameters that :meth:`recurrent_step` uses; None if it does more than that op.
+        """The parameters of :meth:`recurrent_step`; None if anything in it is not as written here.
 
-        It does if a subclass, a hook or another layer (LoRA, say) has changed a part of it.
+        A subclass, a hook or another layer (LoRA, say) may have changed it.
         """
         attention, gate = self.attention, self.gate
+        if not (keeps_methods(self, STEP) and is_plain(attention, AdditiveAttention)):
+            return None
         layers = [attention.query, self.hidden_gates, self.context_gates]
-        if not (
-            keeps_methods(self, STEP)
-            and is_plain(attention, AdditiveAttention)
-            and all(is_plain(each, nn.Linear) for each in (*layers, *([gate] if gate else [])))
-            and self.hidden_gates.bias is self.context_gates.bias is None
-        ):
+        layers += [] if gate is None else [gate]
+        if not all(is_plain(each, nn.Linear) for each in layers):
+            return None
+        if self.hidden_gates.bias is not None or self.context_gates.bias is not None:
             return None
         return RecurrenceWeights(
             attention.query.weight,
             attention.query.bias,
             attention.score,
-            gate.weight if gate else None,
-            gate.bias if gate else None,
+            None if gate is None else gate.weight,
+            None if gate is None else gate.bias,
             self.hidden_gates.weight,
             self.context_gates.weight,
         )
