@@ -149,7 +149,9 @@ def attention_recurrence(
         not isinstance(kernels, CKernels)
         or is_observed()
         or product_dtype(hidden) != torch.bfloat16
-        or not recurrence.fits(gates, query, hidden, cell, keep, counts, keys, grid, rows, weights)
+        or not recurrence.fits(
+            gates, query, hidden, cell, keep, counts, keys.keys, grid, rows, weights
+        )
     ):
         return None
     words: tuple[Tensor, Tensor, Tensor] = recurrence.AttentionRecurrence.apply(
