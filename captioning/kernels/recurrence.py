@@ -20,6 +20,9 @@ from captioning.kernels.products import PackedMatrix
 from captioning.kernels.reference import RecurrenceWeights
 from captioning.kernels.rows import Rows
 
+Sizes = list[tuple[Tensor | None, tuple[int, ...]]]
+"""Tensors, which may be missing, and the shape that each must have."""
+
 
 def spans(counts: Sequence[int]) -> list[slice]:
     """The tokens of each word, where word t has ``counts[t]`` of them."""
@@ -46,18 +49,18 @@ def fits(
         return False
     tokens, (count, units), (images, locations, channels) = sum(counts), hidden.shape, grid.shape
     attention, gate = keys.shape[2], 0 if weights.gate is None else len(weights.gate)
-    states = [(hidden, (count, units)), (cell, (count, units)), (keep, (count, units))]
-    words = [
+    states: Sizes = [(hidden, (count, units)), (cell, (count, units)), (keep, (count, units))]
+    words: Sizes = [
         (gates, (tokens, 4 * units)),
         (query, (tokens, attention)),
         (keys, (images, locations, attention)),
         (grid, (images, locations, channels)),
     ]
-    sizes = [
+    sizes: list[tuple[int, ...]] = [
         (attention, units), (attention,), (attention,), (gate, units), (gate,),
         (4 * units, units), (4 * units, channels),
     ]  # fmt: skip
-    parameters = list(zip(weights, sizes, strict=True))
+    parameters: Sizes = list(zip(weights, sizes, strict=True))
     given = [each for each, _ in (*states, *words, *parameters) if each is not None]
     constant = [grid] if keep is None else [grid, keep]
     return (

@@ -92,7 +92,8 @@ def attention_recurrence(
     Float[Tensor, "tokens locations"],
 ]:
     """An LSTM with additive attention over all words (Xu et al. 2015, eq. 1 to 5 and 4.2.1)."""
-    linear, found, start = nn.functional.linear, [], 0
+    linear, start = nn.functional.linear, 0
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for count in counts:
         word = slice(start, start := start + count)
         before = hidden[:count] if keep is None else hidden[:count] * keep[:count]

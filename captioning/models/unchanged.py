@@ -49,6 +49,6 @@ def is_plain(module: nn.Module, cls: type) -> bool:
         type(module) is cls
         and keeps_methods(module, FORWARD[cls])
         and not any(hooks)
-        and not torch_module._has_any_global_hook()
+        and not torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
         and module._compiled_call_impl is None
     )

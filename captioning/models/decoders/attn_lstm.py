@@ -139,8 +139,8 @@ class AttentionLSTM(LSTM):
         layers += [] if gate is None else [gate]
         if not all(is_plain(each, nn.Linear) for each in layers):
             return None
-        if self.hidden_gates.bias is not None or self.context_gates.bias is not None:
-            return None
+        if any(each.bias is not None for each in (self.hidden_gates, self.context_gates)):
+            return None  # the op does not add them
         return RecurrenceWeights(
             attention.query.weight,
             attention.query.bias,
