@@ -1,5 +1,6 @@
 """Several frozen encoders as one, for the ensembles of decoders that read different grids."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -100,9 +101,12 @@ class JointEncoder(GridEncoder):
         )
         sources = dict.fromkeys(member.weights_source for member in members)
         self.weights, self.weights_source = "joint", ", ".join(sources)
-        # The weights as they are: a trained encoder's own fingerprint is that of its start.
-        state = self.state_dict()
-        self.fingerprint = fingerprint(self.name, state)
+        for member in members:
+            if any(parameter.requires_grad for parameter in member.parameters()):
+                # Until now, it has the fingerprint of the weights from which training started.
+                member.fingerprint = fingerprint(member.name, member.state_dict())
+        digests = " ".join(member.fingerprint for member in members)
+        self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()
         self.requires_grad_(False)
         self.train(False)
 
@@ -111,14 +115,17 @@ class JointEncoder(GridEncoder):
     ) -> Float[Tensor, "batch locations channels"]:
         """Encode pictures that were preprocessed by :class:`JointPreprocessing`."""
         sizes = [member.preprocessing.size for member in self.members]
-        parts = images.flatten(2).split([size * size for size in sizes], 2)
+        parts = torch.split(images.flatten(2), [size * size for size in sizes], 2)
         grids = [
             member(part.unflatten(2, (size, size)))
             for member, part, size in zip(self.members, parts, sizes, strict=True)
         ]
-        return torch.cat(
-            [nn.functional.pad(grid, (0, self.channels - grid.shape[-1])) for grid in grids], 1
-        )
+        return self.join(grids)
+
+    def join(self, grids: Sequence[Tensor]) -> Float[Tensor, "batch locations channels"]:
+        """One grid of the grids of all members (B x P_i x C_i)."""
+        padded = [nn.functional.pad(grid, (0, self.channels - grid.shape[-1])) for grid in grids]
+        return torch.cat(padded, 1)
 
     @property
     def parts(self) -> list["GridPart"]:
