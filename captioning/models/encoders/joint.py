@@ -117,7 +117,7 @@ class JointEncoder(GridEncoder):
         sizes = [member.preprocessing.size for member in self.members]
         parts = torch.split(images.flatten(2), [size * size for size in sizes], 2)
         grids = [
-            member(part.unflatten(2, (size, size)))
+            member(part.reshape(-1, 3, size, size))
             for member, part, size in zip(self.members, parts, sizes, strict=True)
         ]
         return self.join(grids)
