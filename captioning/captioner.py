@@ -239,6 +239,11 @@ class Captioner(pl.LightningModule):
             return self.trainable_encoder
         return self._frozen_encoder[0].to(self.device)
 
+    def replace_encoder(self, encoder: GridEncoder) -> None:
+        """Take another, frozen encoder; the decoder must be one that reads its grids."""
+        self.trainable_encoder, self._frozen_encoder = None, [encoder]
+        self.encoder_trains = False
+
     @property
     def lr(self) -> float:
         """The optimiser's learning rate; Lightning's ``Tuner.lr_find`` reads and sets it."""

@@ -17,7 +17,8 @@ ALLOWED = {
     "kernels": ("support",),
     "models": ("support", OPS),
     # The data module opens the features of the model's encoder, which it knows as a GridEncoder.
-    "data": ("support", ENCODER),
+    # The stores of several encoders are read together as these are joined.
+    "data": ("support", ENCODER, "models.encoders.joint"),
     "decoding": ("support", OPS, DECODER, "metrics.utility"),
     # CLIPScore reads image files as everything else does.
     "metrics": ("support", "data.images"),

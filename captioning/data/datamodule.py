@@ -14,7 +14,8 @@ from captioning.data.batch import Batch
 from captioning.data.boxes import ImageBoxes, read_boxes
 from captioning.data.corpus import CaptionedImage, Corpus, read_corpus
 from captioning.data.dataset import CaptionDataset, identity_collate
-from captioning.data.features.store import FeatureStore, build_store, store_folder
+from captioning.data.features.joint import Store, open_store
+from captioning.data.features.store import store_folder
 from captioning.data.locations import cache_folder, ensure_data_folder
 from captioning.data.readers.registry import find_reader
 from captioning.data.sampler import LengthGroupedSampler
@@ -151,7 +152,7 @@ class CaptionDataModule(pl.LightningDataModule):
         self.predict_split = predict_split
         self.train_views = tuple(train_views)
         self.encoder: GridEncoder | None = None
-        self.stores: dict[str, FeatureStore] = {}
+        self.stores: dict[str, Store] = {}
         self._text_is_read = False
         self._store_folder: Path | None = None  # of the original
         self._opened: set[tuple[str, str]] = set()  # views and splits that are in `stores`
@@ -289,7 +290,7 @@ class CaptionDataModule(pl.LightningDataModule):
         return vocabulary
 
     @property
-    def store(self) -> FeatureStore | None:
+    def store(self) -> Store | None:
         """The grids of the original view; None if the encoder is trained, and sees pixels."""
         return self.stores.get(ORIGINAL.name)
 
@@ -340,7 +341,7 @@ class CaptionDataModule(pl.LightningDataModule):
         )
         for view in found:
             images = [image for split in new[view.name] for image in self.corpus.split(split)]
-            opened = build_store(
+            opened = open_store(
                 directory,
                 encoder,
                 [(image.id, image.path) for image in images],
@@ -348,7 +349,7 @@ class CaptionDataModule(pl.LightningDataModule):
                 skip_bad=self.skip_bad,
             )
             if view.name in self.stores:
-                self.stores[view.name].extend(opened)
+                self.stores[view.name].extend(opened)  # type: ignore[arg-type]  # of the same kind
             else:
                 self.stores[view.name] = opened
             self._opened.update((view.name, split) for split in new[view.name])
