@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import json
 import logging
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -54,6 +55,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: (place.get(item.path.name, len(LONG)), -count[item.path]))
 
 
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what is imported by now, which it would only walk through."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked as needing a GPU where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
@@ -65,6 +72,27 @@ def compiling() -> Iterator[None]:
     """Let the processes that tests start use each other's bytecode, which saves a third of each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composing_once() -> Iterator[None]:
+    """Keep Hydra from composing each configuration twice, for the scripts that tests run.
+
+    Before a run, it composes the whole configuration to read ``hydra.mode`` alone, which only the
+    files of ``conf/sweep/`` set.
+    """
+    from hydra._internal.hydra import Hydra
+
+    get_mode = Hydra.get_mode
+
+    def mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        if any(each.startswith(("sweep=", "hydra.mode=")) for each in overrides):
+            return get_mode(self, config_name, overrides)
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", mode)
         yield
 
 

@@ -144,7 +144,7 @@ def test_interrupted_installation_is_made_anew(workshop: Workshop) -> None:
 def test_make_test_fails_where_types_or_tests_do(
     workshop: Workshop, types: str, tests: str
 ) -> None:
-    """mypy runs beside the tests, and what it says comes last, whether or not they pass."""
+    """Types are checked beside the tests, and what mypy says comes last, also where these fail."""
     status = {"MYPY_STATUS": types, "PYTEST_STATUS": tests, "LOG": str(workshop.log)}
     path = f"{workshop.bin}:/usr/bin:/bin"
     result = make("test", "ARGS=-x -v", folder=workshop.folder, PATH=path, **status)
