@@ -61,6 +61,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Undo it: hypothesis, which may be imported at the end, asks the collector what there is."""
+    gc.unfreeze()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked as needing a GPU where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
