@@ -442,12 +442,12 @@ def test_resuming_with_other_settings_names_them(
 def test_scenes_are_drawn_and_their_objects_looked_for(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scenes, "IMAGES", {"train": 640, "dev": 10, "test": 40})
+    monkeypatch.setattr(scenes, "IMAGES", {"train": 320, "dev": 10, "test": 40})
     options = (
         "experiment=scenes", f"data.cache={tmp_path}", "~callbacks.ema", "decoding=greedy",
         "optimizer.lr=0.01", "data.batch_size=8",
     )  # fmt: skip
-    for model, epochs in (("attn_lstm", 3), ("lstm", 1)):
+    for model, epochs in (("attn_lstm", 3), ("lstm", 2)):
         ended = run(
             "train", *options, f"model={model}", f"trainer.max_epochs={epochs}",
             f"hydra.run.dir={tmp_path / model}",
@@ -485,9 +485,9 @@ def test_a_trainable_encoder_learns_from_images_in_its_last_block_alone(
     assert changed == {"24", "26", "28"}
 
 
-QUICK = (
+QUICK = (  # with figures of a few words
     "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_test_batches=1",
-    "decoding=greedy",
+    "decoding=greedy", "validation.max_length=4",
 )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from inspect import signature
@@ -25,6 +24,7 @@ from captioning.ensembles import load_captioner
 from captioning.pretrained import places
 from captioning.pretrained.folder import FROZEN
 from captioning.reporting.results import read_results
+from captioning.support import trust
 from captioning.support.errors import CaptioningError
 from captioning.training.initialization import initialize, read_initial
 from captioning.training.resume import check_resumable
@@ -207,10 +207,13 @@ def test_the_command_exports_the_best_checkpoint_of_a_run(
 # How it is read
 
 
-def test_a_fresh_process_writes_the_captions_of_the_model_that_was_exported(
-    exported: Path, tmp_path: Path
+def test_the_command_writes_the_captions_of_the_model_that_was_exported(
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """By the command, from a folder, where nothing else than the folder is left."""
+    """From a folder where nothing else than the folder is left."""
     photographs = {f"{colour}.png": colour for colour in ("red", "green", "grey")}
     captioner, expected = made(), {}
     captioner.load_state_dict({k: v.half().float() for k, v in captioner.state_dict().items()})
@@ -222,13 +225,15 @@ def test_a_fresh_process_writes_the_captions_of_the_model_that_was_exported(
         tokens = captioner.generate(grid.float(), Greedy())[0][0].tokens
         expected[name] = captioner.vocabulary.decode(tokens)
     assert len(set(expected.values())) > 1
-    done = subprocess.run(
-        [sys.executable, ROOT / "caption.py", f"ckpt={exported}", "images=.", "decoding=greedy",
-         "device=cpu", "precision=fp32", "trust=tiny"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-        env=os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"},
-    )  # fmt: skip
-    assert dict(line.split("\t") for line in done.stdout.splitlines()) == expected
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trust, "_named_by_user", set())  # as in a fresh process
+    monkeypatch.setattr(sys, "argv", [
+        "caption.py", f"ckpt={exported}", "images=.", "decoding=greedy", "device=cpu",
+        "precision=fp32", "trust=tiny",
+    ])  # fmt: skip
+    assert not tiny.status_of_script("caption.py")
+    printed = capsys.readouterr().out
+    assert dict(line.split("\t") for line in printed.splitlines()) == expected
 
 
 def test_it_stands_wherever_a_checkpoint_does(exported: Path, tmp_path: Path) -> None:

@@ -189,8 +189,8 @@ def test_a_job_that_no_machine_has_room_for_is_refused(caplog: pytest.LogCapture
     assert "waiting until such a machine joins" in caplog.text
 
 
-def test_slurm_needs_a_number_of_devices(multirun: Run) -> None:
-    ended = multirun("-m", "seed=0,1", "hydra/launcher=slurm", "trainer=ddp")
+def test_slurm_needs_a_number_of_devices(multirun_here: Run) -> None:
+    ended = multirun_here("-m", "seed=0,1", "hydra/launcher=slurm", "trainer=ddp")
     assert ended.status == 1
     assert ended.out.splitlines()[-1].startswith("error: hydra.launcher.gpus_per_node=auto")
 
@@ -226,11 +226,9 @@ def test_what_slurm_kills_is_outlived(start: Start, multirun: Run, tmp_path: Pat
     assert [len(runs) for runs in after.ran().values()] == [1, 1]
 
 
-def test_a_search_goes_on_after_failures_and_interruptions(
-    start: Start, multirun: Run, tmp_path: Path
-) -> None:
+def test_a_search_goes_on_after_failures_and_interruptions(multirun_here: Run) -> None:
     options = ("sweep=optuna", "hydra.sweeper.params=null", "seed=int(interval(1,1000))")
-    first = multirun(*options, "model.dropout=2,5,0.3,0.4", "hydra.sweeper.n_trials=8")
+    first = multirun_here(*options, "model.dropout=2,5,0.3,0.4", "hydra.sweeper.n_trials=8")
     import optuna
 
     def trials() -> list[Any]:
@@ -248,14 +246,14 @@ def test_a_search_goes_on_after_failures_and_interruptions(
         good = trial.params["model.dropout"] in {"0.3", "0.4"}
         assert trial.state.name == ("COMPLETE" if good else "FAIL")
     assert "best_value: 0.04" in (first.folder / "optimization_results.yaml").read_text()
-    nothing = multirun(*options, "model.dropout=2,5,0.3,0.4", "hydra.sweeper.n_trials=8")
+    nothing = multirun_here(*options, "model.dropout=2,5,0.3,0.4", "hydra.sweeper.n_trials=8")
     assert nothing.folder == first.folder
     assert len(trials()) == 8
     assert nothing.ran() == first.ran()
 
     # Other choices: earlier trials that the new space still allows count, and nothing runs twice.
     kept = [trial.params for trial in trials() if trial.params["model.dropout"] != "2"]
-    wider = multirun(
+    wider = multirun_here(
         *options, "model.dropout=5,0.3,0.4,0.9", f"hydra.sweeper.n_trials={len(kept) + 2}"
     )
     assert wider.folder == first.folder
@@ -281,8 +279,8 @@ def test_an_interrupted_trial_comes_first(start: Start, multirun: Run, tmp_path:
     assert ran[folder][0]["resume"]
 
 
-def test_a_named_sweep_needs_no_further_option(multirun: Run) -> None:
-    ended = multirun("sweep=attention_dropout", "model.attention_dim=3,4")
+def test_a_named_sweep_needs_no_further_option(multirun_here: Run) -> None:
+    ended = multirun_here("sweep=attention_dropout", "model.attention_dim=3,4")
     assert ended.status == 0, ended.out
     assert ended.folder.name.startswith("attention_dropout-")
     assert ended.ran().keys() == {
