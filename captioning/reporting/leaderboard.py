@@ -16,6 +16,7 @@ from captioning.reporting.ranking import LANGUAGE_COLUMNS, OBJECT_COLUMNS, Leade
 from captioning.reporting.results import LANGUAGE_MEASURES
 from captioning.reporting.tables import (
     LAST_COLUMN,
+    MISSING,
     Cell,
     RankingTable,
     ranking_table,
@@ -50,11 +51,11 @@ def terminal_tables(board: Leaderboard, width: int = 1000) -> list[RenderableTyp
         fold = _table_width(content, names, fold=False) > width
         if fold:
             same = _same_for_all(content, names)
+            common = ", ".join(f"{name} {value}" for name, value in same.items() if value != MISSING)
             shown, missing = _fitting(
                 content, board.metric, width, [name for name in names if name not in same]
             )
-            if same:
-                common = ", ".join(f"{name} {value}" for name, value in same.items())
+            if common:
                 title = f"{title}\nAll rows: {common}"
         tables.append(_terminal_table(content, shown, title, fold=fold, width=width))
         # The words have a table of their own, because one of all would be too wide.
@@ -69,7 +70,7 @@ def terminal_tables(board: Leaderboard, width: int = 1000) -> list[RenderableTyp
 
 
 def _same_for_all(content: RankingTable, names: Sequence[str]) -> dict[str, str]:
-    """The columns in which several rows have one value, and that value."""
+    """The columns in which several rows have one value, and that value, if it is known."""
     found = {}
     for name in _SAME_FOR_ALL:
         if name in names:

@@ -11,7 +11,7 @@ import pytest
 
 from captioning.apps.leaderboard import main
 from captioning.reporting.configurations import configuration, differing, grouped
-from captioning.reporting.results import Results, read_results
+from captioning.reporting.results import Decoding, Results, read_results
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
@@ -118,7 +118,9 @@ def test_a_narrow_terminal_says_once_what_all_rows_have(
 ) -> None:
     name = "a_run_whose_long_name_is_broken_where_a_word_of_it_ends"
     for dim in (64, 128):
-        write(tmp_path / str(dim), results_of({"model.attention_dim": dim}, name=name))
+        results = results_of({"model.attention_dim": dim}, name=name)
+        decoding = Decoding(name="beam", beam_size=5)
+        write(tmp_path / str(dim), results.model_copy(update={"decoding": decoding}))
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
