@@ -16,7 +16,7 @@ from captioning.data.datamodule import CaptionDataModule
 from captioning.data.text import Vocabulary, coverage
 from captioning.models.decoders.base import Decoder
 from captioning.models.encoders.base import GridEncoder
-from captioning.support.build import build, expand
+from captioning.support.build import build, expand, locate, parameters_of
 from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import SPECIAL_WORDS
 from captioning.support.trust import classes_of_a_checkpoint
@@ -108,7 +108,9 @@ def _trained_parts(initial: Initial) -> dict[str, dict[str, Any]]:
     settings = initial.checkpoint["hyper_parameters"]
     encoder, _ = encoder_of(initial.checkpoint)
     model = expand(settings.get("model", "attn_lstm"), NAMES["model"], "model")
-    channels = build(encoder | {"weights": "random"}, GridEncoder, "encoder").channels
+    target = locate(str(encoder.get("_target_") or ""), GridEncoder, "encoder")
+    unread = {"weights": "random"} if "weights" in parameters_of(target)[0] else {}
+    channels = build(encoder | unread, GridEncoder, "encoder").channels
     words = len(initial.vocabulary)
     build(model, Decoder, "model", vocabulary_size=words, channels=channels)
     return {"encoder": encoder, "model": model}
