@@ -51,7 +51,9 @@ def terminal_tables(board: Leaderboard, width: int = 1000) -> list[RenderableTyp
         fold = _table_width(content, names, fold=False) > width
         if fold:
             same = _same_for_all(content, names)
-            common = ", ".join(f"{name} {value}" for name, value in same.items() if value != MISSING)
+            common = ", ".join(
+                f"{name} {value}" for name, value in same.items() if value != MISSING
+            )
             shown, missing = _fitting(
                 content, board.metric, width, [name for name in names if name not in same]
             )
