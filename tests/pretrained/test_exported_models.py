@@ -167,9 +167,32 @@ def test_the_card_has_scores_intervals_data_and_licence_as_the_hub_reads_them(
         assert part in card.text
 
 
+def test_weights_without_a_licence_have_the_terms_of_their_data(tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    folder = tmp_path / "model"
+    made().save_pretrained(folder, results=read_results(RECORDED))
+    data = hub.ModelCard.load(folder / "README.md").data
+    assert data.license == "other"
+    assert data.license_name == "research-and-education-only"
+    assert data.license_link == "LICENSE.md"  # the hub takes this name or LICENSE, and no other
+    assert "Flickr8k (Hodosh" in (folder / "LICENSE.md").read_text()
+    assert data.datasets == ["jxie/flickr8k"]
+    assert {"bleu", "meteor", "rouge", "cider"} == set(data.metrics)
+    assert {each.dataset_type for each in data.eval_results} == set(data.datasets)
+    assert data.language == ["en"]
+    # A file that may be the user's own stays, and a licence of one's own needs none.
+    (folder / "LICENSE.md").write_text("mine")
+    made().save_pretrained(folder, results=read_results(RECORDED))
+    assert (folder / "LICENSE.md").read_text() == "mine"
+    made().save_pretrained(tmp_path / "free", license="mit")
+    assert not (tmp_path / "free" / "LICENSE.md").exists()
+
+
 def test_a_card_without_results_says_so(tmp_path: Path) -> None:
     made().save_pretrained(tmp_path / "model")
-    assert "No scores were recorded" in (tmp_path / "model" / "README.md").read_text()
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "No scores were recorded" in card
+    assert "license_name: not-stated" in card
 
 
 def test_the_command_exports_the_best_checkpoint_of_a_run(

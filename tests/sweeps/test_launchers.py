@@ -199,6 +199,7 @@ def test_slurm_by_submitits_local_executor(multirun: Run) -> None:
     ended = multirun(
         "-m", "model.dropout=0.1,3", "hydra/launcher=slurm", "hydra.launcher.cluster=local",
         "hydra.launcher.gpus_per_node=null", "hydra.launcher.partition=any",
+        STUB_LATE_SUBMISSION="2",  # as on a machine that runs the jobs before anything else
     )  # fmt: skip
     assert ended.status == 1, ended.out
     assert ended.ran().keys() == {"model.dropout=0.1"}, ended.out
