@@ -366,8 +366,7 @@ class CaptionDataModule(pl.LightningDataModule):
         if not left or self.resident is False:
             return
         if self.resident == "auto" and not (
-            device.type == "cuda"
-            and 2 * nbytes < own_gpu_memory(*torch.cuda.mem_get_info(device))
+            device.type == "cuda" and 2 * nbytes < own_gpu_memory(*torch.cuda.mem_get_info(device))
         ):
             return
         log.info("Reading %.1f GB of grids into the memory of %s", nbytes / 1e9, device)

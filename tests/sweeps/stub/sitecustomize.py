@@ -16,6 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+SHARED = (
+    "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY", "CAPTIONING_GPU_SHARE", "OMP_NUM_THREADS",
+)  # fmt: skip
+
 
 def wait_for_jobs(folder: Path, count: int) -> None:
     """Wait until ``count`` jobs of the sweep have started, so that they do run side by side."""
@@ -62,6 +66,7 @@ def train(config: dict[str, Any], folder: Path, command: str, logger: Any) -> No
         "pid": os.getpid(), "start": start, "end": time.time(), "resume": config["resume"],
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "group": os.environ["WANDB_RUN_GROUP"],
         "node": os.environ.get("STUB_NODE"),
+        "shared": {name: os.environ.get(name) for name in SHARED},
     }  # fmt: skip
     with (folder / "ran.jsonl").open("a") as file:
         file.write(json.dumps(ran) + "\n")
