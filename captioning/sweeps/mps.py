@@ -4,7 +4,7 @@ Without MPS, a GPU runs the kernels of one process at a time, and processes take
 kernels of several processes run side by side. :func:`mps_daemon` starts a control daemon of its
 own, with files of its own, and changes no setting of the GPU.
 
-    python -m captioning.sweeps.mps daemon FOLDER   runs the daemon until its standard input ends
+    python -m captioning.sweeps.mps daemon FOLDER   runs the daemon until standard input ends
     python -m captioning.sweeps.mps client          checks that a CUDA program can use MPS
 
 The first is the parent of the daemon, and ends it however the command ends that started the sweep:
@@ -26,6 +26,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from captioning.support.files import reason_of
+from captioning.support.signals import STOPPING
 
 CONTROL = "nvidia-cuda-mps-control"
 """The daemon, which is also the program that sends commands to a running daemon."""
@@ -65,7 +68,10 @@ def mps_daemon() -> Iterator[dict[str, str]]:
         yield {}
         return
     # Not in TMPDIR: the names of sockets may have no more than 107 characters.
-    folder = Path(tempfile.mkdtemp(prefix="captioning-mps-", dir="/tmp"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="captioning-mps-", dir="/tmp"))
+    except OSError as error:
+        raise MPSUnavailableError(f"/tmp: {reason_of(error)}") from None
     environment = {PIPE_DIRECTORY: str(folder), LOG_DIRECTORY: str(folder)}
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -82,7 +88,9 @@ def mps_daemon() -> Iterator[dict[str, str]]:
             _check_client(environment)
             yield environment
         finally:
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # it has ended already
+                process.stdin.write(b"\n")  # a forked process may hold the pipe open
+                process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(3 * _COMMAND_SECONDS)
 
@@ -163,7 +171,7 @@ def _check_client(variables: Mapping[str, str]) -> None:
 
 
 def daemon(folder: Path) -> int:
-    """Run the control daemon, with its files in a folder, until standard input ends.
+    """Run the control daemon, with its files in a folder, until standard input has a byte or ends.
 
     Returns:
         Its exit status. The folder has then been removed.
@@ -178,13 +186,13 @@ def daemon(folder: Path) -> int:
 
 
 def _quit_after_input(process: subprocess.Popen[bytes]) -> None:
-    """Read standard input to its end, and then end the daemon; kill it if it waits for clients."""
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    try:
+    """End the daemon at the first byte or the end of standard input; kill it if it does not end."""
+    os.read(sys.stdin.fileno(), 1)
+    with suppress(OSError, subprocess.SubprocessError):
         _send("quit", {})
+    try:
         process.wait(_COMMAND_SECONDS)
-    except (OSError, subprocess.SubprocessError):
+    except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -215,4 +223,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "client":
         client()
     else:
+        for number in STOPPING:  # SLURM sends them to all processes; only the command ends this one
+            signal.signal(number, lambda *_: None)
         sys.exit(daemon(Path(sys.argv[2])))

@@ -61,7 +61,12 @@ class RayLauncher(Launcher):
             from hydra_plugins.hydra_ray_launcher._launcher_util import launch_job_on_ray, start_ray
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        start_ray(self.ray.init)
+        try:
+            start_ray(self.ray.init)
+        except Exception as error:  # Ray raises plain exceptions, for example on a busy machine
+            reason = str(error).strip().partition("\n")[0]
+            remedy = "run the same command again" if self.local else "start it with `ray start`"
+            sys.exit(f"error: Ray did not start ({reason}): {remedy}.")
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         machines = [node["Resources"] for node in nodes if node["Alive"]]
         load = self.hydra_context.config_loader.load_sweep_config
