@@ -153,3 +153,20 @@ def test_a_daemon_that_does_not_quit_is_killed(
         status = mps.daemon(pipe)
     assert status == -signal.SIGKILL
     assert not pipe.exists()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_two_programs_use_it() -> None:
+    """With NVIDIA's own daemon and driver."""
+    program = "import torch; print(torch.ones(3, device='cuda').sum().item())"
+    with mps_daemon() as environment:
+        programs = [
+            subprocess.Popen(
+                [sys.executable, "-c", program],
+                env=os.environ | environment, text=True, stdout=subprocess.PIPE,
+            )
+            for _ in range(2)
+        ]  # fmt: skip
+        assert [each.communicate()[0] for each in programs] == ["3.0\n"] * 2
+    if environment:
+        assert not Path(environment["CUDA_MPS_PIPE_DIRECTORY"]).exists()
