@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from captioning.support.memory import GPU_SHARE
 
 MAX_JOBS = 8
-"""The most jobs that share a GPU by default; more have not been tried."""
+"""The most jobs that share a GPU by default. By the estimate in docs/sweeps.md, five fill it."""
 
 JOB_CPUS = 2
 """CPU cores that a job needs, so that launching its kernels does not wait for other jobs."""
 
 JOB_BYTES = 8_000_000_000
-"""GPU memory that a job needs: Flickr8k's grids, which take 1.6 GB, and training and decoding at
-the default sizes, with a margin."""
+"""GPU memory that a job needs: an estimate for the default sizes, with a margin, of which Flickr8k's
+grids take 1.6 GB."""
 
 
 def default_jobs(jobs: int, machine: Mapping[str, float], free: Sequence[int]) -> int:
