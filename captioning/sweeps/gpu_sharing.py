@@ -66,7 +66,10 @@ def free_memory() -> list[int]:
     wanted = None if visible is None else [each.strip() for each in visible.split(",") if each]
     found = []
     for line in done.stdout.splitlines():
-        index, uuid, mebibytes, mig = (cell.strip() for cell in line.split(","))
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) != 4:  # such as "No devices were found"
+            return []
+        index, uuid, mebibytes, mig = cells
         if wanted is not None and not any(index == w or uuid.startswith(w) for w in wanted):
             continue
         if mig == "Enabled" or not mebibytes.isdecimal():

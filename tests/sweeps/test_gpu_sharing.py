@@ -59,8 +59,9 @@ def test_the_free_memory_is_that_of_the_visible_gpus(
 def test_the_free_memory_may_be_unknown(fake_mps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (fake_mps / "gpus").write_text("0, GPU-aa11, 70, Disabled\n1, GPU-bb22, 80, Enabled\n")
     assert free_memory() == []
-    (fake_mps / "gpus").write_text("0, GPU-aa11, [N/A], Disabled\n")
-    assert free_memory() == []
+    for said in ("0, GPU-aa11, [N/A], Disabled\n", "No devices were found\n"):
+        (fake_mps / "gpus").write_text(said)
+        assert free_memory() == []
     monkeypatch.setenv("PATH", str(fake_mps))
     assert free_memory() == []
 
