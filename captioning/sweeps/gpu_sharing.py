@@ -14,8 +14,8 @@ JOB_CPUS = 2
 """CPU cores that a job needs, so that launching its kernels does not wait for other jobs."""
 
 JOB_BYTES = 8_000_000_000
-"""GPU memory that a job needs: an estimate for the default sizes, with a margin, of which Flickr8k's
-grids take 1.6 GB."""
+"""GPU memory that a job needs: an estimate for the default sizes with a margin, of which the grids
+of Flickr8k take 1.6 GB."""
 
 
 def default_jobs(jobs: int, machine: Mapping[str, float], free: Sequence[int]) -> int:
