@@ -9,7 +9,7 @@ import torch
 from benchmarks.measure import machine, plain, show
 from captioning.support.files import atomic_write_json
 
-PARTS = ("training", "gpu", "beam", "features", "loading", "startup", "scoring", "scale")
+PARTS = ("training", "gpu", "sweeps", "beam", "features", "loading", "startup", "scoring", "scale")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import gpu
+from benchmarks import gpu, sweeps
 from benchmarks.beam import PLAIN
 from benchmarks.textbook import Textbook, rows
 from benchmarks.training import batch_of, decoder_of, errors, multiply_adds
@@ -54,6 +54,30 @@ def test_so_does_the_epoch_in_lightnings_loop() -> None:
     figure = gpu.trained("cpu", "32-true", images=32, epochs=2)
     assert figure.value > 0
     assert "; 0 graphs" in figure.note  # which are for a GPU alone
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+def test_runs_that_share_a_gpu_are_compared_with_one_alone() -> None:
+    ours, again, longer = (
+        sweeps.train(sweeps.Settings("cpu", "32-true", images=32, epochs=epochs))
+        for epochs in (2, 2, 3)
+    )
+    assert len(ours.ends) == 2
+    assert sorted(longer.ends) == longer.ends
+    assert ours.weights == again.weights != longer.weights
+
+
+def test_the_rate_of_runs_counts_only_the_time_in_which_all_train() -> None:
+    alone = sweeps.Trained([10.0, 12.0, 14.0], "a")
+    assert sweeps.epochs_per_second([alone]) == pytest.approx(0.5)
+    # From 20 to 24 seconds, the first run completes two epochs, and the second one.
+    runs = [sweeps.Trained([18.0, 20.0, 22.0, 24.0], "a"), sweeps.Trained([20.0, 24.0, 40.0], "b")]
+    assert sweeps.epochs_per_second(runs) == pytest.approx(3 / 4)
+    figure = sweeps.sharing("two", runs, alone)
+    assert figure.value == pytest.approx(1.5)
+    assert "1 of 2 have the same weights" in figure.note
+    with pytest.raises(RuntimeError, match="give them more epochs"):
+        sweeps.epochs_per_second([alone, runs[0]])
 
 
 def test_the_captions_are_as_long_as_said() -> None:

@@ -32,6 +32,7 @@ from captioning.data.text import (
 from captioning.data.views import ORIGINAL, ORIGINAL_ALONE, find_views, side_ids
 from captioning.models.encoders.base import GridEncoder
 from captioning.support.errors import CaptioningError, shortened
+from captioning.support.memory import own_gpu_memory
 
 __all__ = ["Batch", "CaptionDataModule"]
 
@@ -72,7 +73,8 @@ class CaptionDataModule(pl.LightningDataModule):
         max_size: The most words of the vocabulary.
         cleaner: How training captions are cleaned; see :class:`captioning.data.text.Cleaner`.
         resident: Keep all grids in the memory of the device that trains. ``auto``: if it is a GPU,
-            and they take no more than half of its free memory.
+            and they take no more than half of its free memory, or of this process's share; see
+            :func:`captioning.support.memory.own_gpu_memory`.
         cache: The folder of the feature stores and downloads. None: ``CAPTIONING_CACHE``, or
             ~/.cache/captioning.
         seed: The seed of the order of the training images; the same seed and epoch give the same
@@ -365,7 +367,7 @@ class CaptionDataModule(pl.LightningDataModule):
         if not left or self.resident is False:
             return
         if self.resident == "auto" and not (
-            device.type == "cuda" and 2 * nbytes < torch.cuda.mem_get_info(device)[0]
+            device.type == "cuda" and 2 * nbytes < own_gpu_memory(*torch.cuda.mem_get_info(device))
         ):
             return
         log.info("Reading %.1f GB of grids into the memory of %s", nbytes / 1e9, device)

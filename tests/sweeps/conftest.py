@@ -17,6 +17,7 @@ from PIL import Image
 from captioning.sweeps import jobs
 
 ROOT = Path(__file__).parents[2]
+STANDINS = Path(__file__).parent / "standins"
 
 COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "grey": (99, 99, 99)}
 
@@ -147,3 +148,31 @@ def newest_sweep(folder: Path) -> Path:
     """The newest folder below ``runs/sweep``; ``folder`` itself if there is none."""
     sweeps = sorted((folder / "runs" / "sweep").glob("*"), key=lambda path: path.stat().st_mtime)
     return sweeps[-1] if sweeps else folder
+
+
+@pytest.fixture(scope="session")
+def stand_in_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a library that stands in for the CUDA driver."""
+    folder = tmp_path_factory.mktemp("driver")
+    source = STANDINS / "driver.c"
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", str(folder / "libcuda.so.1"), str(source)], check=True
+    )
+    return folder
+
+
+@pytest.fixture
+def fake_mps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiling: None, stand_in_driver: Path
+) -> Path:
+    """Put stand-ins for NVIDIA's programs on the PATH; returns the folder that they write to."""
+    folder = tmp_path / "standins"
+    folder.mkdir()
+    (folder / "gpus").write_text("0, GPU-4ad1, 80000, Disabled\n")
+    monkeypatch.setenv("STANDINS", str(folder))
+    monkeypatch.setenv("PATH", f"{STANDINS}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(stand_in_driver))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for variable in ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(variable, raising=False)
+    return folder

@@ -19,6 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+SHARED = (
+    "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY", "CAPTIONING_GPU_SHARE", "OMP_NUM_THREADS",
+)  # fmt: skip
+
 
 class LatePopen(subprocess.Popen[Any]):
     def __init__(self, command: Any, *arguments: Any, **named: Any) -> None:
@@ -77,6 +81,7 @@ def train(config: dict[str, Any], folder: Path, command: str, logger: Any) -> No
         "pid": os.getpid(), "start": start, "end": time.time(), "resume": config["resume"],
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "group": os.environ["WANDB_RUN_GROUP"],
         "node": os.environ.get("STUB_NODE"),
+        "shared": {name: os.environ.get(name) for name in SHARED},
     }  # fmt: skip
     with (folder / "ran.jsonl").open("a") as file:
         file.write(json.dumps(ran) + "\n")
