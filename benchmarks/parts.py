@@ -34,7 +34,7 @@ from captioning.models.decoders.ensemble import Ensemble
 from captioning.models.decoders.hard_attn_lstm import HardAttentionLSTM
 from captioning.models.decoders.lstm import LSTM
 from captioning.models.decoders.transformer import TransformerDecoder
-from captioning.objectives import CrossEntropy, HardAttention, Objective, SelfCritical
+from captioning.objectives import CrossEntropy, HardAttention, SelfCritical
 from captioning.support.memory import keep_freed_memory
 
 WARM_UP = 10  # steps of each decoder before the first one that is timed

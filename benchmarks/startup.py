@@ -32,7 +32,9 @@ def run(rounds: int) -> list[Figure]:
             start = time.perf_counter()
             subprocess.run(command(*arguments), capture_output=True, check=False)
             taken.append(time.perf_counter() - start)
-        figures.append(Figure(f"train.py: {name}", sorted(taken)[len(taken) // 2], "s", goal_value=1))
+        figures.append(
+            Figure(f"train.py: {name}", sorted(taken)[len(taken) // 2], "s", goal_value=1)
+        )
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder) / "data")
         arguments = [

@@ -96,7 +96,10 @@ class Step:
     def make(self, batch: Batch) -> None:
         """One step with a batch whose images have ids."""
         bf16 = self.precision == "bf16"
-        with use_backend(self.backend), torch.autocast(batch.grid.device.type, torch.bfloat16, bf16):
+        with (
+            use_backend(self.backend),
+            torch.autocast(batch.grid.device.type, torch.bfloat16, bf16),
+        ):
             # As in Captioner.losses.
             if self.backend == "torch" or not self.objective.static:
                 loss = self.objective(self.decoder, batch)["loss"]
