@@ -326,7 +326,7 @@ class Resampled:
     """
 
     first: Statistics
-    corpus: Samples
+    corpus: Mapping[str, float]
     samples: Samples
 
     def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
@@ -342,7 +342,7 @@ class Resampled:
         _check_comparable(other.first, self.first)
         return {
             score: _compared(
-                float(self.corpus[score][0] - other.corpus[score][0]),
+                self.corpus[score] - other.corpus[score],
                 drawn - other.samples[score],
                 level,
                 has_p_value=len(self.first.images) >= MIN_IMAGES_FOR_P_VALUE,
@@ -378,10 +378,12 @@ def resampled(
         corpora = iter([run.corpus(np.ones((1, len(images)))) for run in runs])
         samples = iter(_resampled(runs, resamples, seed))
         for place in places:
-            first, *others = systems[place]
-            number = 1 + len(others)
+            number = len(systems[place])
+            corpus = _mean(list(islice(corpora, number)))
             found[place] = Resampled(
-                first, _mean(list(islice(corpora, number))), _mean(list(islice(samples, number)))
+                systems[place][0],
+                {score: float(values[0]) for score, values in corpus.items()},
+                _mean(list(islice(samples, number))),
             )
     return found
 
