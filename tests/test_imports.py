@@ -38,7 +38,7 @@ FOR_TYPES_ALONE = {"objectives": ("data.batch", "data.datamodule")}
 
 LIBRARIES = {
     "hydra": (), "omegaconf": (), "wandb": (), "flask": (), "matplotlib": (), "jinja2": (),
-    "pytorch_lightning": ("data/datamodule.py", "evaluation/"),
+    "pytorch_lightning": ("data/datamodule.py", "evaluation/", "support/optional.py"),
     "torchvision": (
         "data/", "models/encoders/", "support/weights.py", "metrics/clip_embeddings.py",
     ),
