@@ -10,8 +10,8 @@ from benchmarks.measure import machine, plain, show
 from captioning.support.files import atomic_write_json
 
 PARTS = (
-    "training", "gpu", "sweeps", "beam", "parts", "features", "loading", "memory", "startup", "waiting",
-    "scoring", "scale",
+    "training", "gpu", "sweeps", "beam", "parts", "features", "loading", "memory", "startup",
+    "waiting", "scoring", "scale",
 )  # fmt: skip
 
 

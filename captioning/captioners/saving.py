@@ -260,8 +260,10 @@ class Saving(CaptionModel):
         Raises:
             CaptioningError: the folder cannot be written.
         """
+        from captioning.captioner import Captioner
         from captioning.pretrained.export import save
 
+        assert isinstance(self, Captioner)
         save(self, Path(folder), half=half, encoder=encoder, results=results, license=license)
 
     def push_to_hub(self, name: str, *, private: bool | None = None, **options: Any) -> str:

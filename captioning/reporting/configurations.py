@@ -234,14 +234,15 @@ def most_telling_first(
             key: [(before, row[key]) for before, row in zip(known, rows, strict=True)]
             for key in left
         }
-        best = max(
-            left,
-            key=lambda key, joint=joint: (
+        ranks = {
+            key: (
                 round(_entropy(joint[key]), 9),
                 key.partition(".")[0] in _OF_THE_MODEL,
                 alone[key],
-            ),
-        )
+            )
+            for key in left
+        }
+        best = max(left, key=ranks.__getitem__)
         known = joint[best]
         left.remove(best)
         ordered.append(best)

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from rich import box
 from rich.console import RenderableType
@@ -47,7 +47,8 @@ def terminal_tables(board: Leaderboard, width: int = 1000) -> list[RenderableTyp
         content = ranking_table(ranking, board.metric, board.lower_is_better)
         words = [name for name in content.header if name in LANGUAGE_MEASURES]
         names = [name for name in content.header if name not in words]
-        title, missing, shown = str(ranking.ground), [], names
+        title, shown = str(ranking.ground), names
+        missing: list[str] = []
         fold = _table_width(content, names, fold=False) > width
         if fold:
             same = _same_for_all(content, names)
@@ -173,8 +174,8 @@ def _terminal_table(
         header = Text(_header(name, content, fold=fold))
         if name not in content.texts:
             # A terminal that is too narrow folds texts, but never numbers.
-            right = "left" if name == LAST_COLUMN else "right"
-            table.add_column(header, justify=right, min_width=_width(content, name, fold=fold))
+            side: Literal["left", "right"] = "left" if name == LAST_COLUMN else "right"
+            table.add_column(header, justify=side, min_width=_width(content, name, fold=fold))
             continue
         more = _width(content, name, fold=False) - _width(content, name, fold=True)
         if fold and 0 < more <= room:

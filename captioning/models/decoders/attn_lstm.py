@@ -135,6 +135,7 @@ class AttentionLSTM(LSTM):
         attention, gate = self.attention, self.gate
         if not (keeps_methods(self, STEP) and is_plain(attention, AdditiveAttention)):
             return None
+        assert isinstance(attention, AdditiveAttention)
         layers = [attention.query, self.hidden_gates, self.context_gates]
         layers += [] if gate is None else [gate]
         if not all(is_plain(each, nn.Linear) for each in layers):
