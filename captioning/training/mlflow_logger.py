@@ -12,12 +12,22 @@ class MLFlowLogger(LightningLogger):
     Lightning's own ``log_model`` keeps each checkpoint, with the state of the optimiser.
 
     Args:
+        run_name: the name of the run.
+        experiment_name: the name under which mlflow compares runs.
+        tracking_uri: where runs are kept: a server, a folder or a database.
         log_model: whether the model is kept.
-        settings: those of Lightning's :class:`~pytorch_lightning.loggers.MLFlowLogger`.
+        settings: the others of Lightning's :class:`~pytorch_lightning.loggers.MLFlowLogger`.
     """
 
-    def __init__(self, log_model: bool = False, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(
+        self,
+        run_name: str,
+        experiment_name: str = "captioning",
+        tracking_uri: str = "sqlite:///mlflow.db",
+        log_model: bool = False,
+        **settings: Any,
+    ) -> None:
+        super().__init__(experiment_name, run_name, tracking_uri, **settings)
         self.uploads_model = log_model
 
     def upload_model(self, folder: Path, metadata: dict[str, Any]) -> None:

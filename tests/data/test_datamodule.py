@@ -163,7 +163,7 @@ def test_setup_may_be_called_again_and_after_its_steps(
     data.read_text()
     data.open_features(encoder)
     corpus, vocabulary, store = data.corpus, data.vocabulary, data.store
-    monkeypatch.delattr(datamodule, "build_store")
+    monkeypatch.delattr(datamodule, "open_store")
     trainer = make_trainer()
     trainer.fit(Witness(encoder), datamodule=data)
     for stage in ("fit", "validate", "test", "predict", None):

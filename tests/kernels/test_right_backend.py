@@ -133,7 +133,8 @@ DOUBLE_OPS = {
 
 
 def test_each_op_is_tested() -> None:
-    assert DOUBLE_OPS.keys() == OPS.keys()
+    # In double precision there is no op for the recurrence: a loop over the other ops computes it.
+    assert DOUBLE_OPS.keys() | {"attention_recurrence"} == OPS.keys()
 
 
 @pytest.mark.parametrize("name", DOUBLE_OPS)

@@ -368,7 +368,7 @@ def test_wrong_published_figures_are_refused(
     file.write_text(f"[{{name: n, source: s, data: flickr8k, images: 9, scores: {{{change}}}}}]")
     assert main([str(tmp_path), "--published", str(file)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"{file}: entry 1, `scores`: ")
+    assert error.startswith(f"error: {file}: entry 1, `scores`: ")
     assert sentence in error
 
 

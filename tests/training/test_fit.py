@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
 from captioning.models.decoders.base import Decoder
+from captioning.reporting.results import Results
 from captioning.support.errors import CaptioningError
 from captioning.support.signals import Stopped
 from captioning.training import fit as fitting
@@ -42,7 +43,8 @@ def without_hooks_of(ours: type, lightnings: type) -> Callable[[type], Any]:
     """A subclass of ours with the hooks of Lightning's class, except those that it defines."""
 
     def restore(cls: type) -> type:
-        for name in vars(ours):
+        bases = [base for base in ours.__mro__ if base not in lightnings.__mro__]
+        for name in {name for base in bases for name in vars(base)}:
             if hasattr(lightnings, name) and name not in vars(cls) and not name.startswith("__"):
                 setattr(cls, name, inspect.getattr_static(lightnings, name))
         return cls
@@ -182,7 +184,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         def record(*given: Any, **_: Any) -> Any:
             ran.record = given
-            return SimpleNamespace(scores={"dev": {"CIDEr": 0.5}, "test": {"CIDEr": 0.4}})
+            scores = {"dev": {"CIDEr": 0.5}, "test": {"CIDEr": 0.4}}
+            return Results.model_construct(scores=scores)
 
         def make(*given: Any, **named: Any) -> Any:
             made = make_trainer(*given, **named)
