@@ -30,7 +30,8 @@ _NEVER = {
     "compile", "trust",
     "trainer.accelerator", "trainer.precision", "trainer.default_root_dir",
     "trainer.log_every_n_steps", "data.eval_batch_size", "callbacks.attention_images",
-    "optimizer.fused",
+    "optimizer.fused", "callbacks.last_epochs",
+    "data.split_seed",  # the fingerprint of the data covers the splits
     "callbacks.caption_table", "callbacks.epoch_log", *(f"data.{key}" for key in WHERE_DATA_LIES),
 }  # fmt: skip
 _PATH_KEYS = {

@@ -314,3 +314,15 @@ def test_a_recipe_of_version_0_1_is_the_same_under_the_present_names() -> None:
         for key, value in configuration(changed).items()
         if configuration(after).get(key) != value
     } == {"callbacks.early_stopping.patience"}
+
+
+def test_settings_without_effect_on_scores_do_not_part_the_seeds_of_a_row() -> None:
+    without = {
+        "data.split_seed": 0,
+        "callbacks.last_epochs.save_top_k": 5,
+        "callbacks.ema.decay": 1,
+    }
+    assert configuration(results_of(without)) == configuration(
+        results_of({"callbacks.ema.decay": 1})
+    )
+    assert configuration(results_of(without)) != configuration(results_of())
