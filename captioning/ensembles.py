@@ -54,7 +54,9 @@ def load_captioner(
     return first
 
 
-def check_same_input(first: Captioner, other: Captioner, name: str, first_name: str) -> None:
+def check_same_input(
+    first: Captioner, other: Captioner, name: str, first_name: str, *, fewer_words: bool = False
+) -> None:
     """Check that two captioners read the same grids and write the same words.
 
     Args:
@@ -62,12 +64,15 @@ def check_same_input(first: Captioner, other: Captioner, name: str, first_name: 
         other: another member.
         name: the setting and file of ``other``, for messages.
         first_name: the file of ``first``.
+        fewer_words: whether ``other`` may lack the last words of ``first``.
 
     Raises:
         CaptioningError: they do not.
     """
     a, b = first.encoder, other.encoder
-    if other.vocabulary.to_list() != first.vocabulary.to_list():
+    words = first.vocabulary.to_list()
+    shared = words[: len(other.vocabulary.words)] if fewer_words else words
+    if other.vocabulary.to_list() != shared:
         what = "another vocabulary"
     elif weights_of(other) != weights_of(first):
         what = f"another encoder ({b.name} with weights from {b.weights_source})"
