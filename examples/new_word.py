@@ -1,79 +1,120 @@
-"""Two data sets of drawn scenes: all that a model knows, and a few that show what it has no word for.
+"""An experiment: a model learns a new word from a few pictures. What does it learn, and forget?
 
-``python -m examples.new_word FOLDER`` writes ``FOLDER/old``, scenes without stars, and
-``FOLDER/new``, a few scenes with stars. A model that is trained on the first and fine-tuned on the
-second shows what it learns and what it forgets: docs/own_data.md has the commands and the results.
+``python -m examples.new_word write FOLDER`` draws scenes, and writes two tables of captions:
+``old.jsonl``, scenes without stars, on which a model is trained, and ``new.jsonl``, an album of a
+few scenes, most of which show a star, with which it is fine-tuned. ``python -m examples.new_word
+count RUN ...`` counts in the captions of runs how often "star" was said, rightly and falsely.
+docs/own_data.md has the commands and what they found.
 """
 
 import argparse
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from captioning.data.scenes import Scene, draw, scenes
 from captioning.data.splits import SPLITS
 from captioning.support.files import atomic_write_json, atomic_write_text, writing
 
+Row = tuple[str, Scene]
+"""The split of a scene in a table, and the scene."""
+
 TRAIN = 1000
-"""The scenes of the training split from this number on are part of the dev splits, which would
-otherwise be small."""
+"""Scenes of the training split from this number on are not trained on, and make dev larger."""
 
 
-def write(folder: Path, word: str, images: int, dev: int) -> None:
-    """Write both data sets, in the layout of one's own data, with the boxes of all objects.
+def write(folder: Path, word: str, images: int, others: int) -> None:
+    """Write the scenes, the boxes of their objects, and the tables.
+
+    ``choice.jsonl`` is ``new.jsonl`` with many more dev scenes, on which the settings of
+    fine-tuning were chosen; in ``new.jsonl`` they are as few as anybody has.
 
     Args:
-        folder: their folder.
-        word: the colour or shape that only the new scenes have.
-        images: the number of new scenes for training.
-        dev: the number of new scenes for choosing the epoch. More are in ``new_dev``, on which
-            the settings of fine-tuning were chosen.
+        folder: where the scenes and tables are written.
+        word: the colour or shape that only new scenes have.
+        images: the number of new scenes with it for training.
+        others: the number of new scenes without it for training.
     """
-    sets: dict[str, list[tuple[str, Scene]]] = {"old": [], "new": [], "new_dev": []}
-    left = {"train": images, "dev": dev}
+    old: list[Row] = []
+    shown: list[Row] = []
+    album: list[Row] = []
     for split in SPLITS:
         for number, scene in enumerate(scenes(split)):
-            part = "dev" if split == "train" and number >= TRAIN else split
-            if not any(word in (thing.shape[0], thing.colour[0]) for thing in scene.things):
-                sets["old"].append((part, scene))
-            elif part == "test":
-                sets["new"].append((part, scene))
-            elif left[part]:
-                sets["new"].append((part, scene))
-                left[part] -= 1
-            elif part == "dev":
-                sets["new_dev"].append((part, scene))
-    for name, content in sets.items():
-        _write(folder / name, content)
+            kept = split == "train" and number >= TRAIN
+            part = "dev" if kept else split
+            has_word = any(word in (thing.shape[0], thing.colour[0]) for thing in scene.things)
+            if has_word:
+                shown.append((part, scene))
+            elif kept and len(album) < others:
+                album.append(("train", scene))
+            else:
+                old.append((part, scene))
+    train, dev, test = ([row for row in shown if row[0] == split] for split in SPLITS)
+    album += train[:images]
+    _draw(folder, [*old, *album, *dev, *test])
+    _write_table(folder / "old.jsonl", old)
+    _write_table(folder / "new.jsonl", [*album, *dev[:10], *test])
+    _write_table(folder / "choice.jsonl", [*album, *dev[10:], *test])
 
 
-def _write(root: Path, content: list[tuple[str, Scene]]) -> None:
-    lines: list[str] = []
+def _draw(folder: Path, rows: Sequence[Row]) -> None:
     boxes: dict[str, object] = {}
-    with writing(root):
-        root.mkdir(parents=True, exist_ok=True)
-        for split, scene in content:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for _, scene in rows:
             picture, found = draw(scene)
-            picture.save(root / scene.name, compress_level=1)
-            row = {"image": scene.name, "caption": scene.captions, "split": split}
-            lines.append(json.dumps(row) + "\n")
+            picture.save(folder / scene.name, compress_level=1)
             objects = [
                 {"names": thing.shape, "colours": thing.colour, "box": box}
                 for thing, box in zip(scene.things, found, strict=True)
             ]
             boxes[scene.name] = {"size": picture.size, "objects": objects}
-    atomic_write_text(root / "captions.jsonl", "".join(lines))
-    atomic_write_json(root / "boxes.json", boxes)
+    atomic_write_json(folder / "boxes.json", boxes)
+
+
+def _write_table(path: Path, rows: Sequence[Row]) -> None:
+    lines = [
+        json.dumps({"image": scene.name, "caption": scene.captions, "split": split}) + "\n"
+        for split, scene in rows
+    ]
+    atomic_write_text(path, "".join(lines))
+
+
+def count(file: Path, word: str) -> tuple[int, int]:
+    """How many captions of a run's file have a word, and how many there are."""
+    captions = [each["caption"].split() for each in json.loads(file.read_text())]
+    return sum(word in caption for caption in captions), len(captions)
+
+
+def interval(found: int, of: int) -> tuple[float, float]:
+    """Wilson's interval (1927) for a share, which contains it with a probability of 95 %."""
+    z, share = 1.96, found / of
+    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + (z / (2 * of)) ** 2)
+    return middle - half, middle + half
 
 
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m examples.new_word", description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--word", default="star", help="the shape or colour that is new")
-    parser.add_argument("--images", type=int, default=40, help="new scenes for training")
-    parser.add_argument("--dev", type=int, default=10, help="new scenes for choosing the epoch")
+    commands = parser.add_subparsers(dest="command", required=True)
+    writer = commands.add_parser("write", help="draw the scenes and write the tables")
+    writer.add_argument("folder", type=Path)
+    writer.add_argument("--images", type=int, default=40, help="new scenes that show it")
+    writer.add_argument("--others", type=int, default=20, help="new scenes that do not")
+    counter = commands.add_parser("count", help="count the word in captions_*.json")
+    counter.add_argument("files", type=Path, nargs="+")
+    for each in (writer, counter):
+        each.add_argument("--word", default="star", help="the shape or colour that is new")
     options = parser.parse_args()
-    write(options.folder, options.word, options.images, options.dev)
+    if options.command == "write":
+        write(options.folder, options.word, options.images, options.others)
+        return
+    for file in options.files:
+        found, of = count(file, options.word)
+        low, high = interval(found, of)
+        print(f"{file}: {found} of {of}, {found / of:.1%} ({low:.1%} to {high:.1%})")
 
 
 if __name__ == "__main__":

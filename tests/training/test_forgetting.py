@@ -11,7 +11,7 @@ import tiny
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch.utils.data import DataLoader
 
 from captioning.captioner import Captioner
 from captioning.data.batch import Batch
@@ -40,7 +40,7 @@ def batches(count: int, size: int, seed: int, words: Sequence[str], *, star: boo
     found = []
     for number in range(count):
         grid = 0.3 * torch.randn(size, 49, 128, generator=numbers)
-        tokens = torch.zeros(size, 1, 10, dtype=torch.int64)
+        tokens = torch.zeros(size, 1, 11, dtype=torch.int64)
         for image in range(size):
             shapes = random.sample(SHAPES[:2], 2)[: random.choice((1, 2))]
             if star:
@@ -60,7 +60,8 @@ def batches(count: int, size: int, seed: int, words: Sequence[str], *, star: boo
 def fit(captioner: Captioner, data: list[Batch], epochs: int, *callbacks: pl.Callback) -> None:
     torch.manual_seed(0)
     trainer = tiny.trainer(Path(), *callbacks, max_epochs=epochs, gradient_clip_val=2.0)
-    trainer.fit(captioner, train_dataloaders=data)
+    loader: DataLoader[Any] = DataLoader(data, batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(captioner, train_dataloaders=loader)
 
 
 def captions(captioner: Captioner, given: Batch) -> list[set[str]]:
