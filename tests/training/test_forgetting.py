@@ -1,4 +1,4 @@
-"""The recipe of ``experiment=finetune``: it learns a new word, and the old ones stay as they were."""
+"""The recipe of ``experiment=finetune``: a new word is learned, and the others are kept."""
 
 from collections.abc import Sequence
 from pathlib import Path
