@@ -1,10 +1,9 @@
 """Rows of new words against the same optimiser with a larger learning rate."""
 
-from types import SimpleNamespace
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import tiny
 import torch
 from torch import Tensor
@@ -23,7 +22,8 @@ def steps(callback: NewWords | None, lr: float, run: dict[str, Any]) -> dict[str
     captioner = Captioner(WORDS, encoder=tiny.ENCODER, model={"_target_": "lstm", **SIZES})
     captioner.run = run
     optimizer = torch.optim.AdamW(captioner.parameters(), lr=lr, weight_decay=0.0)
-    trainer = cast(pl.Trainer, SimpleNamespace(optimizers=[optimizer]))
+    trainer = tiny.trainer(Path())
+    trainer.optimizers = [optimizer]
     if callback:
         callback.on_train_start(trainer, captioner)
     for _ in range(3):
