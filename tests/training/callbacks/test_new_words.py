@@ -43,7 +43,7 @@ SIZES = {"hidden_dim": 5, "embed_dim": 4}
 
 
 def test_new_rows_are_trained_as_with_a_larger_learning_rate_and_nothing_else_is() -> None:
-    found = steps(NewWords(factor=20), 0.001, {"new_rows": NEW})
+    found = steps(NewWords(factor=20.0), 0.001, {"new_rows": NEW})
     slow, fast = steps(None, 0.001, {}), steps(None, 0.02, {})
     for name, value in found.items():
         first = NEW.get(name, len(value)) if value.ndim else None
