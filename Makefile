@@ -15,6 +15,8 @@ INSTALLED := .venv/.installed
 UNFINISHED := .venv-unfinished
 # Run uv instead of only looking for it: a version manager's shim can be on the PATH and not work.
 HAVE_UV := uv --version >/dev/null 2>&1
+TYPES = $(PY) -m mypy captioning examples $(wildcard *.py) && $(PY) -m mypy -p hydra_plugins.captioning_sweeps
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,9 +38,14 @@ demo: $(INSTALLED)  ## caption a photograph; train with and without attention on
 train: $(INSTALLED)  ## train and score a model; options in ARGS="model=lstm seed=1"
 	$(PY) train.py $(ARGS)
 
-# The test processes use all cores; with several threads each, they would wait for each other.
-test: lint types  ## run everything that CI runs: lint, types and the test suite
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+# The test processes use all cores; with several threads each, they would wait for each other. The
+# files are begun in the order of tests/conftest.py. mypy, which uses one core, runs beside them,
+# and what it says is printed after them.
+test: lint  ## run everything that CI runs: lint, types and the test suite
+	@said=$$(mktemp); ($(TYPES)) > "$$said" 2>&1 & types=$$!; \
+	trap 'kill $$types 2>/dev/null; rm -f "$$said"' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
+	status=0; set -x; $(PYTEST) --durations 15 --durations-min 3 $(ARGS) || status=$$?; \
+	{ set +x; } 2>/dev/null; wait $$types || status=1; cat "$$said"; exit $$status
 
 # In an environment of its own, .venv-oldest, which takes gigabytes and can be deleted afterwards. Old
 # versions of some libraries warn about newer ones of others, so that warnings are no errors here.
@@ -46,7 +53,7 @@ test-oldest:  ## run the tests with the lowest versions that pyproject.toml allo
 	@$(HAVE_UV) || { echo 'make test-oldest needs uv on the PATH.' >&2; exit 1; }
 	uv venv --quiet --clear --python 3.11 .venv-oldest
 	uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct -e '.[dev]'
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -W default --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(subst $(PY),.venv-oldest/bin/python,$(PYTEST)) -W default $(ARGS)
 
 lint: $(INSTALLED)  ## check style and formatting
 	$(PY) -m ruff check .
@@ -57,8 +64,7 @@ format: $(INSTALLED)  ## apply the linter's fixes, and format
 	$(PY) -m ruff format .
 
 types: $(INSTALLED)  ## check types
-	$(PY) -m mypy captioning examples $(wildcard *.py)
-	$(PY) -m mypy -p hydra_plugins.captioning_sweeps
+	$(TYPES)
 
 docs: $(INSTALLED)  ## make a site of the documentation, which needs no network to be read
 	$(PY) docs/site/build.py

@@ -48,5 +48,6 @@ def run(rounds: int) -> list[Figure]:
             few / other,
             ratio * IMAGES / few,
             rate / needed,
+            goal_ratio=32 if precision == "bf16" else None,
         )
     ]

@@ -31,11 +31,11 @@ COCO = 120_000  # images, about as many as in COCO's training and validation set
 BATCHES = 300  # batches that are timed
 
 
-def make_grid(encoder: VGG16) -> np.ndarray:
-    """A random grid of VGG16's shape in which, as in real ones, 92 % of the elements are zero."""
+def make_grid(encoder: VGG16, zeros: float = 0.92) -> np.ndarray:
+    """A random grid of VGG16's shape with a share of ``zeros``; in real grids it is 92 %."""
     generator = np.random.default_rng(0)
     grid = generator.random((encoder.locations, encoder.channels)).astype(np.float16)
-    grid[generator.random(grid.shape) < 0.92] = 0
+    grid[generator.random(grid.shape) < zeros] = 0
     return grid
 
 

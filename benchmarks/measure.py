@@ -29,6 +29,8 @@ class Figure:
         ratio: how many times better than the reference, as the median over pairs of runs.
         floor: the best value that the machine's arithmetic rate allows, in the same unit.
         note: a remark for the reader.
+        goal_ratio: the ratio that is to be reached.
+        goal_value: the value that is to be reached: the least of a rate, the greatest of others.
     """
 
     name: str
@@ -38,6 +40,20 @@ class Figure:
     ratio: float | None = None
     floor: float | None = None
     note: str = ""
+    goal_ratio: float | None = None
+    goal_value: float | None = None
+
+    @property
+    def goal(self) -> str:
+        """The goal and whether it is met; empty without a goal."""
+        goals = []
+        if self.goal_ratio is not None and self.ratio is not None:
+            goals.append((f"{self.goal_ratio:.2g} x", self.ratio >= self.goal_ratio))
+        if self.goal_value is not None:
+            rate = self.unit.endswith("/s")
+            met = self.value >= self.goal_value if rate else self.value <= self.goal_value
+            goals.append((f"{self.goal_value:,g} {self.unit}", met))
+        return ", ".join(text if met else f"{text}: not met" for text, met in goals)
 
     @property
     def row(self) -> list[str]:
@@ -50,8 +66,9 @@ class Figure:
             self.name,
             f"{self.value:.4g} {self.unit}",
             "" if self.reference is None else f"{self.reference:.4g}",
-            "" if self.ratio is None else f"{self.ratio:.1f} x",
+            "" if self.ratio is None else f"{self.ratio:.{1 if self.ratio >= 1 else 2}f} x",
             of_floor,
+            self.goal,
         ]
 
 
@@ -125,7 +142,7 @@ def native_precision() -> str:
 def show(title: str, figures: Sequence[Figure]) -> None:
     """Print a table of figures, and their notes below it."""
     table = Table(title=title, title_justify="left")
-    for name in ("", "measured", "reference", "ratio", "floor (reached)"):
+    for name in ("", "measured", "reference", "ratio", "floor (reached)", "goal"):
         table.add_column(name, overflow="fold")
     for figure in figures:
         table.add_row(*figure.row)

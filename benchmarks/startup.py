@@ -32,7 +32,9 @@ def run(rounds: int) -> list[Figure]:
             start = time.perf_counter()
             subprocess.run(command(*arguments), capture_output=True, check=False)
             taken.append(time.perf_counter() - start)
-        figures.append(Figure(f"train.py: {name}", sorted(taken)[len(taken) // 2], "s"))
+        figures.append(
+            Figure(f"train.py: {name}", sorted(taken)[len(taken) // 2], "s", goal_value=1)
+        )
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder) / "data")
         arguments = [
@@ -41,8 +43,11 @@ def run(rounds: int) -> list[Figure]:
         ]  # fmt: skip
         seconds_to_training(Path(folder), arguments)  # this first run creates the store
         figures.append(
-            Figure("train.py: to the first step", seconds_to_training(Path(folder), arguments), "s")
-        )
+            Figure(
+                "train.py: to the first step", seconds_to_training(Path(folder), arguments), "s",
+                goal_value=4,
+            )
+        )  # fmt: skip
     imports = [sys.executable, "-c", "import torch, torchvision, pytorch_lightning"]
     start = time.perf_counter()
     subprocess.run(imports, check=True, capture_output=True, cwd=ROOT)

@@ -140,7 +140,10 @@ def _run_task(
     task: Task, settings: dict[str, Any], hydra: HydraConf | DictConfig
 ) -> dict[str, dict[str, float]]:
     # Imported here, so that --help and wrong keys need not wait for torch.
+    from captioning.support.optional import import_lightning
+
     if task == "caption":
+        import_lightning(settings)
         from captioning.apps.caption import caption
         from captioning.support.build import only_groups
 
@@ -167,6 +170,7 @@ def _run_task(
         from captioning.evaluation.evaluate import evaluate
 
         return evaluate(settings, folder, command)
+    import_lightning(settings)
     from captioning.training import fit
 
     return fit.train(settings, folder, command, only_new=True)

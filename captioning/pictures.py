@@ -17,7 +17,7 @@ from captioning.decoding import Beam, Decoding, Hypothesis
 from captioning.support.errors import CaptioningError
 
 if TYPE_CHECKING:
-    from captioning.captioner import Captioner
+    from captioning.captioners.model import CaptionModel
 
 Picture = Image.Image | str | Path
 
@@ -40,7 +40,7 @@ class Caption(NamedTuple):
 
 
 def caption_pictures(
-    captioner: "Captioner",
+    captioner: "CaptionModel",
     pictures: Sequence[object],
     decoding: Decoding | None = None,
     *,
@@ -80,7 +80,7 @@ def _rgb(picture: object) -> Image.Image:
 
 
 def decode_images(
-    captioner: "Captioner",
+    captioner: "CaptionModel",
     images: Sequence[Float[Tensor, "*views 3 height width"]],
     decoding: Decoding,
     precision: str,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import json
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -31,10 +33,72 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 
 
+LONG = (
+    "test_scripts.py", "test_launchers.py", "test_captioner.py", "test_distribution.py",
+    "test_site.py", "test_tutorial.py", "test_jobs.py", "test_examples.py", "test_ddp.py",
+    "test_triton.py", "test_caption_scorer.py", "test_captions_file.py", "test_faults.py",
+    "test_checkpoints.py", "test_onnx.py", "test_attention_images.py", "test_encoders.py",
+    "test_demo.py", "test_compilation.py", "test_notebook.py", "test_exported_models.py",
+    "test_caption.py", "test_optimization.py", "test_additive.py", "test_right_layers.py",
+)  # fmt: skip
+"""The files whose tests take longest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where processes share the tests, begin with the longest files, and end with the shortest.
+
+    Otherwise one process may begin with the longest file when nothing is left for the others.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        count = Counter(item.path for item in items)
+        place = {name: number for number, name in enumerate(LONG)}
+        items.sort(key=lambda item: (place.get(item.path.name, len(LONG)), -count[item.path]))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what is imported by now, which it would only walk through."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Undo it: hypothesis, which may be imported at the end, asks the collector what there is."""
+    gc.unfreeze()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked as needing a GPU where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiling() -> Iterator[None]:
+    """Let the processes that tests start use each other's bytecode, which saves a third of each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composing_once() -> Iterator[None]:
+    """Keep Hydra from composing each configuration twice, for the scripts that tests run.
+
+    Before a run, it composes the whole configuration to read ``hydra.mode`` alone, which only the
+    files of ``conf/sweep/`` set.
+    """
+    from hydra._internal.hydra import Hydra
+
+    get_mode = Hydra.get_mode
+
+    def mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        if any(each.startswith(("sweep=", "hydra.mode=")) for each in overrides):
+            return get_mode(self, config_name, overrides)
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", mode)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,16 @@
 """The benchmarks compare like with like: their textbook computes what the package computes."""
 
+import json
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import gpu
+from benchmarks import gpu, memory, parts, scale, sweeps, waiting
 from benchmarks.beam import PLAIN
+from benchmarks.measure import Figure
 from benchmarks.textbook import Textbook, rows
 from benchmarks.training import batch_of, decoder_of, errors, multiply_adds
 from captioning.decoding import Beam
@@ -56,6 +61,30 @@ def test_so_does_the_epoch_in_lightnings_loop() -> None:
     assert "; 0 graphs" in figure.note  # which are for a GPU alone
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+def test_runs_that_share_a_gpu_are_compared_with_one_alone() -> None:
+    ours, again, longer = (
+        sweeps.train(sweeps.Settings("cpu", "32-true", images=32, epochs=epochs))
+        for epochs in (2, 2, 3)
+    )
+    assert len(ours.ends) == 2
+    assert sorted(longer.ends) == longer.ends
+    assert ours.weights == again.weights != longer.weights
+
+
+def test_the_rate_of_runs_counts_only_the_time_in_which_all_train() -> None:
+    alone = sweeps.Trained([10.0, 12.0, 14.0], "a")
+    assert sweeps.epochs_per_second([alone]) == pytest.approx(0.5)
+    # From 20 to 24 seconds, the first run completes two epochs, and the second one.
+    runs = [sweeps.Trained([18.0, 20.0, 22.0, 24.0], "a"), sweeps.Trained([20.0, 24.0, 40.0], "b")]
+    assert sweeps.epochs_per_second(runs) == pytest.approx(3 / 4)
+    figure = sweeps.sharing("two", runs, alone)
+    assert figure.value == pytest.approx(1.5)
+    assert "1 of 2 have the same weights" in figure.note
+    with pytest.raises(RuntimeError, match="give them more epochs"):
+        sweeps.epochs_per_second([alone, runs[0]])
+
+
 def test_the_captions_are_as_long_as_said() -> None:
     _, tokens = batch_of(torch.Generator().manual_seed(0), images=50)
     words = (tokens != 0).sum(-1) - 2
@@ -74,3 +103,78 @@ def test_the_floor_is_what_the_forward_pass_multiplies() -> None:
     words = int((tokens[..., 1:] != 0).sum())
     needed = multiply_adds(words, images=2, locations=20, words=100, attention_dim=64)
     assert counter.get_total_flops() / 2 == pytest.approx(needed, rel=0.03)
+
+
+def test_a_goal_is_a_least_rate_a_greatest_time_or_a_least_ratio() -> None:
+    assert Figure("", 60, "images/s", goal_value=50).goal == "50 images/s"
+    assert Figure("", 40, "images/s", goal_value=50).goal == "50 images/s: not met"
+    assert Figure("", 2, "s", goal_value=3).goal == "3 s"
+    assert Figure("", 4, "s", goal_value=3).goal == "3 s: not met"
+    assert Figure("", 1, "s", ratio=0.6, goal_ratio=0.5).goal == "0.5 x"
+    assert Figure("", 1, "s", ratio=0.4, goal_ratio=0.5).goal == "0.5 x: not met"
+    assert Figure("", 1, "s").goal == ""
+
+
+@pytest.mark.parametrize("name", ["attn_lstm", "lstm", "hard_attn_lstm", "adaptive_lstm"])
+def test_every_decoder_that_is_measured_has_the_sizes_asked_for(name: str) -> None:
+    decoder = parts.decoders(words=40, units=16)[name]
+    grid, tokens = batch_of(torch.Generator(), images=2, locations=4, words=40)
+    assert decoder(grid, tokens).logits.shape[1] == 40
+    assert decoder.hidden_dim == decoder.embed_dim == 16
+    if name != "lstm":
+        assert decoder.attention.query.out_features == 16
+
+
+def test_a_self_critical_step_learns_from_samples_of_the_decoder() -> None:
+    decoder = parts.decoders(words=40, units=16)["attn_lstm"]
+    decoder.words = ["<pad>", "<start>", "<end>", "<unk>", "a", "dog", "in", "the", "man", "two"]
+    decoder.words += [f"w{number}" for number in range(30)]
+    step = parts.SampledStep(decoder, "fp32", images=4)
+    before = decoder.output_words.weight.clone()
+    step(batch_of(torch.Generator(), images=4, locations=4)[0])
+    assert not torch.equal(decoder.output_words.weight, before)
+    taken = gpu.self_critical_epoch(torch.device("cpu"), decoder, images=16, locations=4)
+    assert taken.name == "a self-critical epoch of 16 images"
+
+
+def test_private_memory_is_what_a_process_allocates(tmp_path: Path) -> None:
+    if not memory.ROLLUP.exists():
+        pytest.skip("only Linux says how much memory is private")
+    script = "import time; held = bytearray(b'1') * 100_000_000; time.sleep(0.5)"
+    peak, taken = memory.peak_of([sys.executable, "-c", script])
+    assert 0.1 < peak < 0.15
+    assert taken > 0.5
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        memory.peak_of([sys.executable, "-c", "1 / 0"])
+
+
+def test_the_made_up_runs_are_on_a_leaderboard_with_two_seeds_each(tmp_path: Path) -> None:
+    waiting.make_runs(tmp_path, 4)
+    found = [json.loads((tmp_path / f"{n}" / "results.json").read_text()) for n in range(4)]
+    settings = [(run["config"]["model"]["attention_dim"], run["config"]["seed"]) for run in found]
+    assert settings == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert waiting.report(1, images=3).unit == "s"
+
+
+def test_the_plots_have_a_line_for_every_decoder_and_the_prediction_of_one() -> None:
+    measured = {"attn_lstm": [0.1, 0.2, 0.4], "lstm": [0.1, 0.1, 0.2]}
+    found = {
+        name: scale.series(name, (1, 2, 4), measured, [1.0, 2.0, 4.0])
+        for name in ("captions", "beam size")
+    }
+    drawing = scale.plot(found)
+    for axes in drawing.axes:
+        assert len(axes.lines) == 3
+        assert axes.lines[2].get_ydata() == pytest.approx([100, 200, 400])
+    assert {name: max(sizes) for name, sizes in scale.SIZES.items()} == {
+        "captions": 10, "vocabulary": 30_000, "locations": 392, "dimensions": 1024, "beam size": 10
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_whole_way_from_photographs_to_the_report_is_timed_by_its_parts() -> None:
+    arguments = ["encoder.weights=random", "model.hidden_dim=16", "model.attention_dim=16"]
+    figure = gpu.whole_way(arguments, splits=(6, 2, 2), epochs=1)
+    assert figure.name == "from 10 photographs to the report"
+    for part in ("features", "training", "score dev", "score test", "start, report and the rest"):
+        assert f"{part} " in figure.note

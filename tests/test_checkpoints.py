@@ -2,7 +2,6 @@
 
 import os
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -251,7 +250,10 @@ def test_a_training_whose_state_is_odd_does_not_go_on(
 
 
 def test_the_commands_import_a_strangers_class_only_if_its_package_is_trusted(
-    saved: Path, tmp_path: Path
+    saved: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A file ``helpers.py`` lies in the folder in which the command is given."""
     content = torch.load(saved, weights_only=True)
@@ -261,23 +263,23 @@ def test_the_commands_import_a_strangers_class_only_if_its_package_is_trusted(
         "open('imported', 'w').close()\nfrom tiny import Encoder\nclass Own(Encoder): ...\n"
     )
     Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT / 'tests'}:{ROOT}"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "helpers", None)  # so that it is forgotten after the test
+    del sys.modules["helpers"]
 
-    def caption(*further: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "caption.py"), "ckpt=own.ckpt", "images=red.png"]
-        return subprocess.run(
-            [*command, "device=cpu", *further],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+    def caption(*further: str) -> object:
+        argv = ["caption.py", "ckpt=own.ckpt", "images=red.png", "device=cpu", *further]
+        monkeypatch.setattr(sys, "argv", argv)
+        return tiny.status_of_script("caption.py")
 
-    refused = caption()
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("error: ckpt=own.ckpt: encoder._target_=helpers.Own is not a")
-    assert "give trust=helpers." in refused.stderr
+    assert caption() == 1
+    refused = capsys.readouterr().err
+    assert refused.startswith("error: ckpt=own.ckpt: encoder._target_=helpers.Own is not a")
+    assert "give trust=helpers." in refused
     assert not (tmp_path / "imported").exists()
-    trusted = caption("trust=helpers")
-    assert trusted.returncode == 0, trusted.stderr
-    assert trusted.stdout.startswith("red.png\t")
+    assert not caption("trust=helpers")
+    assert capsys.readouterr().out.startswith("red.png\t")
     assert (tmp_path / "imported").exists()
 
 

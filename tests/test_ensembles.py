@@ -3,18 +3,26 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import tiny
 import torch
+from PIL import Image
+from torch import Tensor
 
 from captioning.captioner import Captioner
+from captioning.data.views import ORIGINAL, find_views
 from captioning.ensembles import load_captioner, shared_settings
 from captioning.models.decoders.ensemble import Ensemble
+from captioning.models.encoders.joint import JointEncoder
 from captioning.support.errors import CaptioningError
+from captioning.support.special_tokens import END, START
 
 WORDS = ["a", "dog", "runs", "red"]
 VGG = {"_target_": "captioning.models.encoders.vgg16.VGG16", "weights": "random", "image_size": 32}
+ATTENTION = tiny.MODEL | {"_target_": "attn_lstm"}
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8))
 LSTM = {"_target_": "lstm", "hidden_dim": 12, "embed_dim": 8}
 
 
@@ -58,12 +66,7 @@ def test_several_have_all_decoders_and_the_settings_that_they_share(tmp_path: Pa
     [
         ({}, {"words": WORDS[::-1]}, "another vocabulary"),
         ({}, {"words": [*WORDS, "cat"]}, "another vocabulary"),
-        ({}, {"encoder": VGG}, "another encoder (vgg16"),
-        ({"encoder": {"trainable": True}},
-         {"encoder": {"trainable": True}, "tuned": True}, "another encoder"),
-        ({"encoder": VGG}, {"encoder": VGG | {"resize": "crop"}}, "another preprocessing"),
-        ({}, {"encoder": {"image_size": 64}}, "another preprocessing"),
-        ({"encoder": VGG}, {"encoder": VGG | {"pool": 2}}, "another grid (1 x 1 x 512)"),
+        ({"encoder": VGG}, {"encoder": VGG | {"resize": "crop"}}, "an encoder that sees another"),
     ],
 )  # fmt: skip
 def test_what_does_not_belong_together_is_refused(
@@ -75,6 +78,72 @@ def test_what_does_not_belong_together_is_refused(
     sentence = str(refused.value)
     assert sentence.startswith(f"ckpt={paths[1]}: this checkpoint has {what}")
     assert str(paths[0]) in sentence
+
+
+def probabilities(captioner: Captioner, picture: Image.Image, words: list[int]) -> Tensor:
+    """The probabilities of each of the words of a caption and of its end, from pixels on."""
+    pixels = captioner.encoder.preprocessing(picture)[None]
+    tokens = torch.tensor([[[START, *words, END]]])
+    with torch.no_grad():
+        result = captioner.eval().decoder(captioner.encoder(pixels), tokens)
+    order = result.positions.argsort()
+    return result.logits[order].softmax(-1)
+
+
+FINE = {"encoder": {"image_size": 64}}  # 15 x 15 locations; 7 x 7 without it
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [{}, {"encoder": VGG}],
+        [FINE, {}],
+        [{"encoder": VGG}, {"encoder": VGG | {"image_size": 64, "pool": 2}}, {"encoder": VGG}],
+        [{"encoder": {"trainable": True}}, {"encoder": {"trainable": True}, "tuned": True}],
+    ],
+    ids=["networks", "sizes", "pooled", "trained"],
+)
+def test_members_with_encoders_of_their_own_average_their_probabilities(
+    tmp_path: Path, settings: list[dict[str, Any]]
+) -> None:
+    paths = [
+        checkpoint(tmp_path / f"{n}.ckpt", n, model=ATTENTION, **each)
+        for n, each in enumerate(settings)
+    ]
+    together = load_captioner(paths, trust="tiny", backend="torch")
+    alone = [load_captioner(path, trust="tiny", backend="torch") for path in paths]
+    words = [5, 6, 4]
+    expected = torch.stack([probabilities(each, PICTURE, words) for each in alone]).mean(0)
+    torch.testing.assert_close(probabilities(together, PICTURE, words), expected)
+    assert together.encoder.fingerprint not in {each.encoder.fingerprint for each in alone}
+    caption = together.caption(PICTURE)
+    finest = max(each.encoder.grid_size for each in alone)
+    assert caption.attention.shape[1:] == finest
+    torch.testing.assert_close(
+        torch.as_tensor(caption.attention).flatten(1).sum(1),
+        torch.ones(len(caption.attention)),
+    )
+    views = ("original", "flip")
+    both = [view.pixels(PICTURE, together.encoder.preprocessing) for view in find_views(views)]
+    (of_views,) = together.generate(torch.stack(both)[None], views=views)
+    assert of_views[0].attention.shape[-1] == finest[0] * finest[1]
+
+
+def test_members_with_one_encoder_share_its_grid(tmp_path: Path) -> None:
+    settings = [{"encoder": VGG}, FINE, {"encoder": VGG}]
+    paths = [checkpoint(tmp_path / f"{n}.ckpt", n, **each) for n, each in enumerate(settings)]
+    encoder = load_captioner(paths, trust="tiny").encoder
+    assert isinstance(encoder, JointEncoder)
+    assert [member.name for member in encoder.members] == ["vgg16", "tiny"]
+    assert (encoder.locations, encoder.channels, encoder.grid_size) == (4 + 225, 512, (15, 15))
+
+
+def test_attention_of_a_coarse_grid_is_shared_among_the_locations_that_it_covers() -> None:
+    coarse = torch.tensor([0.4, 0.0, 0.0, 0.6])  # 2 x 2
+    fine = coarse @ torch.from_numpy(ORIGINAL.placement((2, 2), (4, 6)))
+    expected = torch.zeros(4, 6)
+    expected[:2, :3], expected[2:, 3:] = 0.4 / 6, 0.6 / 6
+    torch.testing.assert_close(fine.reshape(4, 6), expected)
 
 
 def test_an_empty_list_is_refused() -> None:

@@ -17,7 +17,8 @@ ALLOWED = {
     "kernels": ("support",),
     "models": ("support", OPS),
     # The data module opens the features of the model's encoder, which it knows as a GridEncoder.
-    "data": ("support", ENCODER),
+    # The stores of several encoders are read together as these are joined.
+    "data": ("support", ENCODER, "models.encoders.joint"),
     "decoding": ("support", OPS, DECODER, "metrics.utility"),
     # CLIPScore reads image files as everything else does.
     "metrics": ("support", "data.images"),
@@ -37,7 +38,7 @@ FOR_TYPES_ALONE = {"objectives": ("data.batch", "data.datamodule")}
 
 LIBRARIES = {
     "hydra": (), "omegaconf": (), "wandb": (), "flask": (), "matplotlib": (), "jinja2": (),
-    "pytorch_lightning": ("data/datamodule.py", "evaluation/"),
+    "pytorch_lightning": ("data/datamodule.py", "evaluation/", "support/optional.py"),
     "torchvision": (
         "data/", "models/encoders/", "support/weights.py", "metrics/clip_embeddings.py",
     ),

@@ -22,6 +22,8 @@ echo "python $*" >> "$LOG"
 case "$1 $2" in
     "-c import os"*) echo "$0" ;;
     "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+    "-m mypy") echo "what mypy says"; exit "${MYPY_STATUS:-0}" ;;
+    "-m pytest") exit "${PYTEST_STATUS:-0}" ;;
 esac
 """
 UV = """#!/bin/sh
@@ -136,6 +138,23 @@ def test_interrupted_installation_is_made_anew(workshop: Workshop) -> None:
     assert any(call.startswith("uv venv") for call in calls)
     assert not half_made.exists()
     assert not (workshop.folder / ".venv-unfinished").exists()
+
+
+@pytest.mark.parametrize(("types", "tests"), [("0", "0"), ("1", "0"), ("0", "1")])
+def test_make_test_fails_where_types_or_tests_do(
+    workshop: Workshop, types: str, tests: str
+) -> None:
+    """Types are checked beside the tests, and what mypy says comes last, also where these fail."""
+    status = {"MYPY_STATUS": types, "PYTEST_STATUS": tests, "LOG": str(workshop.log)}
+    path = f"{workshop.bin}:/usr/bin:/bin"
+    result = make("test", "ARGS=-x -v", folder=workshop.folder, PATH=path, **status)
+    assert (result.returncode == 0) == (types == tests == "0")
+    assert result.stdout.splitlines()[-1] == "what mypy says"
+    calls = workshop.log.read_text()
+    assert "python -m ruff check ." in calls
+    assert ("python -m mypy -p hydra_plugins" in calls) == (types == "0")
+    (tested,) = (line for line in calls.splitlines() if line.startswith("python -m pytest"))
+    assert tested.endswith("-x -v")
 
 
 def test_wrong_interpreter_is_told_in_a_sentence_and_touches_nothing(workshop: Workshop) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,18 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
         new += [each for each in linked & set(PAGES) if each not in found]
     lost = [page for page in PAGES if page not in found]
     assert lost == []
+
+
+def test_the_address_of_the_repository_is_the_same_everywhere() -> None:
+    """While there is none, nothing asks the reader to clone a placeholder."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    address = project["urls"].get("Repository", "")
+    readme = (ROOT / "README.md").read_text()
+    cloned = re.search(r"^git clone (\S+)", readme, re.MULTILINE)
+    assert (cloned[1] if cloned else "") == address
+    cells = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text())["cells"]
+    first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert f'REPOSITORY = "{address}"\n' in first
 
 
 def test_the_readme_is_short() -> None:

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from hydra.errors import HydraException
-from pytorch_lightning.loggers import MLFlowLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -34,6 +33,8 @@ from captioning.metrics import intervals, paired, score_captions
 from captioning.metrics.clipscore import ClipScorer
 from captioning.models.decoders.ensemble import Ensemble
 from captioning.reporting.results import read_captions, read_results, read_statistics
+from captioning.training.mlflow_logger import LightningLogger as LightningMLFlowLogger
+from captioning.training.wandb_logger import WandbLogger
 
 ROOT = Path(__file__).parent.parent
 
@@ -442,12 +443,12 @@ def test_resuming_with_other_settings_names_them(
 def test_scenes_are_drawn_and_their_objects_looked_for(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scenes, "IMAGES", {"train": 640, "dev": 10, "test": 40})
+    monkeypatch.setattr(scenes, "IMAGES", {"train": 320, "dev": 10, "test": 40})
     options = (
         "experiment=scenes", f"data.cache={tmp_path}", "~callbacks.ema", "decoding=greedy",
         "optimizer.lr=0.01", "data.batch_size=8",
     )  # fmt: skip
-    for model, epochs in (("attn_lstm", 3), ("lstm", 1)):
+    for model, epochs in (("attn_lstm", 3), ("lstm", 2)):
         ended = run(
             "train", *options, f"model={model}", f"trainer.max_epochs={epochs}",
             f"hydra.run.dir={tmp_path / model}",
@@ -485,9 +486,9 @@ def test_a_trainable_encoder_learns_from_images_in_its_last_block_alone(
     assert changed == {"24", "26", "28"}
 
 
-QUICK = (
+QUICK = (  # with figures of a few words
     "trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_test_batches=1",
-    "decoding=greedy",
+    "decoding=greedy", "validation.max_length=4",
 )  # fmt: skip
 
 
@@ -531,6 +532,14 @@ def test_wandb_keeps_the_model_and_a_table_of_captions_without_an_account(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb_cache"))
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb_data"))
+    uploaded: list[Path] = []
+    upload = WandbLogger.upload_model
+
+    def note(logger: WandbLogger, folder: Path, metadata: dict[str, Any]) -> None:
+        uploaded.append(shutil.copytree(folder, tmp_path / "uploaded" / folder.name))
+        upload(logger, folder, metadata)
+
+    monkeypatch.setattr(WandbLogger, "upload_model", note)
     options = (f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}", "logger=wandb")
     ended = run("train", *options, *QUICK, "logger.log_model=true", "name='a (model)'")
     assert ended.status == 0, ended.err
@@ -545,12 +554,27 @@ def test_wandb_keeps_the_model_and_a_table_of_captions_without_an_account(
     for epoch, image, picture, _, listed in content["data"]:
         assert (epoch, listed.splitlines()) == (1, references[image])
         assert picture == "Image"  # whose pixels are in the table's artifact
-    # The artifact waits for `wandb sync`, with everything that it needs.
-    kept = {path.read_bytes() for path in tmp_path.glob("wandb_data/artifacts/staging/*")}
-    for name in ("checkpoints/best.ckpt", "vocabulary.json", "results.json"):
-        assert (tmp_path / name).read_bytes() in kept
+    # The artifact waits for `wandb sync`; it is the folder of an exported model.
+    (model,) = uploaded
     assert b"a--model-" in written.read_bytes()
+    kept = {path.read_bytes() for path in tmp_path.glob("wandb_data/artifacts/staging/*")}
+    assert {path.read_bytes() for path in model.iterdir()} <= kept
+    assert_is_the_model_of(tmp_path, model)
     assert len(losses(tmp_path)) > 0  # CSV is written beside it
+
+
+def assert_is_the_model_of(run: Path, folder: Path) -> None:
+    """A folder is the exported model of a run: the same captions, its scores, and no optimiser."""
+    model = Captioner.from_pretrained(folder)
+    checkpoint = Captioner.load_from_checkpoint(run / "checkpoints" / "best.ckpt")
+    grid = torch.rand(2, model.encoder.locations, model.encoder.channels)
+    for ours, theirs in zip(model(grid), checkpoint(grid), strict=True):
+        assert [each.tokens for each in ours] == [each.tokens for each in theirs]
+        assert [each.score for each in ours] == [each.score for each in theirs]
+    assert read_results(folder / "results.json") == read_results(run / "results.json")
+    cider = read_results(run / "results.json").scores["test"]["CIDEr"]
+    assert f"| test | CIDEr | {100 * cider:.1f} |" in (folder / "README.md").read_text()
+    assert not list(folder.rglob("*.ckpt"))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # mlflow's own
@@ -561,7 +585,7 @@ def test_mlflow_keeps_settings_scores_and_images_in_a_local_file(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     options = (f"data.root={flickr8k_mini}", "hydra.run.dir=run", "logger=mlflow", "name=mine")
-    ended = run("train", *options, *QUICK)
+    ended = run("train", *options, *QUICK, "logger.log_model=true")
     assert ended.status == 0, ended.err
     client = tracking.MlflowClient("sqlite:///mlflow.db")
     experiment = client.get_experiment_by_name("captioning")
@@ -573,6 +597,9 @@ def test_mlflow_keeps_settings_scores_and_images_in_a_local_file(
     (table,) = client.list_artifacts(found.info.run_id, "dev/captions")
     assert table.path.endswith("epoch_001.md")
     assert len(client.list_artifacts(found.info.run_id, "images")) >= 4
+    (tmp_path / "model").mkdir()
+    kept = client.download_artifacts(found.info.run_id, "model", str(tmp_path))
+    assert_is_the_model_of(tmp_path / "run", Path(kept))
 
 
 def test_a_logger_whose_library_is_missing_is_one_sentence(
@@ -581,7 +608,7 @@ def test_a_logger_whose_library_is_missing_is_one_sentence(
     def missing(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("Requirement 'mlflow>=1.0.0' not met.")
 
-    monkeypatch.setattr(MLFlowLogger, "__init__", missing)
+    monkeypatch.setattr(LightningMLFlowLogger, "__init__", missing)
     options = (f"data.root={flickr8k_mini}", f"hydra.run.dir={tmp_path}", "logger=mlflow")
     assert_one_sentence(run("train", *options), "logger=mlflow", "pip install 'captioning[mlflow]'")
 

@@ -1,6 +1,9 @@
 """The tutorial, run from the first cell to the last with few scenes; the outputs that it keeps."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +55,27 @@ def test_tutorial_keeps_the_outputs_of_one_whole_run() -> None:
     assert "".join(settings["source"]) != SMALL
 
 
-def test_first_code_cell_installs_on_colab_and_does_nothing_elsewhere() -> None:
+def test_first_code_cell_installs_from_the_clone_or_an_address_what_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = code_cells(json.loads(TUTORIAL.read_text()))[0]
-    source = "".join(first["source"])
-    assert "pip" in source
     assert printed(first) == ""
-    exec(compile(source, "first cell", "exec"), {})
+    installed: list[str] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: installed.append(command[-1]))
+
+    def run(folder: Path, address: str = "") -> list[str]:
+        source = "".join(first["source"])
+        assert 'REPOSITORY = "' in source
+        source = re.sub('REPOSITORY = ".*"', f'REPOSITORY = "{address}"', source)
+        monkeypatch.chdir(folder)
+        installed.clear()
+        exec(compile(source, "first cell", "exec"), {})
+        return list(installed)
+
+    assert run(tmp_path) == []
+    monkeypatch.setitem(sys.modules, "captioning.captioner", None)  # it cannot be imported any more
+    root = TUTORIAL.parents[1]
+    assert run(root / "docs") == run(root) == [str(root)]
+    assert run(tmp_path, "https://host/captioning.git") == ["git+https://host/captioning.git"]
+    with pytest.raises(RuntimeError, match="open this notebook in a clone"):
+        run(tmp_path)

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from captioning.support.errors import CaptioningError
-from captioning.support.files import naming_disk_faults
+from captioning.apps.status import status_of
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,18 +25,16 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
+    return status_of(lambda: _average(options.checkpoints, options.out), options.out)
+
+
+def _average(checkpoints: Sequence[Path], out: Path) -> None:
     # Imported late, so that --help need not wait for torch.
     from captioning.averaging import averaged
     from captioning.training.checkpoint_io import AtomicCheckpointIO
 
-    try:
-        with naming_disk_faults(options.out):
-            AtomicCheckpointIO().save_checkpoint(averaged(options.checkpoints), options.out)
-    except CaptioningError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"Wrote {options.out}, the average of {len(options.checkpoints)} checkpoints.")
-    return 0
+    AtomicCheckpointIO().save_checkpoint(averaged(checkpoints), out)
+    print(f"Wrote {out}, the average of {len(checkpoints)} checkpoints.")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from PIL import Image
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
 from captioning.apps.demo_server import DemoServer
+from captioning.apps.status import status_of
 from captioning.data.images import TooManyPixelsError, UnknownFormatError, decode_rgb
 from captioning.pretrained.places import DEFAULT, find_model
 from captioning.reporting.figures import region_of
@@ -305,14 +306,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="see below")
+    settings = parser.parse_args(arguments).settings
     try:
-        _serve(_settings(parser.parse_args(arguments).settings))
-    except CaptioningError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return status_of(lambda: _serve(_settings(settings)))
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _settings(arguments: Sequence[str]) -> DemoSettings:

@@ -9,9 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from captioning.apps.status import status_of
 from captioning.pretrained.places import WEIGHTS, find_model
-from captioning.support.errors import CaptioningError
-from captioning.support.files import naming_disk_faults
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,13 +23,7 @@ _DRAWN = 12
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        with naming_disk_faults(options.to):
-            _export(options)
-    except CaptioningError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return status_of(lambda: _export(options), options.to)
 
 
 def _parser() -> argparse.ArgumentParser:

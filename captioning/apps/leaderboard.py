@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from captioning.apps.status import status_of
 from captioning.metrics.registry import BUILT_IN
 from captioning.reporting.filters import Filter, choose
 from captioning.reporting.leaderboard import (
@@ -31,7 +32,7 @@ from captioning.reporting.ranking import (
 )
 from captioning.reporting.report import write_leaderboard_page
 from captioning.support.errors import CaptioningError
-from captioning.support.files import atomic_write_text, naming_disk_faults
+from captioning.support.files import atomic_write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,12 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         readable results are ranked nevertheless.
     """
     options = _parser().parse_args(arguments)
-    try:
-        with naming_disk_faults(options.out or options.folders[0]):
-            return _report(options)
-    except CaptioningError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return status_of(lambda: _report(options), options.out or options.folders[0])
 
 
 def _parser() -> argparse.ArgumentParser:

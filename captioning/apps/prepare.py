@@ -10,12 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from captioning.apps.status import status_of
 from captioning.data.corpus import read_corpus
 from captioning.data.readers.registry import LAYOUTS
 from captioning.data.splits import SPLITS
 from captioning.data.text import Cleaner, build_vocabulary, clean_descriptions, save_descriptions
-from captioning.support.errors import CaptioningError
-from captioning.support.files import naming_disk_faults
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,13 +102,7 @@ def _prepare(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        with naming_disk_faults(options.out):
-            _prepare(options)
-    except CaptioningError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return status_of(lambda: _prepare(options), options.out)
 
 
 if __name__ == "__main__":

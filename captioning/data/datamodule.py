@@ -14,7 +14,8 @@ from captioning.data.batch import Batch
 from captioning.data.boxes import ImageBoxes, read_boxes
 from captioning.data.corpus import CaptionedImage, Corpus, read_corpus
 from captioning.data.dataset import CaptionDataset, identity_collate
-from captioning.data.features.store import FeatureStore, build_store, store_folder
+from captioning.data.features.joint import Store, open_store
+from captioning.data.features.store import store_folder
 from captioning.data.locations import cache_folder, ensure_data_folder
 from captioning.data.readers.registry import find_reader
 from captioning.data.sampler import LengthGroupedSampler
@@ -31,6 +32,7 @@ from captioning.data.text import (
 from captioning.data.views import ORIGINAL, ORIGINAL_ALONE, find_views, side_ids
 from captioning.models.encoders.base import GridEncoder
 from captioning.support.errors import CaptioningError, shortened
+from captioning.support.memory import own_gpu_memory
 
 __all__ = ["Batch", "CaptionDataModule"]
 
@@ -71,7 +73,8 @@ class CaptionDataModule(pl.LightningDataModule):
         max_size: The most words of the vocabulary.
         cleaner: How training captions are cleaned; see :class:`captioning.data.text.Cleaner`.
         resident: Keep all grids in the memory of the device that trains. ``auto``: if it is a GPU,
-            and they take no more than half of its free memory.
+            and they take no more than half of its free memory, or of this process's share; see
+            :func:`captioning.support.memory.own_gpu_memory`.
         cache: The folder of the feature stores and downloads. None: ``CAPTIONING_CACHE``, or
             ~/.cache/captioning.
         seed: The seed of the order of the training images; the same seed and epoch give the same
@@ -151,7 +154,7 @@ class CaptionDataModule(pl.LightningDataModule):
         self.predict_split = predict_split
         self.train_views = tuple(train_views)
         self.encoder: GridEncoder | None = None
-        self.stores: dict[str, FeatureStore] = {}
+        self.stores: dict[str, Store] = {}
         self._text_is_read = False
         self._store_folder: Path | None = None  # of the original
         self._opened: set[tuple[str, str]] = set()  # views and splits that are in `stores`
@@ -289,7 +292,7 @@ class CaptionDataModule(pl.LightningDataModule):
         return vocabulary
 
     @property
-    def store(self) -> FeatureStore | None:
+    def store(self) -> Store | None:
         """The grids of the original view; None if the encoder is trained, and sees pixels."""
         return self.stores.get(ORIGINAL.name)
 
@@ -340,7 +343,7 @@ class CaptionDataModule(pl.LightningDataModule):
         )
         for view in found:
             images = [image for split in new[view.name] for image in self.corpus.split(split)]
-            opened = build_store(
+            opened = open_store(
                 directory,
                 encoder,
                 [(image.id, image.path) for image in images],
@@ -348,7 +351,7 @@ class CaptionDataModule(pl.LightningDataModule):
                 skip_bad=self.skip_bad,
             )
             if view.name in self.stores:
-                self.stores[view.name].extend(opened)
+                self.stores[view.name].extend(opened)  # type: ignore[arg-type]  # of the same kind
             else:
                 self.stores[view.name] = opened
             self._opened.update((view.name, split) for split in new[view.name])
@@ -364,7 +367,7 @@ class CaptionDataModule(pl.LightningDataModule):
         if not left or self.resident is False:
             return
         if self.resident == "auto" and not (
-            device.type == "cuda" and 2 * nbytes < torch.cuda.mem_get_info(device)[0]
+            device.type == "cuda" and 2 * nbytes < own_gpu_memory(*torch.cuda.mem_get_info(device))
         ):
             return
         log.info("Reading %.1f GB of grids into the memory of %s", nbytes / 1e9, device)

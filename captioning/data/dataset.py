@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from captioning.data.batch import Batch
 from captioning.data.corpus import CaptionedImage
-from captioning.data.features.store import FeatureStore
+from captioning.data.features.joint import Store
 from captioning.data.images import load_rgb
 from captioning.data.views import ORIGINAL_ALONE, View, find_views
 from captioning.models.encoders.base import GridEncoder, Preprocessing
@@ -41,7 +41,7 @@ class CaptionDataset(Dataset[Batch]):
         self,
         images: Sequence[CaptionedImage],
         tokens: Sequence[Sequence[Sequence[int]]],
-        stores: Mapping[str, FeatureStore] | None,
+        stores: Mapping[str, Store] | None,
         encoder: GridEncoder,
         views: Sequence[str] = ORIGINAL_ALONE,
         sides: Sequence[int] = (),

@@ -62,7 +62,7 @@ class View:
         return preprocessing(picture, self.box, mirrored=self.mirrored)
 
     def placement(
-        self, grid_size: tuple[int, int]
+        self, grid_size: tuple[int, int], picture_grid: tuple[int, int] | None = None
     ) -> Float[np.ndarray, "view_locations picture_locations"]:
         """The share of each location of the view's grid that lies in each location of the picture.
 
@@ -70,18 +70,21 @@ class View:
         back, and put in the place of a crop. The sum of the weights stays the same.
 
         Args:
-            grid_size: Rows and columns of the grid.
+            grid_size: Rows and columns of the view's grid.
+            picture_grid: Rows and columns of the picture's; None: as many.
         """
         left, top, right, bottom = self.box
-        rows, columns = grid_size
-        across = _shares(left, right, columns)
-        down = _shares(top, bottom, rows)
+        rows, columns = picture_grid or grid_size
+        across = _shares(left, right, grid_size[1], columns)
+        down = _shares(top, bottom, grid_size[0], rows)
         return np.kron(down, across[::-1] if self.mirrored else across).astype(np.float32)
 
 
-def _shares(start: float, end: float, cells: int) -> Float[np.ndarray, "cells cells"]:
+def _shares(
+    start: float, end: float, cells: int, all_cells: int
+) -> Float[np.ndarray, "cells all_cells"]:
     """The share of each of ``cells`` equal parts of [start, end] in each of those of [0, 1]."""
-    own, whole = np.linspace(start, end, cells + 1), np.linspace(0, 1, cells + 1)
+    own, whole = np.linspace(start, end, cells + 1), np.linspace(0, 1, all_cells + 1)
     first = np.maximum(own[:-1, None], whole[None, :-1])
     last = np.minimum(own[1:, None], whole[None, 1:])
     shares: np.ndarray = (last - first).clip(min=0) / np.diff(own)[:, None]

@@ -34,6 +34,7 @@ Backend = Literal["auto", "torch", "native"]
 OPS: Final = {
     "additive_attention": ("c", "triton"),
     "lstm_cell": ("c", "triton"),
+    "attention_recurrence": ("c",),
     "standardize": ("c",),
     "cross_entropy": ("c",),
     "log_sum_exp": ("c",),
@@ -119,6 +120,13 @@ def is_transformed() -> bool:
     """
     level: int = forward_ad._current_level
     return level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_observed() -> bool:
+    """Whether a mode intercepts PyTorch's functions or operators, to count or change them."""
+    functions: int = torch._C._len_torch_function_stack()
+    operators: int = torch._C._len_torch_dispatch_stack()
+    return functions + operators > 0
 
 
 _reasons: dict[str, str] = {}

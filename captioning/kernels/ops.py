@@ -5,15 +5,21 @@ definition, and at most one implementation in C and one in Triton; :mod:`caption
 chooses between them. Models, objectives and decoding import only this module of ``kernels``.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from captioning.kernels import additive, reference, vocabulary
+from captioning.kernels import additive, recurrence, reference, vocabulary
 from captioning.kernels.additive import AdditiveKeys
-from captioning.kernels.backend import current_backend, is_transformed, kernels_for
+from captioning.kernels.backend import (
+    current_backend,
+    is_observed,
+    is_transformed,
+    kernels_for,
+)
 from captioning.kernels.cell import LSTMCell
 from captioning.kernels.cpu.bindings import CKernels
 from captioning.kernels.deferred import DeferredWeightGradients
@@ -21,15 +27,17 @@ from captioning.kernels.dropout import byte_dropout
 from captioning.kernels.library import MAX_ADDENDS
 from captioning.kernels.preparation import MAX_CHANNELS
 from captioning.kernels.preparation import standardize as standardize_in_c
-from captioning.kernels.reference import at_least_single
+from captioning.kernels.reference import RecurrenceWeights, at_least_single
 from captioning.kernels.rows import Rows
 
 __all__ = [
     "AdditiveKeys",
     "Dropout",
+    "RecurrenceWeights",
     "Rows",
     "additive_attention",
     "at_least_single",
+    "attention_recurrence",
     "cross_entropy",
     "deferred_weight_gradients",
     "log_sum_exp",
@@ -94,6 +102,63 @@ def lstm_cell(
     else:
         hidden, new_cell, _ = kernels.cell(cell, *addends, for_backward=False)
     return hidden, new_cell
+
+
+def attention_recurrence(
+    gates: Float[Tensor, "tokens gates"],
+    query: Float[Tensor, "tokens attention"] | None,
+    hidden: Float[Tensor, "rows units"],
+    cell: Float[Tensor, "rows units"],
+    keep: Float[Tensor, "rows units"] | None,
+    counts: Sequence[int],
+    keys: AdditiveKeys,
+    grid: Float[Tensor, "images locations channels"],
+    rows: Rows,
+    weights: RecurrenceWeights,
+) -> (
+    tuple[
+        Float[Tensor, "tokens units"],
+        Float[Tensor, "tokens channels"],
+        Float[Tensor, "tokens locations"],
+    ]
+    | None
+):
+    """An LSTM with additive attention over all words of captions, if one kernel can compute it.
+
+    There is a kernel for training in bfloat16 on a CPU. Elsewhere, and while somebody observes
+    PyTorch's operations, the caller computes the words one after another by the other ops.
+
+    Args:
+        gates: what the words add to the gates of the LSTM; all first words, all second words, ...
+        query: what the words add to the query of the attention; None if it is h_{t-1} alone.
+        hidden: h_0, in single precision.
+        cell: c_0, in single precision.
+        keep: by what h_{t-1} is multiplied at every word: recurrent dropout; None without it.
+        counts: the number of rows at each word; those at a word are the first ones of all rows.
+        keys: W_a a_i of each location.
+        grid: a_i of each location.
+        rows: the caption, and thereby the image, of each row.
+        weights: the parameters.
+
+    Returns:
+        h_t, z_t after its gate, and alpha_t of each token, in single precision; None if no kernel
+        can compute them.
+    """
+    kernels = kernels_for("attention_recurrence", keys.keys, grid)
+    if (
+        not isinstance(kernels, CKernels)
+        or is_observed()
+        or product_dtype(hidden) != torch.bfloat16
+        or not recurrence.fits(
+            gates, query, hidden, cell, keep, counts, keys.keys, grid, rows, weights
+        )
+    ):
+        return None
+    words: tuple[Tensor, Tensor, Tensor] = recurrence.AttentionRecurrence.apply(
+        kernels, rows, counts, keys.exponentials(), grid, keep, keys.keys, gates, query, hidden,
+        cell, *weights,
+    )  # fmt: skip
+    return words
 
 
 def standardize(

@@ -4,6 +4,9 @@ Autograd computes the gradients, so that these functions support any floating ty
 can be differentiated twice, and work under ``torch.func``. ``backend=torch`` uses only these.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -47,6 +50,63 @@ def lstm_cell(
     i, f, g, o = at_least_single(gates).chunk(4, -1)
     cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
     return o.sigmoid() * cell.tanh(), cell
+
+
+class RecurrenceWeights(NamedTuple):
+    """The parameters of an LSTM with additive attention that are used at every word.
+
+    Attributes:
+        query: W_h of the attention.
+        query_bias: the bias of the query.
+        score: v of the attention.
+        gate: the weight of the gate f_beta, which has one unit or one for each channel; None
+            without a gate.
+        gate_bias: the bias of the gate.
+        hidden: the weight of h_{t-1} in the gates of the LSTM.
+        context: the weight of z_t in the gates of the LSTM.
+    """
+
+    query: Float[Tensor, "attention units"]
+    query_bias: Float[Tensor, " attention"]
+    score: Float[Tensor, " attention"]
+    gate: Float[Tensor, "gate units"] | None
+    gate_bias: Float[Tensor, " gate"] | None
+    hidden: Float[Tensor, "gates units"]
+    context: Float[Tensor, "gates channels"]
+
+
+def attention_recurrence(
+    gates: Float[Tensor, "tokens gates"],
+    query: Float[Tensor, "tokens attention"] | None,
+    hidden: Float[Tensor, "rows units"],
+    cell: Float[Tensor, "rows units"],
+    keep: Float[Tensor, "rows units"] | None,
+    counts: Sequence[int],
+    keys: Float[Tensor, "images locations attention"],
+    grid: Float[Tensor, "images locations channels"],
+    rows: Rows,
+    weights: RecurrenceWeights,
+) -> tuple[
+    Float[Tensor, "tokens units"],
+    Float[Tensor, "tokens channels"],
+    Float[Tensor, "tokens locations"],
+]:
+    """An LSTM with additive attention over all words (Xu et al. 2015, eq. 1 to 5 and 4.2.1)."""
+    linear, start = nn.functional.linear, 0
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for count in counts:
+        word = slice(start, start := start + count)
+        before = hidden[:count] if keep is None else hidden[:count] * keep[:count]
+        asked = linear(before, weights.query, weights.query_bias)
+        asked = asked if query is None else asked + query[word]
+        alpha, context = additive_attention(asked, keys, weights.score, grid, rows.head(count))
+        if weights.gate is not None:
+            context = linear(before, weights.gate, weights.gate_bias).sigmoid() * context
+        addends = gates[word], linear(before, weights.hidden), linear(context, weights.context)
+        hidden, cell = lstm_cell(cell[:count], *addends)
+        found.append((hidden, context, alpha))
+    hiddens, contexts, alphas = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return hiddens, contexts, alphas
 
 
 def standardize(

@@ -17,6 +17,7 @@ The intervals say nothing about other training seeds, nor about other references
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -43,6 +44,9 @@ leaves out, such as the variation over seeds.
 
 # Numbers in a block of resamples: 8 MiB as float64, and as much for the drawn indices.
 _BLOCK_VALUES = 1 << 20
+
+# Systems whose statistics are summed by one product: 2 MiB of them for Flickr8k's test split.
+_SYSTEMS_AT_ONCE = 8
 
 # Scores that differ by less than this are equal but for rounding.
 _ROUNDING = 1e-12
@@ -81,15 +85,26 @@ class Statistics:
         Returns:
             The scores of each metric of the tables, on its own scale, by the name of the score.
         """
-        sizes = counts.sum(axis=1)
+        return self._scores(counts @ self._columns(), counts.sum(axis=1))
+
+    def _columns(self) -> Float[np.ndarray, "images columns"]:
+        """The columns of all tables, so that one product sums them."""
+        return np.hstack([np.empty((len(self.images), 0)), *self.tables.values()])
+
+    def _scores(
+        self, sums: Float[np.ndarray, "resamples columns"], sizes: Float[np.ndarray, " resamples"]
+    ) -> Samples:
+        """The scores of samples, from the sums of the columns and the number of images."""
         samples: Samples = {}
+        start = 0
         for name, table in self.tables.items():
-            sums = counts @ table
+            of_metric = sums[:, start : start + table.shape[1]]
+            start += table.shape[1]
             metric = registry.find(name)
             if metric is not None and metric.from_sums is not None:
-                samples |= metric.from_sums(sums)
+                samples |= metric.from_sums(of_metric)
             else:
-                samples[name] = sums[:, 0] / sizes
+                samples[name] = of_metric[:, 0] / sizes
         return samples
 
     def select(self, images: Sequence[str]) -> "Statistics":
@@ -228,11 +243,7 @@ def mean_intervals(
         KeyError: a run lacks one of the images of the first run.
     """
     _check(resamples, level)
-    images = sorted(runs[0].images)
-    if len(images) < 2:
-        return {}
-    samples = _mean(_resampled([run.select(images) for run in runs], resamples, seed))
-    return {score: _percentiles(values, level) for score, values in samples.items()}
+    return resampled([runs], resamples, seed)[0].intervals(level)
 
 
 def paired(
@@ -298,42 +309,96 @@ def compare(
         CaptioningError: as `paired` does.
     """
     _check(resamples, level)
-    first = against[0]
-    runs = [run for system in (against, *systems) for run in system]
-    for run in runs:
-        if apart := set(first.images) ^ set(run.images):
-            raise CaptioningError(
-                f"the two systems captioned different images ({len(apart)} have a caption of only "
-                f"one of them, such as {min(apart)!r}): compare systems on the same images"
-            )
-        if first.references != run.references:
-            raise CaptioningError(
-                "the two systems were scored against different references: score the captions of "
-                "both again, against the same"
-            )
-    images = sorted(first.images)
-    if len(images) < 2:
-        return [{} for _ in systems]
-    selected = [run.select(images) for run in runs]
-    corpora = iter([run.corpus(np.ones((1, len(images)))) for run in selected])
-    samples = iter(_resampled(selected, resamples, seed))
-    base, *others = [
-        (_mean(list(islice(corpora, len(system)))), _mean(list(islice(samples, len(system)))))
-        for system in (against, *systems)
-    ]
-    return [
-        {
+    for run in (*against[1:], *(run for system in systems for run in system)):
+        _check_comparable(against[0], run)
+    base, *others = resampled([against, *systems], resamples, seed)
+    return [other.minus(base, level) for other in others]
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """The scores of a system on its images, and on many resamples of them.
+
+    Attributes:
+        first: its first run.
+        corpus: the scores on the images themselves; of several runs, their mean, as in `samples`.
+        samples: the scores on each resample. Both are empty for fewer than two images.
+    """
+
+    first: Statistics
+    corpus: Mapping[str, float]
+    samples: Samples
+
+    def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """The percentile interval of each score."""
+        return {score: _percentiles(values, level) for score, values in self.samples.items()}
+
+    def minus(self, other: "Resampled", level: float = 0.95) -> dict[str, Paired]:
+        """The comparison of each score that both have; see `paired`.
+
+        Raises:
+            CaptioningError: the images or the references differ.
+        """
+        _check_comparable(other.first, self.first)
+        return {
             score: _compared(
-                float(corpus[score][0] - base[0][score][0]),
-                drawn[score] - base[1][score],
+                self.corpus[score] - other.corpus[score],
+                drawn - other.samples[score],
                 level,
-                has_p_value=len(images) >= MIN_IMAGES_FOR_P_VALUE,
+                has_p_value=len(self.first.images) >= MIN_IMAGES_FOR_P_VALUE,
             )
-            for score in drawn
-            if score in base[1]
+            for score, drawn in self.samples.items()
+            if score in other.samples
         }
-        for corpus, drawn in others
-    ]
+
+
+def resampled(
+    systems: Sequence[Sequence[Statistics]], resamples: int = 1000, seed: int = 0
+) -> list[Resampled]:
+    """Score many systems on resamples, which are drawn once for all systems of the same images.
+
+    Intervals and comparisons of a system can both be made of the result.
+
+    Args:
+        systems: the runs of each, at least one.
+        resamples: how many to draw.
+        seed: as in `intervals`.
+
+    Raises:
+        KeyError: a run lacks one of the images of the first run of its system.
+    """
+    alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place, runs in enumerate(systems):
+        alike[tuple(sorted(runs[0].images))].append(place)
+    found = [Resampled(runs[0], {}, {}) for runs in systems]
+    for images, places in alike.items():
+        if len(images) < 2:
+            continue
+        runs = [run.select(images) for place in places for run in systems[place]]
+        corpora = iter([run.corpus(np.ones((1, len(images)))) for run in runs])
+        samples = iter(_resampled(runs, resamples, seed))
+        for place in places:
+            number = len(systems[place])
+            corpus = _mean(list(islice(corpora, number)))
+            found[place] = Resampled(
+                systems[place][0],
+                {score: float(values[0]) for score, values in corpus.items()},
+                _mean(list(islice(samples, number))),
+            )
+    return found
+
+
+def _check_comparable(first: Statistics, other: Statistics) -> None:
+    if apart := set(first.images) ^ set(other.images):
+        raise CaptioningError(
+            f"the two systems captioned different images ({len(apart)} have a caption of only "
+            f"one of them, such as {min(apart)!r}): compare systems on the same images"
+        )
+    if first.references != other.references:
+        raise CaptioningError(
+            "the two systems were scored against different references: score the captions of "
+            "both again, against the same"
+        )
 
 
 def _mean(runs: Sequence[Samples]) -> Samples:
@@ -372,10 +437,21 @@ def _percentiles(samples: Float[np.ndarray, " resamples"], level: float) -> tupl
 
 def _resampled(systems: Sequence[Statistics], resamples: int, seed: int) -> list[Samples]:
     """The scores of each system, all of the same images, on the same resamples."""
-    blocks = [
-        [system.corpus(counts) for system in systems]
-        for counts in _draws(len(systems[0].images), resamples, seed)
-    ]
+    columns = [system._columns() for system in systems]
+    blocks: list[list[Samples]] = []
+    for counts in _draws(len(systems[0].images), resamples, seed):
+        sizes, block = counts.sum(axis=1), []
+        # One product for several systems: products of few columns are limited by memory.
+        for start in range(0, len(systems), _SYSTEMS_AT_ONCE):
+            some = slice(start, start + _SYSTEMS_AT_ONCE)
+            sums = counts @ np.hstack(columns[some])
+            ends = np.cumsum([part.shape[1] for part in columns[some]])
+            parts = np.split(sums, ends[:-1], axis=1)
+            block += [
+                system._scores(part, sizes)
+                for system, part in zip(systems[some], parts, strict=True)
+            ]
+        blocks.append(block)
     return [
         {score: np.concatenate([block[place][score] for block in blocks]) for score in samples}
         for place, samples in enumerate(blocks[0])

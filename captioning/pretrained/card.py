@@ -9,6 +9,7 @@ import yaml
 from captioning.captioner import Captioner
 from captioning.evaluation.records import decoder_name, parts_of
 from captioning.metrics.registry import ordered_scores
+from captioning.pretrained.places import LICENCE
 from captioning.reporting.arithmetic import count_parameters
 from captioning.reporting.results import Results
 from captioning.reporting.tables import Cell
@@ -24,6 +25,18 @@ _TERMS: Final[Mapping[str, str]] = {
     "scenes": "The scenes were drawn by captioning itself and need no licence.",
 }
 """What is known of the terms of data sets."""
+
+_LICENCES: Final[Mapping[str, str]] = {
+    "flickr8k": "research-and-education-only",
+    "flickr30k": "research-and-education-only",
+}
+"""The names of the terms of weights that have no licence of their own, by data set."""
+
+_DATASETS: Final[Mapping[str, str]] = {
+    "flickr8k": "jxie/flickr8k",
+    "flickr30k": "nlphuji/flickr30k",
+}
+"""The data sets of the hub that have the same images and captions."""
 
 _METRICS: Final = {"BLEU": "bleu", "METEOR": "meteor", "ROUGE-L": "rouge", "CIDEr": "cider",
                    "SPICE": "spice"}  # fmt: skip
@@ -63,20 +76,32 @@ def model_card(captioner: Captioner, name: str, results: Results | None, license
 
 
 def _header(name: str, results: Results | None, license: str) -> str:
-    header: dict[str, Any] = {
+    data = results.data.name if results else None
+    header: dict[str, Any] = {"license": license}
+    if license == "other":
+        # The hub shows this name, with a link to the file.
+        header |= {"license_name": _LICENCES.get(data or "", "not-stated"), "license_link": LICENCE}
+    header |= {
+        "language": ["en"],
         "library_name": "captioning",
         "pipeline_tag": "image-to-text",
-        "license": license,
         "tags": ["image-captioning", "attention"],
     }
-    if license == "other":
-        header |= {"license_name": "see-below", "license_link": "README.md"}
     if results is None:
-        return str(yaml.safe_dump(header, sort_keys=False))
+        return _yaml(header)
+    header["tags"].append(results.data.name)
+    if results.data.name in _DATASETS:
+        header["datasets"] = [_DATASETS[results.data.name]]
+    scores = [metric for row in results.scores.values() for metric in ordered_scores(row)]
+    header["metrics"] = list(dict.fromkeys(map(_type, scores)))
     entries = [
         {
             "task": {"type": "image-to-text", "name": "Image captioning"},
-            "dataset": {"name": results.data.name, "type": results.data.name, "split": split},
+            "dataset": {
+                "name": results.data.name,
+                "type": _DATASETS.get(results.data.name, results.data.name),
+                "split": split,
+            },
             "metrics": [
                 {"type": _type(metric), "name": metric, "value": round(float(row[metric]), 4)}
                 for metric in ordered_scores(row)
@@ -84,12 +109,11 @@ def _header(name: str, results: Results | None, license: str) -> str:
         }
         for split, row in results.scores.items()
     ]
-    header["tags"].append(results.data.name)
-    return str(
-        yaml.safe_dump(
-            header | {"model-index": [{"name": name, "results": entries}]}, sort_keys=False
-        )
-    )
+    return _yaml(header | {"model-index": [{"name": name, "results": entries}]})
+
+
+def _yaml(header: Mapping[str, Any]) -> str:
+    return str(yaml.safe_dump(dict(header), sort_keys=False))
 
 
 def _type(metric: str) -> str:
@@ -157,9 +181,16 @@ def _data(captioner: Captioner, results: Results | None) -> str:
     )
 
 
+def terms(captioner: Captioner, results: Results | None) -> str:
+    """The terms of weights that have no licence of their own, as a page in Markdown."""
+    text = _licence("other", results.data.name if results else None, captioner)
+    return f"# Terms of these weights\n\n{text}\n"
+
+
 def _licence(license: str, data: str | None, captioner: Captioner) -> str:
     of_weights = (
-        "These weights have no licence of their own."
+        "These weights have no licence of their own: use them as far as the terms of what they "
+        "were trained on allow."
         if license == "other"
         else f"The weights are licensed under `{license}`."
     )
@@ -175,8 +206,12 @@ def _licence(license: str, data: str | None, captioner: Captioner) -> str:
 
 def _origin(captioner: Captioner, results: Results | None) -> str:
     seed = captioner.run.get("seed")
+    code = (
+        "With captioning, a codebase around "
+        "[Show, Attend and Tell](https://arxiv.org/abs/1502.03044) (Xu et al., ICML 2015)"
+    )
     if results is None:
-        return f"With captioning, seed {seed}."
+        return f"{code}, seed {seed}."
     versions = ", ".join(
         f"{package} {results.versions[package]}"
         for package in ("python", "captioning", "torch", "torchvision")
@@ -185,7 +220,7 @@ def _origin(captioner: Captioner, results: Results | None) -> str:
     arithmetic = results.arithmetic_texts
     commit = f", commit `{results.commit[:12]}`" if results.commit else ""
     return (
-        f"```sh\n{_without_paths(results.command)}\n```\n\n"
+        f"{code}:\n\n```sh\n{_without_paths(results.command)}\n```\n\n"
         f"Seed {seed}{commit}; {versions}; scored {results.created:%Y-%m-%d} in "
         f"{arithmetic['precision']} on {arithmetic['device']}."
     )

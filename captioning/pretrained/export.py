@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from captioning.captioner import Captioner, without_vocabulary
+from captioning.captioner import Captioner
+from captioning.captioners.saving import without_vocabulary
 from captioning.checkpoints import FORMAT
 from captioning.ensembles import is_ensemble
 from captioning.evaluation.records import plain
-from captioning.pretrained.card import model_card
+from captioning.pretrained.card import model_card, terms
 from captioning.pretrained.folder import FROZEN, Config, EncoderRecord, InputRecord
-from captioning.pretrained.places import CARD, CONFIG, VOCABULARY, WEIGHTS
+from captioning.pretrained.places import CARD, CONFIG, LICENCE, VOCABULARY, WEIGHTS
 from captioning.reporting.results import WHERE_DATA_LIES, Results
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_bytes, atomic_write_json, atomic_write_text
@@ -40,6 +41,9 @@ def save(
     license: str = "other",
 ) -> None:
     """Write ``model.safetensors``, ``config.json``, ``vocabulary.json`` and ``README.md``.
+
+    Without a licence, the terms of the training data are in ``LICENSE.md``, unless there is such a
+    file already, which may be yours.
 
     The weights are those of the decoder and the objective, and of an encoder that was trained. A
     frozen encoder goes by the name and the fingerprint of its weights; only if they came from a
@@ -72,6 +76,8 @@ def save(
     atomic_write_bytes(folder / WEIGHTS, to_safetensors(content, {"format": "pt"}))
     captioner.vocabulary.save(folder / VOCABULARY)
     atomic_write_text(folder / CARD, card)
+    if license == "other" and not (folder / LICENCE).exists():
+        atomic_write_text(folder / LICENCE, terms(captioner, results))
     atomic_write_json(folder / CONFIG, config.model_dump())  # the last: a whole model has it
 
 

@@ -15,6 +15,7 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 VOCABULARY: Final = "vocabulary.json"
 CARD: Final = "README.md"
+LICENCE: Final = "LICENSE.md"
 
 DEFAULT: Final = "flickr8k-vgg16-attn"
 """The model that captions photographs where no other one is named."""

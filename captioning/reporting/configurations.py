@@ -1,8 +1,9 @@
 """The settings of runs: which runs have the same, and in which settings others differ."""
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from captioning.reporting.results import WHERE_DATA_LIES, Results
@@ -17,6 +18,8 @@ _OF_PARTS = ("encoder weights", "vocabulary size")
 _GROUPS = (
     "model", "objective", "optimizer", "scheduler", "schedule", "decoding", "data", "encoder",
 )  # fmt: skip
+
+_OF_THE_MODEL = ("model", "objective", "decoding", "data", "encoder", "views")
 
 # Names and places of runs, what else is computed of their captions, and the arithmetic that was
 # asked for. None of them is part of the configuration.
@@ -179,8 +182,8 @@ def differing(rows: Sequence[Sequence[Results]]) -> list[dict[str, str]]:
         rows: the runs of each row, which have the same configuration.
 
     Returns:
-        The value of each row for the same keys in the same order, the most important first; ``-``
-        where a row lacks the setting.
+        The value of each row for the same keys in the same order, those first that tell most: see
+        :func:`most_telling_first`; ``-`` where a row lacks the setting.
     """
     firsts = [runs[0] for runs in rows]
     settings = [configuration(run) for run in firsts]
@@ -188,6 +191,12 @@ def differing(rows: Sequence[Sequence[Results]]) -> list[dict[str, str]]:
     keys = [key for key in keys if key not in _SHOWN_CLASSES and _differs(key, settings, firsts)]
     keys.sort(key=_priority)  # stable
     columns = [{key: found.get(key, "-") for key in keys} for found in settings]
+    known = [
+        (run.name, run.model and run.model.name, run.decoding and run.decoding.label)
+        for run in firsts
+    ]
+    keys = most_telling_first(known, keys, columns)
+    columns = [{key: found[key] for key in keys} for found in columns]
     alike: dict[str, list[int]] = defaultdict(list)
     for place, (run, values) in enumerate(zip(firsts, columns, strict=True)):
         alike[json.dumps([run.name, values])].append(place)
@@ -201,6 +210,48 @@ def differing(rows: Sequence[Sequence[Results]]) -> list[dict[str, str]]:
         values | {key: more[key] for key in added}
         for values, more in zip(columns, further, strict=True)
     ]
+
+
+def most_telling_first(
+    known: Sequence[Hashable], keys: Sequence[str], rows: Sequence[Mapping[str, str]]
+) -> list[str]:
+    """Settings in an order in which the first few tell the rows of a table apart.
+
+    The next one is always that which, with what is known of the rows and the settings before it,
+    leaves least open which row is meant (which has the highest joint entropy). Among several of
+    these, the settings of the model, its data and its loss come before those of the optimisation,
+    and then that which differs most by itself.
+
+    Args:
+        known: what each row is known by before, such as its name.
+        keys: the settings.
+        rows: their values, for each row.
+    """
+    left, ordered = list(keys), []
+    alone = {key: round(_entropy([row[key] for row in rows]), 9) for key in keys}
+    while left:
+        joint = {
+            key: [(before, row[key]) for before, row in zip(known, rows, strict=True)]
+            for key in left
+        }
+        ranks = {
+            key: (
+                round(_entropy(joint[key]), 9),
+                key.partition(".")[0] in _OF_THE_MODEL,
+                alone[key],
+            )
+            for key in left
+        }
+        best = max(left, key=ranks.__getitem__)
+        known = joint[best]
+        left.remove(best)
+        ordered.append(best)
+    return ordered
+
+
+def _entropy(values: Sequence[Hashable]) -> float:
+    shares = [count / len(values) for count in Counter(values).values()]
+    return -sum(share * math.log2(share) for share in shares)
 
 
 def _differs(key: str, settings: Sequence[Mapping[str, str]], runs: Sequence[Results]) -> bool:

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from rich import box
 from rich.console import RenderableType
@@ -16,6 +16,7 @@ from captioning.reporting.ranking import LANGUAGE_COLUMNS, OBJECT_COLUMNS, Leade
 from captioning.reporting.results import LANGUAGE_MEASURES
 from captioning.reporting.tables import (
     LAST_COLUMN,
+    MISSING,
     Cell,
     RankingTable,
     ranking_table,
@@ -23,7 +24,10 @@ from captioning.reporting.tables import (
 )
 
 # What a narrow terminal goes without, in this order, until the table fits.
-_LEFT_OUT_FIRST: Final = (LAST_COLUMN, "BLEU-2", "BLEU-3", "model", "BLEU-1", "ROUGE-L", "decoding")
+_LEFT_OUT_FIRST: Final = (LAST_COLUMN, "BLEU-2", "BLEU-3", "model", "BLEU-1", "ROUGE-L")
+_SAME_FOR_ALL: Final = ("seeds", "model", "decoding")
+"""Columns that tell nothing where all rows have the same value, unlike settings, which differ."""
+
 _LEFT_OUT_LAST: Final = ("METEOR", "BLEU-4")
 
 _WIDEST_NAME = 24  # characters of a run's name that a narrow terminal shows on one line
@@ -35,25 +39,49 @@ def terminal_tables(board: Leaderboard, width: int = 1000) -> list[RenderableTyp
 
     Args:
         board: the rankings.
-        width: of the terminal. A narrow one shows fewer columns, and a sentence says which.
+        width: of the terminal. A narrow one shows fewer columns, and a sentence says which. What
+            all rows have in common then stands above the table.
     """
     tables: list[RenderableType] = []
     for ranking in board.rankings:
         content = ranking_table(ranking, board.metric, board.lower_is_better)
         words = [name for name in content.header if name in LANGUAGE_MEASURES]
         names = [name for name in content.header if name not in words]
-        fold = sum(_width(content, name, fold=False) + 1 for name in names) > width
-        shown, missing = _fitting(content, board.metric, width, names) if fold else (names, [])
-        tables.append(_terminal_table(content, shown, str(ranking.ground), fold=fold))
+        title, shown = str(ranking.ground), names
+        missing: list[str] = []
+        fold = _table_width(content, names, fold=False) > width
+        if fold:
+            same = _same_for_all(content, names)
+            common = ", ".join(
+                f"{name} {value}" for name, value in same.items() if value != MISSING
+            )
+            shown, missing = _fitting(
+                content, board.metric, width, [name for name in names if name not in same]
+            )
+            if common:
+                title = f"{title}\nAll rows: {common}"
+        tables.append(_terminal_table(content, shown, title, fold=fold, width=width))
         # The words have a table of their own, because one of all would be too wide.
         if words:
             shown = ["run", *content.settings[:2], *words]
-            tables.append(_terminal_table(content, shown, fold=fold))
+            tables.append(_terminal_table(content, shown, fold=fold, width=width))
         if missing:
             tables.append(
                 Text(f"At this width without {', '.join(missing)}; leaderboard.md has all columns.")
             )
     return tables
+
+
+def _same_for_all(content: RankingTable, names: Sequence[str]) -> dict[str, str]:
+    """The columns in which several rows have one value, and that value, if it is known."""
+    found = {}
+    for name in _SAME_FOR_ALL:
+        if name in names:
+            place = content.header.index(name)
+            values = {row[place].text for row in (*content.rows, *content.published)}
+            if len(values) == 1 and len(content.rows) > 1:
+                found[name] = values.pop()
+    return found
 
 
 def _fitting(
@@ -67,13 +95,14 @@ def _fitting(
         *reversed(content.settings[4:]),
         *reversed(beside),
         *_LEFT_OUT_LAST,
-        *reversed(content.settings[1:4]),
+        *reversed(content.settings[2:4]),
+        "decoding",
+        *content.settings[1:2],
         f"dev {metric}",
     )
-    widths = {name: _width(content, name, fold=True) for name in shown}
     missing = []
     for name in order:
-        if sum(widths[each] + 1 for each in shown) <= width:
+        if _table_width(content, shown, fold=True) <= width:
             break
         if name in shown and name != metric:
             shown.remove(name)
@@ -81,12 +110,29 @@ def _fitting(
     return shown, [name for name in names if name in missing]
 
 
+def _table_width(content: RankingTable, names: Sequence[str], *, fold: bool) -> int:
+    """The characters of a line of a table, with one between columns and at both ends."""
+    return 1 + sum(_width(content, name, fold=fold) + 1 for name in names)
+
+
 def _width(content: RankingTable, name: str, *, fold: bool) -> int:
     place = content.header.index(name)
     cells = [row[place] for row in (*content.rows, *content.published)]
     texts = [text for cell in cells for text in (cell.text, cell.interval or "")]
-    longest = max(map(len, (*_header(name, content, fold=fold).split("\n"), *texts)))
-    return min(longest, _WIDEST_NAME) if name in content.texts else longest
+    if fold and name in content.texts:
+        texts = [line for text in texts for line in _broken(text)]
+    return max(map(len, (*_header(name, content, fold=fold).split("\n"), *texts)))
+
+
+def _broken(text: str) -> list[str]:
+    """The lines of a text that a narrow terminal shows, broken where a word of it ends."""
+    lines = [""]
+    for part in re.findall(r"[^ _/(,-]*[ _/(,-]?", text):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > _WIDEST_NAME:
+            lines.append("")
+        lines[-1] += part
+    ends = range(0, len(max(lines, key=len)) or 1, _WIDEST_NAME)
+    return [line[end : end + _WIDEST_NAME] for line in lines for end in ends if line[end:]] or [""]
 
 
 def _header(name: str, content: RankingTable, *, fold: bool) -> str:
@@ -105,9 +151,14 @@ def _header(name: str, content: RankingTable, *, fold: bool) -> str:
 
 
 def _terminal_table(
-    content: RankingTable, shown: Sequence[str], title: str | None = None, *, fold: bool
+    content: RankingTable,
+    shown: Sequence[str],
+    title: str | None = None,
+    *,
+    fold: bool,
+    width: int,
 ) -> Table:
-    """Some of the columns."""
+    """Some of the columns; names are on one line if the table leaves room for that."""
     table = Table(
         title=None if title is None else Text(title),
         title_justify="left",
@@ -117,25 +168,31 @@ def _terminal_table(
     )
     # In the table of words, and of few columns, published results would have no number.
     published = content.published if title is not None else ()
+    room = width - _table_width(content, shown, fold=fold)
+    broken = set()
     for name in shown:
         header = Text(_header(name, content, fold=fold))
-        # A terminal that is too narrow folds texts, but never numbers.
-        if name in content.texts:
-            width = min(_width(content, name, fold=fold), _WIDEST_NAME)
-            table.add_column(header, overflow="fold", min_width=min(width, 5))
-        elif name == LAST_COLUMN:
-            table.add_column(header, no_wrap=True)
-        else:
-            table.add_column(header, justify="right", min_width=_width(content, name, fold=fold))
-    places = [content.header.index(name) for name in shown]
+        if name not in content.texts:
+            # A terminal that is too narrow folds texts, but never numbers.
+            side: Literal["left", "right"] = "left" if name == LAST_COLUMN else "right"
+            table.add_column(header, justify=side, min_width=_width(content, name, fold=fold))
+            continue
+        more = _width(content, name, fold=False) - _width(content, name, fold=True)
+        if fold and 0 < more <= room:
+            room -= more
+        elif fold:
+            broken.add(name)
+        table.add_column(header, overflow="fold", min_width=5)
+    places = [(content.header.index(name), name in broken) for name in shown]
     for row in (*content.rows, *published):
         # Text, not str: rich would read the brackets of a run's name as its markup.
-        table.add_row(*(_terminal_cell(row[place]) for place in places))
+        table.add_row(*(_terminal_cell(row[place], fold=fold) for place, fold in places))
     return table
 
 
-def _terminal_cell(cell: Cell) -> Text:
-    text = Text(cell.text, style="bold" if cell.best else "")
+def _terminal_cell(cell: Cell, *, fold: bool) -> Text:
+    text = Text("\n".join(_broken(cell.text)) if fold else cell.text)
+    text.stylize("bold" if cell.best else "")
     if cell.interval:
         text.append(f"\n{cell.interval}", style="not bold dim")
     return text

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from captioning.metrics.bootstrap import Paired, Statistics, compare, mean_intervals
+from captioning.metrics.bootstrap import Paired, Statistics, resampled
 from captioning.metrics.registry import BUILT_IN
 from captioning.reporting.configurations import arithmetic_values, differing, grouped
 from captioning.reporting.published import Published
@@ -523,25 +523,26 @@ def _compared(
     rows: Sequence[Row], split: str, best: Row | None
 ) -> tuple[tuple[Row, ...], Row | None]:
     """The rows with intervals and with differences from the best one; and the best one."""
-    read = {id(row): _statistics(row, split) for row in rows}
+    found = [_statistics(row, split) for row in rows]
+    read = [place for place, runs in enumerate(found) if runs]
+    # For intervals and differences.
+    drawn = dict(zip(read, resampled([found[place] for place in read]), strict=True))
     compared = []
-    for row in rows:
-        runs = read[id(row)]
+    for place, row in enumerate(rows):
         written = row.results.intervals.get(split, {}) if len(row.entries) == 1 else {}
-        row = replace(row, intervals=written or (mean_intervals(runs) if runs else {}))
-        compared.append(row)
+        computed = drawn[place].intervals() if place in drawn and not written else {}
+        compared.append(replace(row, intervals=written or computed))
     if best is None:
         return tuple(compared), None
     place = next(place for place, row in enumerate(rows) if row is best)
-    others = [n for n, row in enumerate(rows) if n != place and read[id(row)]]
-    if read[id(best)] and others:
+    if place in drawn:
         try:
-            found = compare([read[id(rows[n])] for n in others], read[id(best)])
+            differences = {n: drawn[n].minus(drawn[place]) for n in read if n != place}
         except CaptioningError as error:
             log.warning("No comparison: %s", error)
-            found = []
-        for n, differences in zip(others, found, strict=False):
-            compared[n] = replace(compared[n], differences=differences)
+            differences = {}
+        for n, of_row in differences.items():
+            compared[n] = replace(compared[n], differences=of_row)
     return tuple(compared), compared[place]
 
 

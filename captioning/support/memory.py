@@ -1,8 +1,13 @@
-"""Settings of the C library's memory allocator that speed up training on a CPU."""
+"""Memory: the C library's allocator, and the share of a GPU that a process may fill."""
 
 import ctypes
 import mmap
+import os
 import platform
+
+GPU_SHARE = "CAPTIONING_GPU_SHARE"
+"""Environment variable with the share of the GPU's memory that belongs to a process, such as 0.125;
+sweeps set it for jobs that share a GPU."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # the names in <malloc.h> begin with M_
 _MAX_BLOCK_BYTES = 32 << 20  # larger blocks are always returned; no tensor of a step is larger
@@ -44,3 +49,15 @@ def _use_huge_pages(libc: ctypes.CDLL) -> None:
         libc.madvise(start, (block + size - start) // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES, advice)
     for block in blocks:
         libc.free(block)
+
+
+def own_gpu_memory(free: int, total: int) -> int:
+    """The bytes of a GPU's memory that this process may fill, with regard to others that share it.
+
+    Jobs of a sweep start together, and each sees memory as free that the others are about to use.
+
+    Args:
+        free: the bytes that are free now.
+        total: the bytes that the GPU has.
+    """
+    return min(free, int(float(os.environ.get(GPU_SHARE, "1")) * total))

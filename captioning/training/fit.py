@@ -221,7 +221,7 @@ def _train(
         arithmetic_of(trainer, settings.backend),
         views=settings.views,
     )
-    log_model(trainer.loggers, folder, settings.name, best, written.scores)
+    log_model(trainer.loggers, captioner, written)
     log_final_scores(trainer.loggers, written.scores)
     write_report(folder, "test", found["test"].gallery)  # the last file: a sweep's job is then done
     show_results(written, folder)  # after the files: whoever reads the output may go before its end

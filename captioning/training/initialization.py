@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from captioning.captioner import Captioner
+from captioning.captioners.choices import NAMES
+from captioning.captioners.saving import encoder_of
 from captioning.checkpoints import first_difference, read_checkpoint, restoring
 from captioning.data.datamodule import CaptionDataModule
 from captioning.data.text import Vocabulary, coverage
+from captioning.models.decoders.base import Decoder
+from captioning.models.encoders.base import GridEncoder
+from captioning.support.build import build, expand, locate, parameters_of
 from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import SPECIAL_WORDS
 from captioning.support.trust import classes_of_a_checkpoint
@@ -88,14 +93,27 @@ def with_trained_parts(config: Mapping[str, Any], initial: Initial | None) -> di
             f"{open_groups[0]}=as_trained needs init_from=CKPT, the trained model whose "
             f"{open_groups[0]} is meant."
         )
-    settings = initial.checkpoint["hyper_parameters"]
     with restoring(initial.source, initial.size), classes_of_a_checkpoint(()):
-        # Building it checks that its settings are valid, and name no code of anybody else's.
-        built = Captioner._of_settings(initial.checkpoint, backend="torch")
-    trained = dict(built.hparams)
-    if isinstance(settings.get("encoder"), Mapping):  # `built` has random weights in its encoder
-        trained["encoder"] = settings["encoder"]
+        trained = _trained_parts(initial)
     return {**config} | {group: {**trained[group]} | config[group] for group in open_groups}
+
+
+def _trained_parts(initial: Initial) -> dict[str, dict[str, Any]]:
+    """The settings of the encoder and of the decoder of a model.
+
+    Both are built, which checks that these settings are valid and name no code of anybody else's;
+    but the decoder needs no more of the encoder than its number of channels, so that no weights are
+    read.
+    """
+    settings = initial.checkpoint["hyper_parameters"]
+    encoder, _ = encoder_of(initial.checkpoint)
+    model = expand(settings.get("model", "attn_lstm"), NAMES["model"], "model")
+    target = locate(str(encoder.get("_target_") or ""), GridEncoder, "encoder")
+    unread = {"weights": "random"} if "weights" in parameters_of(target)[0] else {}
+    channels = build(encoder | unread, GridEncoder, "encoder").channels
+    words = len(initial.vocabulary)
+    build(model, Decoder, "model", vocabulary_size=words, channels=channels)
+    return {"encoder": encoder, "model": model}
 
 
 def initialize(captioner: Captioner, initial: Initial) -> None:

@@ -1,6 +1,7 @@
 """Where a run is logged: in a CSV file always, and by TensorBoard, wandb or mlflow on demand."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from netrc import NetrcParseError, netrc
@@ -11,11 +12,15 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from captioning.captioner import Captioner
 from captioning.checkpoints import read_checkpoint
+from captioning.reporting.results import Results, write_results
 from captioning.support.build import build
 from captioning.support.extras import missing
 from captioning.support.ranks import is_first_process
+from captioning.support.scratch import scratch_folder
 from captioning.training.metrics_file import MetricsFile, Row, read_rows
+from captioning.training.mlflow_logger import MLFlowLogger
 from captioning.training.wandb_logger import WandbLogger
 
 COMPARED = (
@@ -147,28 +152,31 @@ def _log_hparams(logger: TensorBoardLogger, settings: Mapping[str, Any]) -> None
         writer.add_summary(summary)
 
 
-def log_model(
-    loggers: Sequence[Logger], run: Path, name: str, checkpoint: Path | None,
-    scores: Mapping[str, Mapping[str, float]],
-) -> None:  # fmt: skip
+def log_model(loggers: Sequence[Logger], captioner: Captioner, results: Results) -> None:
     """Give the model of a finished run to the loggers that keep models.
 
+    They get the folder that ``Captioner.from_pretrained`` reads, with ``results.json`` beside it.
+    Its weights are not rounded to half precision, so that the scores of its card are theirs.
+
     Args:
-        loggers: the loggers of the run; only wandb with ``log_model=true`` takes it.
-        run: the folder of the run, with its files.
-        name: the name of the run.
-        checkpoint: the checkpoint that was scored; None if there is none, and nothing to keep.
-        scores: the scores of the run, which are shown beside the model.
+        loggers: the loggers of the run; only wandb and mlflow with ``log_model=true`` take it.
+        captioner: the model that was scored.
+        results: the record of the run.
     """
-    for logger in loggers:
-        if isinstance(logger, WandbLogger) and logger.uploads_model and checkpoint is not None:
-            files = {path.name: path for path in model_files(run, checkpoint)}
-            logger.upload_model(name, files, {"scores": {k: dict(v) for k, v in scores.items()}})
-
-
-def model_files(run: Path, checkpoint: Path) -> list[Path]:
-    """The files of a run with which others can use its model, and see what it is worth."""
-    return [checkpoint, *(run / name for name in ("vocabulary.json", "results.json"))]
+    takers = [
+        logger
+        for logger in loggers
+        if isinstance(logger, WandbLogger | MLFlowLogger) and logger.uploads_model
+    ]
+    if not takers:
+        return
+    metadata = {"scores": {split: dict(row) for split, row in results.scores.items()}}
+    with scratch_folder() as scratch:
+        folder = scratch / (re.sub(r"[^\w.-]", "-", results.name)[:128].strip(".") or "model")
+        captioner.save_pretrained(folder, half=False, results=results)
+        write_results(folder / "results.json", results)
+        for logger in takers:
+            logger.upload_model(folder, metadata)
 
 
 def log_final_scores(loggers: Sequence[Logger], scores: Mapping[str, Mapping[str, float]]) -> None:

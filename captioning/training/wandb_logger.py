@@ -1,7 +1,5 @@
 """Lightning's wandb logger; its artifact is the model of the finished run."""
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +27,15 @@ class WandbLogger(LightningLogger):
         super().__init__(name=name, project=project, **settings)
         self.uploads_model = log_model
 
-    def upload_model(self, name: str, files: Mapping[str, Path], metadata: dict[str, Any]) -> None:
-        """Upload the files of a model as an artifact of the type ``model``.
+    def upload_model(self, folder: Path, metadata: dict[str, Any]) -> None:
+        """Upload a model as an artifact of the type ``model``.
 
         Args:
-            name: the name of the model; characters that wandb does not allow become ``-``.
-            files: the files, by their names in the artifact.
+            folder: the files of the model, which has its name and may be removed afterwards.
             metadata: what wandb shows beside the artifact.
         """
         import wandb
 
-        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name)[:128], "model", metadata=metadata)
-        for place, path in files.items():
-            artifact.add_file(str(path), place)
+        artifact = wandb.Artifact(folder.name, "model", metadata=metadata)
+        artifact.add_dir(str(folder))
         self.experiment.log_artifact(artifact, aliases=["latest", "best"])

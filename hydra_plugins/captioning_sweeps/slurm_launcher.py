@@ -51,9 +51,12 @@ class SlurmLauncher(Launcher):
                 launcher = plugin.SlurmLauncher(**self.settings)
             else:
                 known = BaseQueueConf.__dataclass_fields__
-                launcher = plugin.LocalLauncher(
-                    **{key: value for key, value in self.settings.items() if key in known}
-                )
+                given = {key: value for key, value in self.settings.items() if key in known}
+                # With a folder of its own for each job (%j), submitit starts the job before it
+                # makes that folder, and a quick job does not find it. The names of the files begin
+                # with the number of the job anyway.
+                given["submitit_folder"] = given["submitit_folder"].replace("/%j", "")
+                launcher = plugin.LocalLauncher(**given)
         launcher.setup(
             hydra_context=self.hydra_context, task_function=self.task_function, config=self.config
         )

@@ -376,6 +376,25 @@ def test_on_a_cpu_grids_are_held_only_if_asked_for(data: CaptionDataModule) -> N
     assert data.store._resident is None
 
 
+def test_on_a_gpu_grids_are_held_if_they_take_half_of_its_share(
+    data: CaptionDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight jobs that share a GPU all start when its memory is still free."""
+    held: list[torch.device] = []
+    gpu = torch.device("cuda")
+    assert data.store is not None
+    nbytes = data.store.nbytes
+    monkeypatch.setattr(data.store, "is_resident", lambda device: False)
+    monkeypatch.setattr(data.store, "load_resident", held.append)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (17 * nbytes, 17 * nbytes))
+    monkeypatch.setenv("CAPTIONING_GPU_SHARE", "0.1")
+    data.load_resident(gpu)
+    assert not held
+    monkeypatch.setenv("CAPTIONING_GPU_SHARE", "0.125")
+    data.load_resident(gpu)
+    assert held == [gpu]
+
+
 def test_grids_that_do_not_fit_are_refused_with_their_size(
     data: CaptionDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -419,3 +419,35 @@ def test_bad_input_is_refused() -> None:
         intervals(some, resamples=0)
     with pytest.raises(CaptioningError, match=r"level=95\.0"):
         paired(some, some, level=95.0)
+
+
+@pytest.mark.parametrize("images", [40, 3000])  # one block of resamples, and several
+def test_many_systems_at_once_have_the_samples_that_each_has_alone(images: int) -> None:
+    rng = np.random.default_rng(0)
+    names = tuple(str(number) for number in range(images))
+
+    def made_up() -> Statistics:
+        bleu = np.sort(rng.integers(1, 9, (images, 10)), axis=1)[:, ::-1].astype(float)
+        tables = {
+            "BLEU": bleu,
+            "ROUGE-L": rng.random((images, 1)),
+            "CIDEr": rng.random((images, 1)),
+        }
+        return Statistics(names, tables, "the same")
+
+    systems = [[made_up()] for _ in range(9)] + [[made_up(), made_up()]]
+    together = bootstrap.resampled(systems, resamples=400)
+    for system, found in zip(systems, together, strict=True):
+        alone = bootstrap.resampled([system], resamples=400)[0]
+        for score, samples in alone.samples.items():
+            np.testing.assert_allclose(found.samples[score], samples, rtol=1e-12)
+        assert found.intervals() == intervals_of_mean(system)
+    whole = together[0].minus(together[9])
+    assert whole == compare([systems[0]], systems[9], resamples=400)[0]
+
+
+def intervals_of_mean(system: list[Statistics]) -> dict[str, Any]:
+    return {
+        score: pytest.approx(ends, rel=1e-12)
+        for score, ends in bootstrap.mean_intervals(system, resamples=400).items()
+    }

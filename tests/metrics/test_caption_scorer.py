@@ -37,11 +37,15 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-meteor, results = Meteor(), []
-for hypotheses, references in json.load(open(sys.argv[1])):
-    gts = {i: [{"caption": c} for c in references[i]] for i in references}
-    res = {i: [{"caption": hypotheses[i]}] for i in references}
-    gts, res = PTBTokenizer().tokenize(gts), PTBTokenizer().tokenize(res)
+meteor, results, corpora = Meteor(), [], json.load(open(sys.argv[1]))
+# The tokeniser takes each line for itself: one start for the captions of all corpora.
+every = [(n, i, *corpus) for n, corpus in enumerate(corpora) for i in corpus[1]]
+all_gts = PTBTokenizer().tokenize(
+    {(n, i): [{"caption": c} for c in references[i]] for n, i, _, references in every})
+all_res = PTBTokenizer().tokenize(
+    {(n, i): [{"caption": hypotheses[i]}] for n, i, hypotheses, _ in every})
+for n, (_, references) in enumerate(corpora):
+    gts, res = ({i: tokens[n, i] for i in references} for tokens in (all_gts, all_res))
     scorers = [(Bleu(4), ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"]), (meteor, "METEOR"),
                (Rouge(), "ROUGE-L"), (Cider(), "CIDEr")]
     corpus, images = {}, {i: {} for i in gts}
@@ -197,7 +201,7 @@ def contents(folder: Path) -> dict[str, float]:
 def test_two_at_once_on_a_hostile_machine_score_alike_and_leave_nothing(
     corpora: dict[str, Corpus], expected: dict[str, Scores], tmp_path: Path
 ) -> None:
-    name = "person against the others"
+    name = "odd"
     (tmp_path / "in.json").write_text(json.dumps(corpora[name]))
     folder = tmp_path / "my café: packages"
     shutil.copytree(meteor._JAR.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from inspect import signature
@@ -25,6 +24,7 @@ from captioning.ensembles import load_captioner
 from captioning.pretrained import places
 from captioning.pretrained.folder import FROZEN
 from captioning.reporting.results import read_results
+from captioning.support import trust
 from captioning.support.errors import CaptioningError
 from captioning.training.initialization import initialize, read_initial
 from captioning.training.resume import check_resumable
@@ -167,9 +167,32 @@ def test_the_card_has_scores_intervals_data_and_licence_as_the_hub_reads_them(
         assert part in card.text
 
 
+def test_weights_without_a_licence_have_the_terms_of_their_data(tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    folder = tmp_path / "model"
+    made().save_pretrained(folder, results=read_results(RECORDED))
+    data = hub.ModelCard.load(folder / "README.md").data
+    assert data.license == "other"
+    assert data.license_name == "research-and-education-only"
+    assert data.license_link == "LICENSE.md"  # the hub takes this name or LICENSE, and no other
+    assert "Flickr8k (Hodosh" in (folder / "LICENSE.md").read_text()
+    assert data.datasets == ["jxie/flickr8k"]
+    assert {"bleu", "meteor", "rouge", "cider"} == set(data.metrics)
+    assert {each.dataset_type for each in data.eval_results} == set(data.datasets)
+    assert data.language == ["en"]
+    # A file that may be the user's own stays, and a licence of one's own needs none.
+    (folder / "LICENSE.md").write_text("mine")
+    made().save_pretrained(folder, results=read_results(RECORDED))
+    assert (folder / "LICENSE.md").read_text() == "mine"
+    made().save_pretrained(tmp_path / "free", license="mit")
+    assert not (tmp_path / "free" / "LICENSE.md").exists()
+
+
 def test_a_card_without_results_says_so(tmp_path: Path) -> None:
     made().save_pretrained(tmp_path / "model")
-    assert "No scores were recorded" in (tmp_path / "model" / "README.md").read_text()
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "No scores were recorded" in card
+    assert "license_name: not-stated" in card
 
 
 def test_the_command_exports_the_best_checkpoint_of_a_run(
@@ -207,10 +230,13 @@ def test_the_command_exports_the_best_checkpoint_of_a_run(
 # How it is read
 
 
-def test_a_fresh_process_writes_the_captions_of_the_model_that_was_exported(
-    exported: Path, tmp_path: Path
+def test_the_command_writes_the_captions_of_the_model_that_was_exported(
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """By the command, from a folder, where nothing else than the folder is left."""
+    """From a folder where nothing else than the folder is left."""
     photographs = {f"{colour}.png": colour for colour in ("red", "green", "grey")}
     captioner, expected = made(), {}
     captioner.load_state_dict({k: v.half().float() for k, v in captioner.state_dict().items()})
@@ -222,13 +248,15 @@ def test_a_fresh_process_writes_the_captions_of_the_model_that_was_exported(
         tokens = captioner.generate(grid.float(), Greedy())[0][0].tokens
         expected[name] = captioner.vocabulary.decode(tokens)
     assert len(set(expected.values())) > 1
-    done = subprocess.run(
-        [sys.executable, ROOT / "caption.py", f"ckpt={exported}", "images=.", "decoding=greedy",
-         "device=cpu", "precision=fp32", "trust=tiny"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-        env=os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"},
-    )  # fmt: skip
-    assert dict(line.split("\t") for line in done.stdout.splitlines()) == expected
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trust, "_named_by_user", set())  # as in a fresh process
+    monkeypatch.setattr(sys, "argv", [
+        "caption.py", f"ckpt={exported}", "images=.", "decoding=greedy", "device=cpu",
+        "precision=fp32", "trust=tiny",
+    ])  # fmt: skip
+    assert not tiny.status_of_script("caption.py")
+    printed = capsys.readouterr().out
+    assert dict(line.split("\t") for line in printed.splitlines()) == expected
 
 
 def test_it_stands_wherever_a_checkpoint_does(exported: Path, tmp_path: Path) -> None:

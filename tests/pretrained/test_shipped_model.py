@@ -29,7 +29,8 @@ def captioner() -> Captioner:
 
 def test_its_weights_have_sixteen_megabytes_at_most() -> None:
     sizes = {path.name: path.stat().st_size for path in find_model(DEFAULT).iterdir()}
-    assert sizes.keys() == {"config.json", "model.safetensors", "vocabulary.json", "README.md"}
+    texts = {"README.md", "LICENSE.md"}
+    assert sizes.keys() == {"config.json", "model.safetensors", "vocabulary.json", *texts}
     assert sizes["model.safetensors"] <= 16_000_000
 
 

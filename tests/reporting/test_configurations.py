@@ -11,7 +11,7 @@ import pytest
 
 from captioning.apps.leaderboard import main
 from captioning.reporting.configurations import configuration, differing, grouped
-from captioning.reporting.results import Results, read_results
+from captioning.reporting.results import Decoding, Results, read_results
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
@@ -89,6 +89,49 @@ def test_settings_that_differ_are_columns_the_models_first() -> None:
 )  # fmt: skip
 def test_names_paths_loggers_and_moved_modules_are_no_settings(key: str, value: object) -> None:
     assert configuration(results_of({key: value})) == configuration(results_of())
+
+
+def test_the_settings_that_tell_rows_apart_come_first() -> None:
+    """The name and the decoding have columns of their own, so that they tell nothing new."""
+
+    def run(name: str, dim: int, dropout: float, lr: float, beam_size: int) -> Results:
+        given = {
+            "model.attention_dim": dim, "model.dropout": dropout, "optimizer.lr": lr,
+            "decoding.beam_size": beam_size,
+        }  # fmt: skip
+        return results_of(given, name=name)
+
+    found = columns(
+        run("a", 512, 0.1, 0.1, 5),
+        run("a", 512, 0.2, 0.1, 5),
+        run("a", 512, 0.3, 0.2, 5),
+        run("b", 128, 0.3, 0.2, 5),
+        run("c", 64, 0.3, 0.2, 5),
+    )
+    # The dropout tells the rows of one name apart. Then nothing is open, and the dimension, which
+    # is of the model, precedes the learning rate.
+    assert list(found) == ["model.dropout", "model.attention_dim", "optimizer.lr"]
+
+
+def test_a_narrow_terminal_says_once_what_all_rows_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "a_run_whose_long_name_is_broken_where_a_word_of_it_ends"
+    for dim in (64, 128):
+        results = results_of({"model.attention_dim": dim}, name=name)
+        decoding = Decoding(name="beam", beam_size=5)
+        write(tmp_path / str(dim), results.model_copy(update={"decoding": decoding}))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main([str(tmp_path)]) == 0
+    table = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).partition("At this width")[0]
+    assert table.count("attn_lstm") == table.count("beam 5") == 1
+    assert "All rows: model attn_lstm, decoding beam 5" in table
+    lines = [line.split(" ")[1] for line in table.splitlines() if line.startswith(" ")]
+    assert "a_run_whose_long_name_" in lines
+    assert "is_broken_where_a_word_" in lines
+    assert "of_it_ends" in lines
 
 
 def test_views_have_columns_where_they_differ() -> None:

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import tiny
 from PIL import Image
 
+from captioning.sweeps import jobs
+
 ROOT = Path(__file__).parents[2]
+STANDINS = Path(__file__).parent / "standins"
 
 COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "grey": (99, 99, 99)}
 
@@ -64,14 +68,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def compiling(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """Share one bytecode cache among all processes that the tests start."""
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(cache / "bytecode"))
-
-
-@pytest.fixture
-def environment(cache: Path, compiling: None) -> dict[str, str]:
+def environment(cache: Path) -> dict[str, str]:
     paths = (Path(__file__).parent / "stub", ROOT)
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
@@ -113,7 +110,69 @@ def multirun(
     def run(*overrides: str, **env: str) -> Multirun:
         process = start(*overrides, **env)
         out, _ = process.communicate(timeout=120)
-        sweeps = sorted((tmp_path / "runs" / "sweep").glob("*"), key=lambda f: f.stat().st_mtime)
-        return Multirun(process.returncode, out, sweeps[-1] if sweeps else tmp_path)
+        return Multirun(process.returncode, out, newest_sweep(tmp_path))
 
     return run
+
+
+@pytest.fixture
+def multirun_here(
+    environment: dict[str, str],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Callable[..., Multirun]:
+    """As ``multirun``, but in this process, which saves a start of Python for each command.
+
+    Each job of the multirun is a process of its own all the same.
+    """
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*overrides: str) -> Multirun:
+        argv = ["train.py", *overrides[:1], f"data.root={data}", *overrides[1:]]
+        monkeypatch.setattr(sys, "argv", argv)
+        jobs._fingerprint.cache_clear()  # a test changes its data
+        status = tiny.status_of_script("train.py")
+        printed = "".join(capfd.readouterr())
+        if isinstance(status, str):  # Python prints it when it ends
+            status, printed = 1, f"{printed}{status}\n"
+        return Multirun(int(str(status or 0)), printed, newest_sweep(tmp_path))
+
+    return run
+
+
+def newest_sweep(folder: Path) -> Path:
+    """The newest folder below ``runs/sweep``; ``folder`` itself if there is none."""
+    sweeps = sorted((folder / "runs" / "sweep").glob("*"), key=lambda path: path.stat().st_mtime)
+    return sweeps[-1] if sweeps else folder
+
+
+@pytest.fixture(scope="session")
+def stand_in_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a library that stands in for the CUDA driver."""
+    folder = tmp_path_factory.mktemp("driver")
+    source = STANDINS / "driver.c"
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", str(folder / "libcuda.so.1"), str(source)], check=True
+    )
+    return folder
+
+
+@pytest.fixture
+def fake_mps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiling: None, stand_in_driver: Path
+) -> Path:
+    """Put stand-ins for NVIDIA's programs on the PATH; returns the folder that they write to."""
+    folder = tmp_path / "standins"
+    folder.mkdir()
+    (folder / "gpus").write_text("0, GPU-4ad1, 80000, Disabled\n")
+    monkeypatch.setenv("STANDINS", str(folder))
+    monkeypatch.setenv("PATH", f"{STANDINS}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(stand_in_driver))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for variable in ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(variable, raising=False)
+    return folder

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
 from captioning.sweeps.jobs import describe_exit, relevant_settings
 
@@ -43,9 +44,9 @@ def ended(pid: int) -> bool:
     return False
 
 
-def test_the_same_command_runs_only_what_is_missing(multirun: Run) -> None:
+def test_the_same_command_runs_only_what_is_missing(multirun_here: Run) -> None:
     command = ("-m", "model.dropout=0.3,2,3", "seed=1")
-    first = multirun(*command)
+    first = multirun_here(*command)
     assert first.status == 1, first.out
     assert first.folder.name.startswith("model.dropout-")
     done = first.ran()
@@ -66,7 +67,7 @@ def test_the_same_command_runs_only_what_is_missing(multirun: Run) -> None:
     assert "failed: MemoryError: no more memory" in page
     assert "data:image/png;base64," in page
 
-    again = multirun(*command)
+    again = multirun_here(*command)
     assert again.folder == first.folder
     assert again.status == 1, again.out  # the stub fails at model.dropout=2 every time
     ran = again.ran()
@@ -75,7 +76,7 @@ def test_the_same_command_runs_only_what_is_missing(multirun: Run) -> None:
     assert continued["resume"].endswith("model.dropout=3/checkpoints/last.ckpt")
     assert [path.parent.name for path in failures(first)] == ["model.dropout=2"]
 
-    more = multirun("-m", "model.dropout=0.3,0.4", "seed=1")
+    more = multirun_here("-m", "model.dropout=0.3,0.4", "seed=1")
     assert more.folder == first.folder  # another value belongs to the same sweep
     assert more.status == 0, more.out  # the value that failed is not part of this command
     assert len(more.ran()["model.dropout=0.3"]) == 1
@@ -91,26 +92,26 @@ def failures(ended: Any) -> list[Path]:
 
 
 def test_other_settings_or_data_are_another_sweep(
-    multirun: Run, data: Path, tmp_path: Path
+    multirun_here: Run, data: Path, tmp_path: Path
 ) -> None:
-    first = multirun("-m", "model.dropout=choice(0.3)")
-    wider = multirun("-m", "model.dropout=choice(0.3)", "model.embed_dim=16")
+    first = multirun_here("-m", "model.dropout=choice(0.3)")
+    wider = multirun_here("-m", "model.dropout=choice(0.3)", "model.embed_dim=16")
     assert first.folder != wider.folder
     # Another path to the same data is the same sweep; other data is not.
     other = shutil.copytree(data, tmp_path / "data")
-    moved = multirun("-m", "model.dropout=choice(0.3)", f"data.root={other}")
+    moved = multirun_here("-m", "model.dropout=choice(0.3)", f"data.root={other}")
     assert moved.folder == first.folder
     assert all(len(runs) == 1 for runs in moved.ran().values())
     captions = other / "dataset_flickr8k.json"
     captions.write_text(captions.read_text().replace("red", "pink"))
-    refused = multirun("-m", "model.dropout=choice(0.3)", f"data.root={other}")
+    refused = multirun_here("-m", "model.dropout=choice(0.3)", f"data.root={other}")
     assert refused.status == 1
     assert "other data" in refused.out
     assert refused.ran() == moved.ran()
 
 
 def test_a_command_killed_outright_leaves_no_job_behind_and_goes_on(
-    multirun: Run, start: Start, tmp_path: Path
+    multirun_here: Run, start: Start, tmp_path: Path
 ) -> None:
     command = ("-m", "model.dropout=0.3,4,0.4")
     process = start(*command)
@@ -118,7 +119,7 @@ def test_a_command_killed_outright_leaves_no_job_behind_and_goes_on(
     process.kill()
     process.communicate()
     assert ended(pid)
-    after = multirun(*command)
+    after = multirun_here(*command)
     assert after.status == 0, after.out
     ran = after.ran()
     assert ran["model.dropout=4"][0]["resume"]
@@ -155,26 +156,26 @@ def test_a_signal_ends_the_multirun_and_its_job(
     assert not list(tmp_path.rglob("results.json")), out
 
 
-def test_nothing_starts_where_a_key_is_wrong(multirun: Run, tmp_path: Path) -> None:
-    ended = multirun("-m", "model.dropuot=0.3,0.4")
+def test_nothing_starts_where_a_key_is_wrong(multirun_here: Run, tmp_path: Path) -> None:
+    ended = multirun_here("-m", "model.dropuot=0.3,0.4")
     assert ended.status == 1
     assert "model.dropuot" in ended.out
     assert not list(tmp_path.rglob("job.json"))
 
 
-def test_a_folder_with_another_run_is_not_touched(multirun: Run, tmp_path: Path) -> None:
+def test_a_folder_with_another_run_is_not_touched(multirun_here: Run, tmp_path: Path) -> None:
     taken = tmp_path / "mine" / "model.dropout=0.3"
     (taken / "checkpoints").mkdir(parents=True)
-    ended = multirun("-m", "model.dropout=0.3,0.4", "hydra.sweep.dir=mine")
+    ended = multirun_here("-m", "model.dropout=0.3,0.4", "hydra.sweep.dir=mine")
     assert ended.status == 1
     assert "is not overwritten" in ended.out
     assert not (taken / "results.json").exists()
     assert (tmp_path / "mine" / "model.dropout=0.4" / "results.json").exists()
 
 
-def test_folders_have_names_that_any_file_system_takes(multirun: Run) -> None:
+def test_folders_have_names_that_any_file_system_takes(multirun_here: Run) -> None:
     long = "x" * 300
-    ended = multirun("-m", f"name='two words',a/b,a_b,{long},{long}y", "+trainer.max_steps=3")
+    ended = multirun_here("-m", f"name='two words',a/b,a_b,{long},{long}y", "+trainer.max_steps=3")
     assert ended.status == 0, ended.out
     folders = {path.name for path in ended.folder.iterdir() if path.is_dir()}
     assert len(folders) == 5  # none is nested in another
@@ -182,22 +183,22 @@ def test_folders_have_names_that_any_file_system_takes(multirun: Run) -> None:
     assert all(len(name) < 200 for name in folders)
 
 
-def test_a_key_for_two_places_is_two_keys(multirun: Run) -> None:
-    ended = multirun("-m", "decoding=beam,greedy", "decoding@validation=greedy")
+def test_a_key_for_two_places_is_two_keys(multirun_here: Run) -> None:
+    ended = multirun_here("-m", "decoding=beam,greedy", "decoding@validation=greedy")
     assert ended.status == 0, ended.out
     assert ended.ran().keys() == {"decoding=beam", "decoding=greedy"}
 
 
-def test_a_job_of_which_nothing_varies_has_a_folder_too(multirun: Run) -> None:
-    ended = multirun("-m", "model.dropout=0.3")
+def test_a_job_of_which_nothing_varies_has_a_folder_too(multirun_here: Run) -> None:
+    ended = multirun_here("-m", "model.dropout=0.3")
     assert ended.status == 0, ended.out
     assert ended.ran().keys() == {"job"}
 
 
-def test_two_sweeps_in_one_folder_are_one_picture(multirun: Run, tmp_path: Path) -> None:
+def test_two_sweeps_in_one_folder_are_one_picture(multirun_here: Run, tmp_path: Path) -> None:
     """For a key that a run does not override, the page shows the value of its configuration."""
     for swept in ("model.dropout=0.3,0.4", "model.attention_dim=8,16"):
-        ended = multirun("-m", swept, "hydra.sweep.dir=mine")
+        ended = multirun_here("-m", swept, "hydra.sweep.dir=mine")
         assert ended.status == 0, ended.out
     page = (tmp_path / "mine" / "sweep.html").read_text()
     cells = {tuple(re.findall("<td>([^<]*)</td>", row)[:2]) for row in page.split("<tr>")[2:]}
@@ -205,12 +206,14 @@ def test_two_sweeps_in_one_folder_are_one_picture(multirun: Run, tmp_path: Path)
     assert (tmp_path / "mine" / "sweep.png").exists()
 
 
-def test_what_cannot_be_a_sweep_is_refused_in_a_sentence(multirun: Run, tmp_path: Path) -> None:
-    ended = multirun("-m", "model.dropout=0.3,0.4", "resume=last.ckpt")
+def test_what_cannot_be_a_sweep_is_refused_in_a_sentence(
+    multirun_here: Run, tmp_path: Path
+) -> None:
+    ended = multirun_here("-m", "model.dropout=0.3,0.4", "resume=last.ckpt")
     assert ended.status == 1
     assert ended.out.startswith("error: resume is for a single run")
     (tmp_path / "file").touch()
-    ended = multirun("-m", "model.dropout=0.3,0.4", "hydra.sweep.dir=file/sweep")
+    ended = multirun_here("-m", "model.dropout=0.3,0.4", "hydra.sweep.dir=file/sweep")
     assert ended.status == 1
     assert ended.out == (
         f"error: hydra.sweep.dir={tmp_path}/file/sweep cannot be written (Not a directory): choose "
@@ -220,7 +223,10 @@ def test_what_cannot_be_a_sweep_is_refused_in_a_sentence(multirun: Run, tmp_path
 
 
 def test_a_multirun_of_eval_ends_with_a_leaderboard(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     captions = [{"image_id": "a.jpg", "caption": "a dog runs"}]
     (tmp_path / "in").mkdir()
@@ -228,14 +234,14 @@ def test_a_multirun_of_eval_ends_with_a_leaderboard(
         (tmp_path / "in" / f"{name}.json").write_text(json.dumps(captions))
     references = {"a.jpg": ["a dog runs fast", "the dog runs"]}
     (tmp_path / "references.json").write_text(json.dumps(references))
-    ended = subprocess.run(
-        [sys.executable, ROOT / "eval.py", "-m", "references=references.json",
-         "captions=in/first.json,in/second.json,in/third.json", "hydra.sweep.dir=out"],
-        cwd=tmp_path, env=environment, text=True, check=False,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert ended.returncode == 1
-    assert "Traceback" not in ended.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CAPTIONING_CACHE", environment["CAPTIONING_CACHE"])
+    monkeypatch.setattr(sys, "argv", [
+        "eval.py", "-m", "references=references.json",
+        "captions=in/first.json,in/second.json,in/third.json", "hydra.sweep.dir=out",
+    ])  # fmt: skip
+    assert tiny.status_of_script("eval.py") == 1
+    assert "Traceback" not in "".join(capfd.readouterr())
     folders = sorted(path for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert [len(list(folder.glob("results.json"))) for folder in folders] == [1, 1, 0]
     (failed,) = (json.loads(path.read_text()) for path in tmp_path.rglob("failed.json"))
@@ -271,19 +277,22 @@ def test_only_what_changes_results_makes_another_run() -> None:
     assert relevant_settings(config) != relevant_settings(config | {"seed": 1})
 
 
-def test_results_that_cannot_be_read_are_a_failure_with_a_reason(multirun: Run) -> None:
-    first = multirun("-m", "model.dropout=0.3,0.4")
+def test_results_that_cannot_be_read_are_a_failure_with_a_reason(multirun_here: Run) -> None:
+    first = multirun_here("-m", "model.dropout=0.3,0.4")
     (first.folder / "model.dropout=0.3" / "results.json").write_text("{")
-    again = multirun("-m", "model.dropout=0.3,0.4")
+    again = multirun_here("-m", "model.dropout=0.3,0.4")
     assert again.status == 1
     assert "Traceback" not in again.out
     assert again.out.splitlines()[-1].startswith("error: ")
     assert "model.dropout=0.3/results.json" in again.out.splitlines()[-1]
 
 
-def test_two_commands_at_once_share_the_jobs(multirun: Run, start: Start, tmp_path: Path) -> None:
+def test_two_commands_at_once_share_the_jobs(
+    multirun_here: Run, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB_SECONDS", "1")
     other = start("-m", "model.dropout=0.3,0.4", STUB_SECONDS="1")
-    ended = multirun("-m", "model.dropout=0.3,0.4", STUB_SECONDS="1")
+    ended = multirun_here("-m", "model.dropout=0.3,0.4")
     other.communicate(timeout=60)
     assert (ended.status, other.returncode) == (0, 0)
     assert all(len(runs) == 1 for runs in ended.ran().values())

@@ -15,8 +15,13 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.captioning_sweeps.ray_launcher import check_resources, job_resources
+from hydra_plugins.captioning_sweeps.ray_launcher import (
+    RayLauncher,
+    check_resources,
+    job_resources,
+)
 
 Run = Callable[..., Any]
 Start = Callable[..., subprocess.Popen[str]]
@@ -57,6 +62,106 @@ def test_each_job_has_a_gpu_to_itself_and_a_dead_one_costs_only_itself(multirun:
     assert "4 of 4" in ended.out
     assert "killed by SIGKILL" in ended.out
     assert (ended.folder / "model.dropout=0.1" / "output.log").exists()
+
+
+@pytest.fixture
+def gpu_machine(fake_mps: Path, environment: dict[str, str]) -> Path:
+    """Stand-ins for one GPU with 80 GB and for MPS, for commands that ``multirun`` starts."""
+    for name in ("STANDINS", "PATH", "LD_LIBRARY_PATH"):
+        environment[name] = os.environ[name]
+    environment.pop("OMP_NUM_THREADS", None)
+    return fake_mps
+
+
+ON_ONE_GPU = (
+    "hydra/launcher=ray_local", "hydra.launcher.ray.init.num_gpus=1",
+    "hydra.launcher.ray.init.num_cpus=4",
+)  # fmt: skip
+
+
+def test_jobs_share_a_gpu_through_mps(multirun: Run, gpu_machine: Path) -> None:
+    ended = multirun("-m", "model.dropout=0.1,0.2,2", *ON_ONE_GPU, STUB_JOBS="2")
+    assert ended.status == 1, ended.out
+    assert "Up to 2 jobs share a GPU through NVIDIA's MPS." in ended.out
+    runs = [run for of_job in ended.ran().values() for run in of_job]
+    assert len(runs) == max_concurrency(runs) == 2  # the third has failed
+    (started,) = calls(gpu_machine, "start")
+    folder, *_ = started.split()
+    for run in runs:
+        assert run["gpus"] == "0"
+        assert run["shared"] == {
+            "CUDA_MPS_PIPE_DIRECTORY": folder,
+            "CUDA_MPS_LOG_DIRECTORY": folder,
+            "CAPTIONING_GPU_SHARE": "0.5",
+            "OMP_NUM_THREADS": "2",
+        }
+    assert calls(gpu_machine, "quit") == [folder]
+    assert not Path(folder).exists()
+
+
+@pytest.mark.slow
+def test_mps_ends_when_a_sweep_is_stopped(start: Start, gpu_machine: Path, tmp_path: Path) -> None:
+    process = start("-m", "model.dropout=0.1,4", *ON_ONE_GPU)
+    job = waiting_job(tmp_path)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    (folder,) = calls(gpu_machine, "quit")
+    assert not Path(folder).exists()
+    assert is_gone(job)
+
+
+@pytest.mark.slow
+def test_without_mps_jobs_run_as_before(multirun: Run, gpu_machine: Path) -> None:
+    (gpu_machine / "refuse").touch()
+    ended = multirun("-m", "model.dropout=0.1,0.2", *ON_ONE_GPU)
+    assert ended.status == 0, ended.out
+    assert (
+        "One job runs on each GPU at a time: NVIDIA's MPS is not available "
+        "(nvidia-cuda-mps-control ended at once: An instance of this daemon is already running)."
+    ) in ended.out
+    runs = [run for of_job in ended.ran().values() for run in of_job]
+    assert max_concurrency(runs) == 1
+    assert {run["shared"]["CUDA_MPS_PIPE_DIRECTORY"] for run in runs} == {None}
+
+
+def calls(stand_ins: Path, command: str) -> list[str]:
+    """The arguments of the calls of a command that the stand-in for MPS has recorded."""
+    lines = (stand_ins / "calls").read_text().splitlines()
+    return [line.partition(" ")[2] for line in lines if line.startswith(f"{command} ")]
+
+
+def sharing(mps: Any, settings: dict[str, Any], jobs: int = 4) -> tuple[RayLauncher, float | None]:
+    """The launcher, and the share of a GPU that it gives to each of some jobs."""
+    ray = OmegaConf.create({"init": {"address": "local"}, "remote": {}})
+    launcher = RayLauncher(ray, mps)
+    config = OmegaConf.create({"trainer": {"devices": 1}, "encoder": {"trainable": False}})
+    config = OmegaConf.merge(config, settings)
+    assert isinstance(config, DictConfig)
+    return launcher, launcher.default_share([{"CPU": 16.0, "GPU": 1.0}], [config] * jobs)
+
+
+def test_mps_is_not_asked_for_jobs_that_do_not_share(gpu_machine: Path) -> None:
+    for settings in (
+        {"trainer": {"devices": 2}},
+        {"trainer": {"accelerator": "cpu"}},
+        {"encoder": {"trainable": True}},
+    ):
+        assert sharing("auto", settings)[1] is None
+    assert sharing("auto", {}, jobs=1)[1] is None
+    assert not (gpu_machine / "calls").exists()
+
+
+def test_mps_that_was_refused_is_not_tried_again(
+    gpu_machine: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (gpu_machine / "refuse").touch()
+    with caplog.at_level("INFO"):
+        launcher, share = sharing("auto", {})
+    assert share is None
+    assert caplog.text.count("One job runs on each GPU at a time") == 1
+    assert not launcher.start_mps()
+    assert len(calls(gpu_machine, "start")) == 1
 
 
 @pytest.mark.slow
@@ -171,6 +276,7 @@ def test_what_a_job_takes_of_a_cluster() -> None:
     # Two jobs on each of 8 GPUs: 16 jobs share the machine's 64 CPUs.
     assert taken([big], 1, num_gpus=0.5) == (0.5, 4)
     assert taken([big], 1, num_cpus=2) == (1, 2)
+    assert taken([{"CPU": 14.0, "GPU": 1.0}], 1, num_gpus=0.1428) == (0.1428, 2)  # a seventh
 
 
 def test_a_job_that_no_machine_has_room_for_is_refused(caplog: pytest.LogCaptureFixture) -> None:
@@ -189,8 +295,8 @@ def test_a_job_that_no_machine_has_room_for_is_refused(caplog: pytest.LogCapture
     assert "waiting until such a machine joins" in caplog.text
 
 
-def test_slurm_needs_a_number_of_devices(multirun: Run) -> None:
-    ended = multirun("-m", "seed=0,1", "hydra/launcher=slurm", "trainer=ddp")
+def test_slurm_needs_a_number_of_devices(multirun_here: Run) -> None:
+    ended = multirun_here("-m", "seed=0,1", "hydra/launcher=slurm", "trainer=ddp")
     assert ended.status == 1
     assert ended.out.splitlines()[-1].startswith("error: hydra.launcher.gpus_per_node=auto")
 
@@ -199,6 +305,7 @@ def test_slurm_by_submitits_local_executor(multirun: Run) -> None:
     ended = multirun(
         "-m", "model.dropout=0.1,3", "hydra/launcher=slurm", "hydra.launcher.cluster=local",
         "hydra.launcher.gpus_per_node=null", "hydra.launcher.partition=any",
+        STUB_LATE_SUBMISSION="2",  # as on a machine that runs the jobs before anything else
     )  # fmt: skip
     assert ended.status == 1, ended.out
     assert ended.ran().keys() == {"model.dropout=0.1"}, ended.out
@@ -226,11 +333,9 @@ def test_what_slurm_kills_is_outlived(start: Start, multirun: Run, tmp_path: Pat
     assert [len(runs) for runs in after.ran().values()] == [1, 1]
 
 
-def test_a_search_goes_on_after_failures_and_interruptions(
-    start: Start, multirun: Run, tmp_path: Path
-) -> None:
+def test_a_search_goes_on_after_failures_and_interruptions(multirun_here: Run) -> None:
     options = ("sweep=optuna", "hydra.sweeper.params=null", "seed=int(interval(1,1000))")
-    first = multirun(*options, "model.dropout=2,5,0.3,0.4", "hydra.sweeper.n_trials=8")
+    first = multirun_here(*options, "model.dropout=2,5,0.3,0.4", "hydra.sweeper.n_trials=8")
     import optuna
 
     def trials() -> list[Any]:
@@ -248,14 +353,14 @@ def test_a_search_goes_on_after_failures_and_interruptions(
         good = trial.params["model.dropout"] in {"0.3", "0.4"}
         assert trial.state.name == ("COMPLETE" if good else "FAIL")
     assert "best_value: 0.04" in (first.folder / "optimization_results.yaml").read_text()
-    nothing = multirun(*options, "model.dropout=2,5,0.3,0.4", "hydra.sweeper.n_trials=8")
+    nothing = multirun_here(*options, "model.dropout=2,5,0.3,0.4", "hydra.sweeper.n_trials=8")
     assert nothing.folder == first.folder
     assert len(trials()) == 8
     assert nothing.ran() == first.ran()
 
     # Other choices: earlier trials that the new space still allows count, and nothing runs twice.
     kept = [trial.params for trial in trials() if trial.params["model.dropout"] != "2"]
-    wider = multirun(
+    wider = multirun_here(
         *options, "model.dropout=5,0.3,0.4,0.9", f"hydra.sweeper.n_trials={len(kept) + 2}"
     )
     assert wider.folder == first.folder
@@ -281,8 +386,8 @@ def test_an_interrupted_trial_comes_first(start: Start, multirun: Run, tmp_path:
     assert ran[folder][0]["resume"]
 
 
-def test_a_named_sweep_needs_no_further_option(multirun: Run) -> None:
-    ended = multirun("sweep=attention_dropout", "model.attention_dim=3,4")
+def test_a_named_sweep_needs_no_further_option(multirun_here: Run) -> None:
+    ended = multirun_here("sweep=attention_dropout", "model.attention_dim=3,4")
     assert ended.status == 0, ended.out
     assert ended.folder.name.startswith("attention_dropout-")
     assert ended.ran().keys() == {

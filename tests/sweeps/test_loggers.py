@@ -12,7 +12,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from pytorch_lightning.loggers import WandbLogger
 
-from captioning.captioner import FORMAT
+from captioning.checkpoints import FORMAT
 from captioning.sweeps import job_process
 from captioning.sweeps.jobs import Job
 from captioning.training import fit, loggers
@@ -84,7 +84,7 @@ def test_a_job_is_one_run_in_the_group_of_its_sweep_and_says_that_it_failed(
 
 
 def test_mlflow_names_the_job_and_what_its_sweep_varies() -> None:
-    logger = {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "run_name": "lstm"}
+    logger = {"_target_": "captioning.training.mlflow_logger.MLFlowLogger", "run_name": "lstm"}
     folder = Path("runs/sweep/model.dropout-123456/model.dropout=0.5")
     found = job_process.logger_for_job(logger, folder, ["model.dropout=0.5"])
     assert found["run_name"] == "lstm model.dropout=0.5"

@@ -8,7 +8,8 @@ import pytorch_lightning as pl
 import tiny
 import torch
 
-from captioning.captioner import Captioner
+from captioning.captioner import NAMES, Captioner
+from captioning.models.encoders.base import GridEncoder
 from captioning.support.errors import CaptioningError
 from captioning.training.initialization import (
     Initial,
@@ -128,6 +129,33 @@ def test_as_trained_takes_the_settings_of_the_model(checkpoint: Path) -> None:
     assert with_trained_parts(own, None) == own
     with pytest.raises(CaptioningError, match="encoder=as_trained needs init_from=CKPT"):
         with_trained_parts({"model": {"_target_": "lstm"}, "encoder": {}}, None)
+
+
+def test_as_trained_reads_no_weights_of_an_encoder(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = initial(checkpoint)
+    encoder = {"_target_": "vgg16", "weights": "imagenet", "image_size": 32}
+    found.checkpoint["hyper_parameters"]["encoder"] = encoder
+    asked = []
+    find_weights = GridEncoder.find_weights
+
+    def noting(self: GridEncoder, weights: str) -> Any:
+        asked.append(weights)
+        return find_weights(self, weights)
+
+    monkeypatch.setattr(GridEncoder, "find_weights", noting)
+    filled = with_trained_parts({"model": {}, "encoder": {}}, found)
+    assert filled["encoder"] == encoder | {"_target_": NAMES["encoder"]["vgg16"]}
+    assert asked == ["random"]
+
+
+def test_as_trained_reads_no_file_that_a_checkpoint_names(checkpoint: Path) -> None:
+    found = initial(checkpoint)
+    encoder = {"_target_": "vgg16", "weights": "/home/somebody/vgg.pth"}
+    found.checkpoint["hyper_parameters"]["encoder"] = encoder
+    with pytest.raises(CaptioningError, match="which is not read for a checkpoint"):
+        with_trained_parts({"model": {}, "encoder": {}}, found)
 
 
 def test_as_trained_imports_no_code_of_strangers(tmp_path: Path) -> None:

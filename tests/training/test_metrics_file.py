@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from captioning.captioner import FORMAT
+from captioning.checkpoints import FORMAT
 from captioning.support.errors import CaptioningError
 from captioning.training.loggers import make_csv_logger
 from captioning.training.metrics_file import MetricsFile, read_rows

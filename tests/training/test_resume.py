@@ -10,7 +10,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from captioning.captioner import FORMAT, Captioner
+from captioning.captioner import Captioner
+from captioning.checkpoints import FORMAT
 from captioning.support.errors import CaptioningError
 from captioning.training.resume import check_resumable, checkpoint_to_resume
 

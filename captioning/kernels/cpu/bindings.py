@@ -17,8 +17,12 @@ SIGNATURES = {
     "log_sum_exp": (2, 2), "topk": (3, 3), "mask_tokens": (2, 3),
     "standardize": (4, 3), "exp2x": (3, 4),
     "cross_entropy": (5, 2), "cross_entropy_backward": (6, 2),
+    "pack": (2, 4), "product": (4, 5),
 }  # fmt: skip
 """The number of tensors, and of the integers that follow them, that each function takes."""
+
+BF16_ONLY = {"pack", "product"}
+"""The functions that exist for bfloat16 alone."""
 
 
 def load_c_kernels() -> "CKernels":
@@ -50,6 +54,7 @@ class CKernels(Kernels):
             (name, dtype): getattr(loaded, f"{name}_{suffix}")
             for name in SIGNATURES
             for dtype, suffix in ((torch.float32, "fp32"), (torch.bfloat16, "bf16"))
+            if suffix == "bf16" or name not in BF16_ONLY
         }
         for (name, _), function in self._functions.items():
             tensors, integers = SIGNATURES[name]
@@ -113,8 +118,9 @@ class CKernels(Kernels):
         self.call("cell_backward", grad_gates.dtype, tensors, *grad_previous.shape)
 
     def call(
-        self, name: str, dtype: torch.dtype, tensors: tuple[Tensor, ...], *integers: int
+        self, name: str, dtype: torch.dtype, tensors: tuple[Tensor | None, ...], *integers: int
     ) -> None:
         """Call the function ``name`` for the element type ``dtype``, on contiguous tensors."""
         function = self._functions[name, dtype]
-        function(*(tensor.data_ptr() for tensor in tensors), *integers)
+        pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+        function(*pointers, *integers)

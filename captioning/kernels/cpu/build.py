@@ -22,7 +22,9 @@ from captioning.support.files import atomic_write_bytes, reason_of
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-SOURCES = tuple(HERE / name for name in ("attention.c", "cell.c", "grid.c", "vocabulary.c"))
+SOURCES = tuple(
+    HERE / name for name in ("attention.c", "cell.c", "grid.c", "product.c", "vocabulary.c")
+)
 HEADER = HERE / "vectors.h"
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fPIC")
 

@@ -1,17 +1,26 @@
 """Show, Attend and Tell (Xu et al. 2015) with soft attention."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from captioning.kernels.ops import Dropout, Rows, lstm_cell
+from captioning.kernels.ops import (
+    AdditiveKeys,
+    Dropout,
+    RecurrenceWeights,
+    Rows,
+    attention_recurrence,
+    lstm_cell,
+)
 from captioning.models.attention import ATTENTIONS
+from captioning.models.attention.additive import AdditiveAttention
 from captioning.models.attention.base import Attention, Memory
 from captioning.models.decoders.base import State
 from captioning.models.decoders.lstm import LSTM
 from captioning.models.decoders.recurrent import check_shares, check_sizes
+from captioning.models.unchanged import is_plain, keeps_methods, methods_of
 from captioning.support.build import build
 
 
@@ -97,6 +106,52 @@ class AttentionLSTM(LSTM):
         weights, context = self.attention(query, memory, rows)
         return {"attention": weights, "context": context}
 
+    def recur(
+        self,
+        inputs: Mapping[str, Float[Tensor, "tokens _"]],
+        state: State,
+        keep: Float[Tensor, "rows hidden"] | None,
+        memory: Memory,
+        rows: Rows,
+        counts: Sequence[int],
+    ) -> State:
+        """Process all words: by one op if it can compute them and the model is as written here."""
+        weights = self._weights_of_step()
+        if weights is not None and type(memory["keys"]) is AdditiveKeys:
+            words = attention_recurrence(
+                inputs["gates"], None if self.word_query is None else inputs["query"],
+                state["hidden"], state["cell"], keep, counts, memory["keys"], memory["grid"], rows,
+                weights,
+            )  # fmt: skip
+            if words is not None:
+                return dict(zip(("hidden", "context", "attention"), words, strict=True))
+        return super().recur(inputs, state, keep, memory, rows, counts)
+
+    def _weights_of_step(self) -> RecurrenceWeights | None:
+        """The parameters of :meth:`recurrent_step`; None if anything in it is not as written here.
+
+        A subclass, a hook or another layer (LoRA, say) may have changed it.
+        """
+        attention, gate = self.attention, self.gate
+        if not (keeps_methods(self, STEP) and is_plain(attention, AdditiveAttention)):
+            return None
+        assert isinstance(attention, AdditiveAttention)
+        layers = [attention.query, self.hidden_gates, self.context_gates]
+        layers += [] if gate is None else [gate]
+        if not all(is_plain(each, nn.Linear) for each in layers):
+            return None
+        if any(each.bias is not None for each in (self.hidden_gates, self.context_gates)):
+            return None  # the op does not add them
+        return RecurrenceWeights(
+            attention.query.weight,
+            attention.query.bias,
+            attention.score,
+            None if gate is None else gate.weight,
+            None if gate is None else gate.bias,
+            self.hidden_gates.weight,
+            self.context_gates.weight,
+        )
+
     def output_logits(
         self,
         embedded: Float[Tensor, "tokens embed"],
@@ -107,6 +162,10 @@ class AttentionLSTM(LSTM):
         if self.output_context is not None:
             embedded = embedded + self.output_context(context)
         return super().output_logits(embedded, hidden, context)
+
+
+STEP = methods_of(AttentionLSTM, "recurrent_step", "attend", "read_out")
+"""What :meth:`AttentionLSTM.recur` computes by one op."""
 
 
 def build_attention(

@@ -163,20 +163,10 @@ class RecurrentDecoder(Decoder):
         rows = packed.rows
         embedded = self.dropout(self.embedding(self.drop_words(packed.inputs)))
         inputs = self.word_inputs(embedded)
-        split = {name: value.split(packed.counts) for name, value in inputs.items()}  # type: ignore[no-untyped-call]
         state = {name: value[rows.image] for name, value in self.init_state(memory).items()}
         kept = self.recurrent_dropout(torch.ones_like(state["hidden"]))
-        states: list[State] = []
-        with deferred_weight_gradients():
-            for word, count in enumerate(packed.counts):
-                state = {name: head(value, count) for name, value in state.items()}
-                if self.training and self.recurrent_dropout.p:
-                    state["hidden"] = state["hidden"] * head(kept, count)
-                inputs = {name: values[word] for name, values in split.items()}
-                state = self.recurrent_step(inputs, state, memory, rows.head(count))
-                states.append(state)
-
-        words = self.read_out(states, memory, [rows.head(count) for count in packed.counts])
+        keep = kept if self.training and self.recurrent_dropout.p else None
+        words = self.recur(inputs, state, keep, memory, rows, packed.counts)
         weights, coverage = words.get("attention"), None
         if weights is not None:
             real = weights * (packed.targets != PAD)[:, None]
@@ -191,6 +181,40 @@ class RecurrentDecoder(Decoder):
             weights,
             words.get("location"),
         )
+
+    def recur(
+        self,
+        inputs: Mapping[str, Float[Tensor, "tokens _"]],
+        state: State,
+        keep: Float[Tensor, "rows hidden"] | None,
+        memory: Memory,
+        rows: Rows,
+        counts: Sequence[int],
+    ) -> State:
+        """Process all words of some captions, one after another.
+
+        Args:
+            inputs: :meth:`word_inputs` of all words: all first words, all second words, ...
+            state: the state before the first word, one row per caption.
+            keep: by what h_{t-1} is multiplied at every word, the recurrent dropout; None without.
+            memory: the memory of the images.
+            rows: the caption of each row.
+            counts: how many captions have each word; they are the first rows.
+
+        Returns:
+            The states of all words, as from :meth:`read_out`.
+        """
+        split = {name: value.split([*counts]) for name, value in inputs.items()}  # type: ignore[no-untyped-call]
+        states: list[State] = []
+        with deferred_weight_gradients():
+            for word, count in enumerate(counts):
+                state = {name: head(value, count) for name, value in state.items()}
+                if keep is not None:
+                    state["hidden"] = state["hidden"] * head(keep, count)
+                read = {name: values[word] for name, values in split.items()}
+                state = self.recurrent_step(read, state, memory, rows.head(count))
+                states.append(state)
+        return self.read_out(states, memory, [rows.head(count) for count in counts])
 
     def output_logits(
         self,

@@ -1,43 +1,43 @@
 """How the C kernels are compiled; what they compute is tested beside the other implementations."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from captioning.kernels.backend import load_kernels
+from captioning.kernels.backend import load_kernels, use_backend
 from captioning.kernels.cpu import build
 from captioning.kernels.library import CompilationError
+from captioning.kernels.ops import AdditiveKeys, Rows, additive_attention
 
 needs_compiler = pytest.mark.skipif(load_kernels("cpu") is None, reason="there is no C compiler")
-
-THREADS = """
-import sys, torch
-sys.path.insert(0, sys.argv[2])
-from captioning.kernels.backend import use_backend
-from test_additive import ROWS, attend, gradients, leaves_of
-torch.set_num_threads(int(sys.argv[1]))
-rows = ROWS["eighteen an image"]
-leaves = leaves_of(len(rows.index), units=100)
-with use_backend("native"):
-    output = attend(*leaves, rows)
-    print(*(float(t.double().sum()).hex() for t in (output, *gradients(output, leaves))))
-"""
 
 
 @needs_compiler
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    printed = {
-        subprocess.run(
-            [sys.executable, "-c", THREADS, str(threads), str(Path(__file__).parents[1])],
-            check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3],
-        ).stdout
-        for threads in (1, 2, 3)
-    }  # fmt: skip
-    assert len(printed) == 1, printed
-    assert len(printed.pop().split()) == 5
+    random = torch.Generator().manual_seed(0)
+    shapes = {"query": (126, 100), "keys": (7, 5, 100), "weight": (100,), "grid": (7, 5, 8)}
+    leaves = {
+        name: torch.randn(shape, generator=random).requires_grad_()
+        for name, shape in shapes.items()
+    }
+    query, keys, weight, grid = leaves.values()
+    rows = Rows(torch.arange(7 * 18).view(-1, 6).T.flatten(), 7, 18)
+    upstream = torch.randn((126, 13), generator=random)
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with use_backend("native"):
+                attended = additive_attention(query, AdditiveKeys(keys), weight, grid, rows)
+                output = torch.cat(attended, 1)
+                gradients = torch.autograd.grad((output * upstream).sum(), [*leaves.values()])
+            found.append([output, *gradients])
+    finally:
+        torch.set_num_threads(before)
+    for several in found[1:]:
+        assert all(map(torch.equal, several, found[0]))
 
 
 @needs_compiler

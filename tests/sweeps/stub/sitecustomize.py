@@ -3,18 +3,37 @@
 ``model.dropout`` selects the outcome: a value below 1 finishes with a tenth of it as the dev CIDEr;
 2 fails; 3 is killed and 4 waits to be killed, unless they are resumed; 5 scores NaN.
 ``STUB_SECONDS`` is how long a job takes, and ``STUB_JOBS`` how many jobs must have started before
-one ends.
+one ends. With ``STUB_LATE_SUBMISSION``, submitit's local jobs run for so many seconds before the
+process that starts them goes on.
 """
 
 import json
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+SHARED = (
+    "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY", "CAPTIONING_GPU_SHARE", "OMP_NUM_THREADS",
+)  # fmt: skip
+
+
+class LatePopen(subprocess.Popen[Any]):
+    def __init__(self, command: Any, *arguments: Any, **named: Any) -> None:
+        super().__init__(command, *arguments, **named)
+        if "submitit.local._local" in command:
+            with suppress(subprocess.TimeoutExpired):
+                self.wait(float(os.environ["STUB_LATE_SUBMISSION"]))
+
+
+if "STUB_LATE_SUBMISSION" in os.environ:
+    subprocess.Popen = LatePopen  # type: ignore[misc]
 
 
 def wait_for_jobs(folder: Path, count: int) -> None:
@@ -62,6 +81,7 @@ def train(config: dict[str, Any], folder: Path, command: str, logger: Any) -> No
         "pid": os.getpid(), "start": start, "end": time.time(), "resume": config["resume"],
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "group": os.environ["WANDB_RUN_GROUP"],
         "node": os.environ.get("STUB_NODE"),
+        "shared": {name: os.environ.get(name) for name in SHARED},
     }  # fmt: skip
     with (folder / "ran.jsonl").open("a") as file:
         file.write(json.dumps(ran) + "\n")
