@@ -27,14 +27,14 @@ TRAIN = 1000
 def write(folder: Path, word: str, images: int, others: int) -> None:
     """Write the scenes, the boxes of their objects, and the tables.
 
-    ``choice.jsonl`` is ``new.jsonl`` with many more dev scenes, on which the settings of
-    fine-tuning were chosen; in ``new.jsonl`` they are as few as anybody has.
+    ``choice.jsonl`` has many more dev scenes with the word, on which the settings of fine-tuning
+    were chosen; in ``new.jsonl`` they are as few as anybody has.
 
     Args:
         folder: where the scenes and tables are written.
         word: the colour or shape that only new scenes have.
         images: the number of new scenes with it for training.
-        others: the number of new scenes without it for training.
+        others: the number of new scenes without it, of which a quarter is for dev.
     """
     old: list[Row] = []
     shown: list[Row] = []
@@ -47,15 +47,15 @@ def write(folder: Path, word: str, images: int, others: int) -> None:
             if has_word:
                 shown.append((part, scene))
             elif kept and len(album) < others:
-                album.append(("train", scene))
+                album.append(("dev" if len(album) % 4 == 3 else "train", scene))
             else:
                 old.append((part, scene))
     train, dev, test = ([row for row in shown if row[0] == split] for split in SPLITS)
-    album += train[:images]
-    _draw(folder, [*old, *album, *dev, *test])
+    album += train[:images] + dev[:10]
+    _draw(folder, [*old, *album, *dev[10:], *test])
     _write_table(folder / "old.jsonl", old)
-    _write_table(folder / "new.jsonl", [*album, *dev[:10], *test])
-    _write_table(folder / "choice.jsonl", [*album, *dev[10:], *test])
+    _write_table(folder / "new.jsonl", [*album, *test])
+    _write_table(folder / "choice.jsonl", [*dev[10:], *test])
 
 
 def _draw(folder: Path, rows: Sequence[Row]) -> None:
@@ -102,7 +102,7 @@ def main() -> None:
     writer = commands.add_parser("write", help="draw the scenes and write the tables")
     writer.add_argument("folder", type=Path)
     writer.add_argument("--images", type=int, default=40, help="new scenes that show it")
-    writer.add_argument("--others", type=int, default=20, help="new scenes that do not")
+    writer.add_argument("--others", type=int, default=40, help="new scenes that do not")
     counter = commands.add_parser("count", help="count the word in captions_*.json")
     counter.add_argument("files", type=Path, nargs="+")
     for each in (writer, counter):
