@@ -27,8 +27,8 @@ TRAIN = 1000
 def write(folder: Path, word: str, images: int, others: int) -> None:
     """Write the scenes, the boxes of their objects, and the tables.
 
-    ``choice.jsonl`` has many more dev scenes with the word, on which the settings of fine-tuning
-    were chosen; in ``new.jsonl`` they are as few as anybody has.
+    ``choice.jsonl`` is ``new.jsonl`` with many other dev scenes, all with the word, on which the
+    settings of fine-tuning can be chosen; in ``new.jsonl`` they are as few as anybody has.
 
     Args:
         folder: where the scenes and tables are written.
@@ -55,7 +55,8 @@ def write(folder: Path, word: str, images: int, others: int) -> None:
     _draw(folder, [*old, *album, *dev[10:], *test])
     _write_table(folder / "old.jsonl", old)
     _write_table(folder / "new.jsonl", [*album, *test])
-    _write_table(folder / "choice.jsonl", [*dev[10:], *test])
+    trained = [row for row in album if row[0] == "train"]
+    _write_table(folder / "choice.jsonl", [*trained, *dev[10:], *test])
 
 
 def _draw(folder: Path, rows: Sequence[Row]) -> None:
