@@ -39,7 +39,8 @@ class NewWords(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take part in every step of the optimiser."""
         parameters = dict(pl_module.named_parameters())
-        starts = pl_module.run.get("new_rows", {})
+        run: Any = pl_module.run
+        starts = run.get("new_rows", {})
         # A tied matrix is one parameter with one name.
         self._rows = [(parameters[name], row) for name, row in starts.items() if name in parameters]
         if self._rows:
