@@ -109,7 +109,9 @@ def _looking_at(decoder: Decoder, own: tuple[int, int], drawn: tuple[int, int]) 
     return ViewDecoder(decoder, torch.from_numpy(ORIGINAL.placement(own, drawn)))
 
 
-def check_same_input(first: Captioner, other: Captioner, name: str, first_name: str) -> None:
+def check_same_input(
+    first: Captioner, other: Captioner, name: str, first_name: str, *, fewer_words: bool = False
+) -> None:
     """Check that two captioners read the same grids and write the same words.
 
     Args:
@@ -117,11 +119,14 @@ def check_same_input(first: Captioner, other: Captioner, name: str, first_name: 
         other: another member.
         name: the setting and file of ``other``, for messages.
         first_name: the file of ``first``.
+        fewer_words: whether ``other`` may lack the last words of ``first``.
 
     Raises:
         CaptioningError: they do not.
     """
-    if other.vocabulary.to_list() != first.vocabulary.to_list():
+    words = first.vocabulary.to_list()
+    shared = words[: len(other.vocabulary.words)] if fewer_words else words
+    if other.vocabulary.to_list() != shared:
         raise _not_together(name, "another vocabulary", first_name)
     if different := _difference(first, other):
         raise _not_together(name, different, first_name)

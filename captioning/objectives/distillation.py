@@ -13,6 +13,7 @@ from captioning.models.decoders.base import Decoder
 from captioning.objectives.base import Objective
 from captioning.objectives.cross_entropy import CrossEntropy
 from captioning.support.errors import CaptioningError
+from captioning.support.special_tokens import UNK
 
 if TYPE_CHECKING:
     from captioning.data.datamodule import Batch
@@ -35,12 +36,17 @@ class Distillation(Objective):
     the logits of both are divided by t in the first term, which is multiplied by t^2, so that its
     gradients keep their size.
 
+    The student may have words that its teacher lacks, after those of the teacher: it is then taught
+    without forgetting (Li and Hoiem 2016, "Learning without Forgetting"). The teacher reads such a
+    word as ``<unk>``, and gives it no probability where a caption has another word. Where a caption
+    has such a word, the teacher knows no better, and its term leaves the place out.
+
     The teacher, which ``train.py`` loads, is neither among the parameters of the objective nor in
     checkpoints. In a notebook, give it by :meth:`learn_from`.
 
     Args:
         teachers: the checkpoint of a run, or of several, which teach as an ensemble. They have the
-            vocabulary and the encoder of the student.
+            encoder of the student, and its vocabulary or the first words of it.
         weight: of the teacher's term, from 0 to 1.
         temperature: t.
         label_smoothing: of the true words' term.
@@ -77,12 +83,16 @@ class Distillation(Objective):
             raise CaptioningError(NO_TEACHER)
         grid = batch.grid
         teacher = self._teacher[0].to(grid.device)
+        known = teacher.vocabulary_size
         with evaluation_mode(teacher), torch.no_grad():
-            taught = teacher(grid, batch.tokens)
+            taught = teacher(grid, batch.tokens.masked_fill(batch.tokens >= known, UNK))
             probabilities = self.scaled(taught.logits[taught.real_rows()]).softmax(-1)
         output = decoder(grid, batch.tokens)
-        log_probs = self.scaled(output.logits[output.real_rows()]).log_softmax(-1)
-        distance = -(probabilities * log_probs).sum(-1).mean() * self.temperature**2
+        rows = output.real_rows()
+        log_probs = self.scaled(output.logits[rows]).log_softmax(-1)[:, :known]
+        distances = -(probabilities * log_probs).sum(-1)
+        is_known = output.targets[rows] < known
+        distance = (distances * is_known).sum() / is_known.sum().clamp(min=1) * self.temperature**2
         true = self.true_words.parts(output)["cross_entropy"]
         return {
             "teacher_cross_entropy": distance,

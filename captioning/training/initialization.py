@@ -123,7 +123,8 @@ def initialize(captioner: Captioner, initial: Initial) -> None:
     embedding or output matrix for each of them become the mean of those of the model's words, and
     the model's own rows stay as they are. As Hewitt (2021, "Initializing New Word Embeddings for
     Pretrained Language Models") shows, the model then hardly gives the new words any probability
-    before it has learned them, and all others almost the one they had.
+    before it has learned them, and all others almost the one they had. The captioner's ``run`` says
+    which parameters have such rows, and from which row on, as ``new_rows``.
 
     ``encoder.trainable`` may be another one than that of the model's run: a decoder that was
     trained on stored features can then be trained together with its encoder, and afterwards alone
@@ -165,6 +166,8 @@ def initialize(captioner: Captioner, initial: Initial) -> None:
             f"{initial.source}: that run has another model ({different} differs): use "
             "model=as_trained, or the same model.* settings."
         )
+    own_rows = {name: len(own[name]) for name in given if own[name].shape != given[name].shape}
+    captioner.run = captioner.run | ({"new_rows": own_rows} if own_rows else {})
     with restoring(initial.source, initial.size):
         captioner.load_state_dict(given, strict=False)
         if trained:

@@ -10,6 +10,9 @@ from captioning.support.errors import CaptioningError
 def load_teacher(captioner: Captioner) -> None:
     """Give the objective of a captioner its teacher, if it learns by distillation.
 
+    The vocabulary of the teacher may be the beginning of that of the captioner, as it is if words
+    were added to a trained model that then teaches.
+
     Raises:
         CaptioningError: there is no teacher; or a checkpoint of it cannot be loaded, or has another
             vocabulary or encoder than the captioner.
@@ -21,5 +24,5 @@ def load_teacher(captioner: Captioner) -> None:
         raise CaptioningError(NO_TEACHER)
     name = f"objective.teachers={','.join(objective.teachers)}"
     teacher = load_captioner(objective.teachers, backend=captioner.backend)
-    check_same_input(captioner, teacher, name, "this run")
+    check_same_input(captioner, teacher, name, "this run", fewer_words=True)
     objective.learn_from(teacher.decoder)

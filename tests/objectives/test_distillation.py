@@ -17,7 +17,7 @@ from captioning.models.decoders.ensemble import Ensemble
 from captioning.models.decoders.lstm import LSTM
 from captioning.objectives import CrossEntropy, Distillation
 from captioning.support.errors import CaptioningError
-from captioning.support.special_tokens import PAD
+from captioning.support.special_tokens import PAD, UNK
 from captioning.training.teacher import load_teacher
 
 
@@ -62,6 +62,39 @@ def test_the_loss_is_that_of_the_formula(temperature: float) -> None:
     assert parts["teacher_cross_entropy"].item() == pytest.approx(soft, rel=1e-5)
     assert parts["cross_entropy"].item() == pytest.approx(true, rel=1e-5)
     assert parts["loss"].item() == pytest.approx(0.6 * soft + 0.4 * true, rel=1e-5)
+
+
+def test_words_that_the_teacher_lacks_are_learned_from_the_captions_alone() -> None:
+    student, given = decoder(), batch()
+    torch.manual_seed(1)
+    teacher = LSTM(7, 5, hidden_dim=4, embed_dim=3, dropout=0.9).double()  # lacks words 7 and 8
+    objective = Distillation(weight=0.6, label_smoothing=0.0)
+    objective.learn_from(teacher)
+    parts = objective(student, given)
+    read = given._replace(tokens=given.tokens.masked_fill(given.tokens > 6, UNK))
+    of_teacher = log_probs(teacher.eval(), read, 1.0)
+    of_student = log_probs(student, given, 1.0)
+    targets = [
+        word
+        for of_image in given.tokens.tolist()
+        for caption in of_image
+        for word in caption[1:]
+        if word != PAD
+    ]
+    terms = [
+        -float(p.exp() @ q[:7])
+        for p, q, target in zip(of_teacher, of_student, targets, strict=True)
+        if target < 7
+    ]
+    assert len(terms) == 13 - 4
+    soft = sum(terms) / len(terms)
+    assert parts["teacher_cross_entropy"].item() == pytest.approx(soft, rel=1e-5)
+    true = -sum(float(q[word]) for q, word in zip(of_student, targets, strict=True)) / len(targets)
+    assert parts["loss"].item() == pytest.approx(0.6 * soft + 0.4 * true, rel=1e-5)
+
+    strange = [[[1, 7, 8, 7]]]  # no word that the teacher knows
+    alone = Batch(given.images[:1], torch.tensor(strange), ["1.jpg"])
+    assert objective(student, alone)["teacher_cross_entropy"].item() == 0.0
 
 
 def test_several_teach_by_their_mean_probabilities() -> None:
@@ -149,6 +182,24 @@ def test_the_teacher_is_loaded_from_checkpoints_of_the_same_vocabulary(tmp_path:
     strange = save(captioner(["a", "cat"]), tmp_path / "cat.ckpt")
     student = captioner(words, objective={"_target_": "distillation", "teachers": strange})
     with pytest.raises(CaptioningError, match=r"teachers=.*cat\.ckpt.*another vocabulary"):
+        load_teacher(student)
+
+
+def test_a_student_may_have_words_that_its_teacher_lacks_but_not_the_reverse(
+    tmp_path: Path,
+) -> None:
+    few, many = ["a", "dog", "runs"], ["a", "dog", "runs", "rex"]
+    paths = {
+        len(words): save(captioner(words), tmp_path / f"{len(words)}.ckpt") for words in (few, many)
+    }
+    student = captioner(many, objective={"_target_": "distillation", "teachers": paths[3]})
+    load_teacher(student)
+    given = Batch(torch.randn(1, 49, 128), torch.tensor([[[1, 4, 7, 6, 2]]]), ["1.jpg"])
+    loss = student.objective(student.decoder, given)["loss"]
+    loss.backward()
+    assert loss.isfinite()
+    student = captioner(few, objective={"_target_": "distillation", "teachers": paths[4]})
+    with pytest.raises(CaptioningError, match="another vocabulary"):
         load_teacher(student)
 
 
