@@ -71,11 +71,12 @@ def make_data(folder: Path, images: int, scored: int, words: int, zeros: float) 
     """
     root = folder / "data"
     (root / "Images").mkdir(parents=True)
-    (folder / "cache").mkdir()
+    features = folder / "cache" / "features"
+    features.mkdir(parents=True)
     total = images + 2 * scored
     encoder = VGG16(weights="random")
     row = stores.pack(make_grid(encoder, zeros))
-    store = make_store(folder / "cache", encoder, total, row)
+    store = make_store(features, encoder, total, row)
     with (store.folder / "grids.bin").open("wb") as file:
         for _ in range(total):
             file.write(row)
