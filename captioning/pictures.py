@@ -44,7 +44,7 @@ def caption_pictures(
     pictures: Sequence[object],
     decoding: Decoding | None = None,
     *,
-    batch_size: int = 32,
+    batch_size: int = 8,
     precision: str = "auto",
 ) -> list[Caption]:
     """The best caption of each picture; see :meth:`captioning.captioner.Captioner.caption`."""

@@ -62,7 +62,7 @@ class CaptionSettings:
     out: str | None = None
     figures: str | None = None
     captions: int = 1
-    batch_size: int = 32
+    batch_size: int = 8
     device: str = "auto"
     precision: str = "auto"
     trust: str | list[str] | None = None
@@ -105,7 +105,7 @@ def caption_files(
     decoding: Decoding,
     *,
     captions: int = 1,
-    batch_size: int = 32,
+    batch_size: int = 8,
     device: str = "auto",
     precision: str = "auto",
     views: Sequence[str] = ORIGINAL_ALONE,
