@@ -105,7 +105,8 @@ def test_mps_ends_when_a_sweep_is_stopped(start: Start, gpu_machine: Path, tmp_p
     job = waiting_job(tmp_path)
     process.terminate()
     process.communicate(timeout=60)
-    assert process.returncode == signal.SIGTERM  # Ray ends the command by its own handler
+    # The second is by our handler, and the first by that which Ray sets at its start.
+    assert process.returncode in (signal.SIGTERM, 128 + signal.SIGTERM)
     (folder,) = calls(gpu_machine, "quit")
     assert not Path(folder).exists()
     assert is_gone(job)
