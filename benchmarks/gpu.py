@@ -249,8 +249,10 @@ class Times(pl.Callback):
         self.epochs.append(time.perf_counter() - self.start)
 
 
-def trained(accelerator: str, precision: str, images: int = EPOCH, epochs: int = EPOCHS) -> Figure:
-    """Time an epoch as ``train.py`` runs it: Lightning's loop, with gradient clipping and EMA."""
+def fitted(
+    accelerator: str, precision: str, images: int, epochs: int, callback: pl.Callback
+) -> Captioner:
+    """Train on made-up data as ``train.py`` does: Lightning's loop, gradient clipping and EMA."""
     quieten()
     torch.manual_seed(0)
     device = torch.device("cuda" if accelerator == "gpu" else "cpu")
@@ -260,18 +262,24 @@ def trained(accelerator: str, precision: str, images: int = EPOCH, epochs: int =
         model={"_target_": "captioning.models.decoders.attn_lstm.AttentionLSTM"},
         optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3, "fused": True},
     )
-    times = Times()
     settings = {
         "accelerator": accelerator, "devices": 1, "precision": precision, "max_epochs": epochs,
         "gradient_clip_val": 2.0, "limit_val_batches": 0, "enable_checkpointing": False,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         data = MadeUp(Path(folder), images, device)
-        callbacks = [EMA(0.998), times]
-        trainer = make_trainer(settings, Path(folder), callbacks, [])
+        trainer = make_trainer(settings, Path(folder), [EMA(0.998), callback], [])
         trainer.fit(captioner, datamodule=data)
+    return captioner
+
+
+def trained(accelerator: str, precision: str, images: int = EPOCH, epochs: int = EPOCHS) -> Figure:
+    """Time an epoch of :func:`fitted`."""
+    times = Times()
+    captioner = fitted(accelerator, precision, images, epochs, times)
+    device = "cuda" if accelerator == "gpu" else "cpu"
     return Figure(
         "the same by train.py's trainer", statistics.median(times.epochs[1:]), "s",
-        note=f"on {name_of(device.type)}; epochs: {', '.join(f'{t:.2f}' for t in times.epochs)} s; "
+        note=f"on {name_of(device)}; epochs: {', '.join(f'{t:.2f}' for t in times.epochs)} s; "
         f"{len(captioner.graphs)} graphs", goal_value=0.8,
     )  # fmt: skip

@@ -13,21 +13,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from benchmarks.gpu import EPOCH, MadeUp
+from benchmarks.gpu import EPOCH, fitted
 from benchmarks.measure import Figure
-from benchmarks.training import WORDS
-from captioning.captioner import Captioner
 from captioning.support.memory import GPU_SHARE
 from captioning.sweeps.mps import PIPE_DIRECTORY, MPSUnavailableError, mps_daemon
-from captioning.trainer import make_trainer, quieten
-from captioning.training.callbacks.ema import EMA
 
 RUNS = 8  # that share the GPU
 EPOCHS = 12  # of each run
@@ -141,25 +136,10 @@ class Ends(pl.Callback):
 
 def train(settings: Settings) -> Trained:
     """Train a model in this process."""
-    quieten()
-    torch.manual_seed(0)
-    device = torch.device("cuda" if settings.accelerator == "gpu" else "cpu")
-    captioner = Captioner(
-        vocabulary=[f"w{number}" for number in range(WORDS - 4)],
-        encoder={"_target_": "captioning.models.encoders.vgg16.VGG16", "weights": "random"},
-        model={"_target_": "captioning.models.decoders.attn_lstm.AttentionLSTM"},
-        optimizer={"_target_": "torch.optim.AdamW", "lr": 1e-3, "fused": True},
-    )
     ends = Ends()
-    with tempfile.TemporaryDirectory() as folder:
-        data = MadeUp(Path(folder), settings.images, device)
-        trainer = make_trainer(
-            {"accelerator": settings.accelerator, "devices": 1, "precision": settings.precision,
-             "max_epochs": settings.epochs, "gradient_clip_val": 2.0, "limit_val_batches": 0,
-             "enable_checkpointing": False},
-            Path(folder), [EMA(0.998), ends], [],
-        )  # fmt: skip
-        trainer.fit(captioner, datamodule=data)
+    captioner = fitted(
+        settings.accelerator, settings.precision, settings.images, settings.epochs, ends
+    )
     digest = hashlib.sha256()
     for weight in captioner.decoder.state_dict().values():
         digest.update(weight.detach().cpu().numpy().tobytes())
