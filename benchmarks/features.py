@@ -2,7 +2,9 @@
 
 import tempfile
 import time
+from collections.abc import Sequence
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +86,11 @@ def write_photographs(folder: Path, count: int, distinct: int = 50) -> list[Path
     for number, path in enumerate(paths):
         path.write_bytes(made[number % len(made)])
     return paths
+
+
+def write_splits(root: Path, names: Sequence[str], counts: Sequence[int]) -> None:
+    """Flickr8k's lists of the images of each split: the first ones train, then dev, then test."""
+    left = iter(names)
+    for split, count in zip(("train", "dev", "test"), counts, strict=True):
+        lines = "".join(f"{name}\n" for name in islice(left, count))
+        (root / f"Flickr_8k.{split}Images.txt").write_text(lines)

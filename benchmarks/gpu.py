@@ -21,7 +21,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.features import write_photographs
+from benchmarks.features import write_photographs, write_splits
 from benchmarks.loading import make_grid, make_store
 from benchmarks.measure import Figure, matrix_rate, native_precision, seconds, time_in_turns
 from benchmarks.parts import SampledStep, trained_decoder
@@ -126,11 +126,7 @@ def make_photographs(root: Path, splits: Sequence[int]) -> None:
     captions = make_captions(np.random.default_rng(0), CAPTIONS, total)
     lines = [f"{image},{caption}" for image, of in captions.items() for caption in of]
     (root / "captions.txt").write_text("\n".join(["image,caption", *lines]) + "\n")
-    first = 0
-    for split, count in zip(("train", "dev", "test"), splits, strict=True):
-        names = "".join(f"{path.name}\n" for path in paths[first : first + count])
-        (root / f"Flickr_8k.{split}Images.txt").write_text(names)
-        first += count
+    write_splits(root, [path.name for path in paths], splits)
 
 
 def self_critical_epoch(

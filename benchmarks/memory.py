@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.features import write_photographs
+from benchmarks.features import write_photographs, write_splits
 from benchmarks.loading import make_grid, make_store
 from benchmarks.measure import Figure
 from benchmarks.startup import ROOT, command
@@ -90,10 +90,7 @@ def make_data(folder: Path, images: int, scored: int, words: int, zeros: float) 
         for places in drawn[5 * number : 5 * number + 5].tolist():
             lines.append(f"{number}.jpg,{' '.join(listed[place] for place in places)}")
     (root / "captions.txt").write_text("\n".join(lines) + "\n")
-    splits = {"train": (0, images), "dev": (images, images + scored)}
-    for split, (first, end) in (splits | {"test": (images + scored, total)}).items():
-        names = "".join(f"{number}.jpg\n" for number in range(first, end))
-        (root / f"Flickr_8k.{split}Images.txt").write_text(names)
+    write_splits(root, [f"{number}.jpg" for number in range(total)], (images, scored, scored))
 
 
 def made_up_word(number: int) -> str:
