@@ -472,7 +472,7 @@ def test_a_mistake_is_told_before_the_work(
         ([images, f"ckpt={tmp_path}/file"], ["file", "not a checkpoint"]),
         ([images, "batch_size=0"], ["batch_size=0"]),
         ([images, "batch_size=many"], ["batch_size=many", "integer"]),
-        ([images, "device=abacus"], ["device=abacus"]),
+        ([images, "device=abacus"], ["device=abacus", "choose auto, cpu, cuda or mps."]),
         ([images, "precision=fp8"], ["precision=fp8"]),
         ([images, "decoding.beam_size=0"], ["decoding.beam_size=0"]),
         ([images, "captions=0"], ["captions=0"]),
@@ -480,7 +480,7 @@ def test_a_mistake_is_told_before_the_work(
         ([images, "captions=2", "decoding=greedy"], ["finds 1 at most"]),
         ([images, "decoding.required=[word99]"], ["decoding.required=[word99]", "vocabulary"]),
         ([images, "decoding.forbidden=[wort1]"], ["did you mean word1"]),
-        ([], ["images"]),
+        ([], ["images= is missing", "--help"]),
     ]
     for overrides, parts in mistakes:
         ended = run(*overrides)

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
+from captioning.training.callbacks import epoch_log
 from captioning.training.callbacks.epoch_log import EpochLog
 
 pytestmark = [
@@ -71,6 +72,22 @@ def test_the_line_shows_the_epochs_mean_loss_and_the_dev_split(
     )
     assert two.startswith("Epoch 2 of 2: loss 1.250, ")
     assert two.endswith("at most 0 min left")
+
+
+def test_a_long_epoch_says_how_far_it_has_come(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of 40 seconds each: a line is due after every second one, but not after the last."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr(epoch_log, "monotonic", lambda: clock["now"])
+
+    class Slow(Scripted):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            clock["now"] += 40
+
+    long, whole = lines(Slow({"dev/CIDEr": 0.5}), tmp_path, caplog, max_epochs=1)
+    assert long == "Epoch 1: 2 of 4 steps, 0:01:20 left of the epoch"
+    assert whole.startswith("Epoch 1 of 1: CIDEr 50.0; ")
 
 
 def test_what_is_not_logged_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
