@@ -450,8 +450,9 @@ def take_literally(*keys: str, lists: Sequence[str] = ()) -> None:
     """
     if {"-m", "--multirun"} & set(sys.argv):
         return
-    # Hydra reads such a path as a string in any case.
-    understood = re.compile(r"[\w.-]*/[\w./-]*", re.ASCII)
+    # Hydra reads such a path, and a word that is none of its constants, as a string in any case.
+    path, constant = r"[\w.-]*/[\w./-]*", "null|true|false|nan|inf"
+    understood = re.compile(rf"{path}|(?!(?i:{constant})\Z)[A-Za-z_][\w.-]*", re.ASCII)
     in_quotes = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1""", re.DOTALL)
     for position, argument in enumerate(sys.argv):
         key, _, value = argument.partition("=")

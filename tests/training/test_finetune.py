@@ -62,6 +62,7 @@ def test_a_model_of_own_data_goes_on_with_new_words(tmp_path: Path, train: Any) 
     assert settings["model"]["dropout"] == 0.1
     assert settings["encoder"]["image_size"] == 32
     assert settings["data"]["name"] == "own"
+    assert after.run["earlier_data"] == ["own"]
     assert after.encoder.fingerprint == before.encoder.fingerprint
     moved = [
         (before.decoder.state_dict()[name] - value[: len(before.decoder.state_dict()[name])])
