@@ -269,8 +269,11 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def command_of(hydra: HydraConf | DictConfig) -> str:  # Hydra returns a DictConfig
-    """The command line that runs this job alone."""
-    overrides = [each for each in hydra.overrides.task if not each.startswith("sweep=")]
+    """The command line that runs this job alone, without the multirun of a ``sweep=NAME``."""
+    overrides = list(hydra.overrides.task)
+    if any(each.startswith("sweep=") for each in overrides):
+        # A named sweep may also set what all its jobs share, so it is kept, for one run.
+        overrides.append("hydra.mode=RUN")
     name = hydra.job.name
     in_checkout = (Path(__file__).parent.parent / f"{name}.py").is_file()
     program = ["python", f"{name}.py"] if in_checkout else ["captioning", name]

@@ -1,6 +1,7 @@
 """The benchmarks compare like with like: their textbook computes what the package computes."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import gpu, memory, parts, scale, sweeps, waiting
+from benchmarks import gpu, memory, parts, scale, sweeps, tutorial, waiting
 from benchmarks.beam import PLAIN
 from benchmarks.measure import Figure
 from benchmarks.textbook import Textbook, rows
@@ -178,3 +179,28 @@ def test_the_whole_way_from_photographs_to_the_report_is_timed_by_its_parts() ->
     assert figure.name == "from 10 photographs to the report"
     for part in ("features", "training", "score dev", "score test", "start, report and the rest"):
         assert f"{part} " in figure.note
+
+
+def test_the_tutorials_files_run_with_todays_libraries(tmp_path: Path) -> None:
+    (tmp_path / "caption.py").write_text(
+        "import skimage.transform\nfrom scipy.misc import imread, imresize\n"
+        "def row(top_k_words, vocab_size):\n    return top_k_words / vocab_size\n"
+    )
+    module = tutorial.module_of(tmp_path / "caption.py")
+    assert module.row(torch.tensor([11]), 5).tolist() == [2]
+    assert module.imresize(module.imread("photo.jpg"), (256, 256)).shape[-1] == 3
+    assert "scipy.misc" not in sys.modules  # where it would hide what is missing there
+
+
+def test_a_folder_without_the_tutorial_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "tutorial", "--tutorial", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert f"{tmp_path} is not the tutorial: it needs models.py, caption.py" in ended.stderr
+
+
+def test_the_tutorials_captions_end_where_the_benchmark_says() -> None:
+    layer = tutorial.EndAfter(torch.nn.Linear(2, 5), words=3)
+    words = [int(layer(torch.randn(4, 2)).detach().argmax(1)[0]) for _ in range(3)]
+    assert words[2] == 2
+    assert 2 not in words[:2]

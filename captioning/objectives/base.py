@@ -1,6 +1,7 @@
 """The interface of training objectives."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from captioning.models.decoders.base import Decoder
+from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import PAD, START
 
 if TYPE_CHECKING:
@@ -25,9 +27,14 @@ class Objective(nn.Module, ABC):
             attributes (numbers, strings) of the objective and the decoder, so that a CUDA graph may
             replay them. Plain attributes may change between steps. ``static`` is not inherited: a
             subclass must set it again.
+        teachers: the checkpoints of trained models that :meth:`learn_from` is to be given before
+            training; None if it needs none.
+        no_teacher: what to say where ``teachers`` is empty.
     """
 
     static: ClassVar[bool] = False
+    teachers: Sequence[str] | None = None
+    no_teacher: ClassVar[str] = ""
 
     @property
     def reward_signature(self) -> str | None:
@@ -42,6 +49,24 @@ class Objective(nn.Module, ABC):
 
         The captioner calls this once before training.
         """
+
+    def learn_from(self, teacher: Decoder) -> None:
+        """Set the trained decoder of ``teachers``, an ensemble if they are several.
+
+        Its weights stay as they are. It is neither among the parameters of the objective nor in
+        checkpoints.
+        """
+        self._teacher = [teacher.requires_grad_(False)]  # in a list: it is not a submodule
+
+    def teacher(self, device: torch.device) -> Decoder:
+        """The decoder of :meth:`learn_from`, on a device.
+
+        Raises:
+            CaptioningError: there is none.
+        """
+        if not getattr(self, "_teacher", None):
+            raise CaptioningError(self.no_teacher)
+        return self._teacher[0].to(device)
 
     @abstractmethod
     def forward(self, decoder: Decoder, batch: "Batch") -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """Knowledge distillation: a decoder learns the word probabilities of trained ones."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -17,11 +16,6 @@ from captioning.support.special_tokens import UNK
 
 if TYPE_CHECKING:
     from captioning.data.datamodule import Batch
-
-NO_TEACHER: Final = (
-    "objective=distillation has no teacher: give the checkpoint of a trained model by "
-    "objective.teachers=PATH, or of several by objective.teachers=[A,B]."
-)
 
 
 class Distillation(Objective):
@@ -41,8 +35,7 @@ class Distillation(Objective):
     word as ``<unk>``, and gives it no probability where a caption has another word. Where a caption
     has such a word, the teacher knows no better, and its term leaves the place out.
 
-    The teacher, which ``train.py`` loads, is neither among the parameters of the objective nor in
-    checkpoints. In a notebook, give it by :meth:`learn_from`.
+    ``train.py`` loads the teacher. In a notebook, give it by :meth:`learn_from`.
 
     Args:
         teachers: the checkpoint of a run, or of several, which teach as an ensemble. They have the
@@ -54,6 +47,11 @@ class Distillation(Objective):
     Raises:
         CaptioningError: a value is out of range.
     """
+
+    no_teacher: ClassVar[str] = (
+        "objective=distillation has no teacher: give the checkpoint of a trained model by "
+        "objective.teachers=PATH, or of several by objective.teachers=[A,B]."
+    )
 
     def __init__(
         self,
@@ -68,21 +66,14 @@ class Distillation(Objective):
                 f"objective.weight={weight} must be in [0, 1] and "
                 f"objective.temperature={temperature} greater than 0."
             )
-        self.teachers: Sequence[str] = [teachers] if isinstance(teachers, str) else teachers or []
+        self.teachers = [teachers] if isinstance(teachers, str) else teachers or []
         self.weight = weight
         self.temperature = temperature
         self.true_words = CrossEntropy(label_smoothing)
-        self._teacher: list[Decoder] = []  # in a list, so that it is not registered as a submodule
-
-    def learn_from(self, teacher: Decoder) -> None:
-        """Set the decoder that teaches, which may be an ensemble; its weights stay as they are."""
-        self._teacher = [teacher.requires_grad_(False)]
 
     def forward(self, decoder: Decoder, batch: "Batch") -> dict[str, Tensor]:
-        if not self._teacher:
-            raise CaptioningError(NO_TEACHER)
         grid = batch.grid
-        teacher = self._teacher[0].to(grid.device)
+        teacher = self.teacher(grid.device)
         known = teacher.vocabulary_size
         with evaluation_mode(teacher), torch.no_grad():
             taught = teacher(grid, batch.tokens.masked_fill(batch.tokens >= known, UNK))

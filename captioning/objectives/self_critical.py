@@ -1,8 +1,9 @@
 """Self-critical training (Rennie et al. 2017): REINFORCE with a caption metric as the reward."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -35,6 +36,11 @@ class SelfCritical(Objective):
     module cleans them. Start from a model that has been trained with cross entropy:
     ``init_from=PATH``.
 
+    With ``kl_weight``, what is maximised is the expected reward minus that weight times the
+    Kullback-Leibler divergence of the model from a teacher, usually the model at the start: the
+    reward of a sample is lowered by kl_weight * (log p(w) - log p_teacher(w)), as in Ziegler et al.
+    2019 (arXiv 1909.08593, eq. 2).
+
     Args:
         samples: captions sampled for each image (K).
         temperature: of the distribution that is sampled and trained; 1 is the model's own.
@@ -46,9 +52,17 @@ class SelfCritical(Objective):
         cross_entropy_weight: weight of the cross entropy of the references, which is added.
         label_smoothing: of that cross entropy.
         max_length: the number of words after which a sampled caption is cut off.
+        kl_weight: weight of the divergence from the teacher.
+        teachers: the checkpoint of the teacher, or of several as an ensemble; they are loaded, by
+            ``train.py``, only if ``kl_weight`` is not 0.
         dropout: whether dropout is on when the probabilities of the sampled captions are computed.
             They are always sampled without dropout.
     """
+
+    no_teacher: ClassVar[str] = (
+        "objective.kl_weight has no model to stay near to: give objective.teachers=PATH, or "
+        "init_from=PATH."
+    )
 
     def __init__(
         self,
@@ -61,6 +75,8 @@ class SelfCritical(Objective):
         label_smoothing: float = 0.1,
         max_length: int = 20,
         dropout: bool = False,
+        kl_weight: float = 0.0,
+        teachers: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         if samples < 1 or (baseline == "leave_one_out" and samples < 2):
@@ -68,11 +84,14 @@ class SelfCritical(Objective):
                 f"objective.samples={samples}: choose 1 or more, and 2 or more with "
                 "objective.baseline=leave_one_out."
             )
-        if bleu_weight < 0 or cross_entropy_weight < 0:
-            raise CaptioningError(
-                f"objective.bleu_weight={bleu_weight} and "
-                f"objective.cross_entropy_weight={cross_entropy_weight} must be at least 0."
-            )
+        weights = {
+            "bleu_weight": bleu_weight,
+            "cross_entropy_weight": cross_entropy_weight,
+            "kl_weight": kl_weight,
+        }
+        for name, weight in weights.items():
+            if weight < 0:
+                raise CaptioningError(f"objective.{name}={weight} must be at least 0.")
         # The model's whole distribution: the rules of decoding would change it.
         rules: dict[str, Any] = {
             "max_length": max_length,
@@ -88,6 +107,9 @@ class SelfCritical(Objective):
         self.cross_entropy_weight = cross_entropy_weight
         self.cross_entropy = CrossEntropy(label_smoothing) if cross_entropy_weight else None
         self.dropout = dropout
+        self.kl_weight = kl_weight
+        if kl_weight:
+            self.teachers = [teachers] if isinstance(teachers, str) else teachers or []
         self.reward: CaptionReward | None = None
         self.words: list[str] = []
 
@@ -116,24 +138,24 @@ class SelfCritical(Objective):
             )
         grid = batch.grid
         found = self.sampling(decoder, grid)
-        rewards = self.rewards(batch.ids, found)
-        if self.greedy is None:
-            others = self.sampling.captions - 1
-            baseline = (rewards.sum(1, keepdims=True) - rewards) / others
-        else:
-            baseline = self.rewards(batch.ids, self.greedy(decoder, grid))
         tokens = self.teacher_forced_tokens(found)
-        if self.dropout:
+        with nullcontext() if self.dropout else evaluation_mode(decoder):
             log_probs = self.log_probs(decoder, grid, tokens)
+        rewards = torch.from_numpy(self.rewards(batch.ids, found)).to(log_probs)
+        parts = {"reward": rewards.mean()}
+        if self.kl_weight:
+            teacher = self.teacher(grid.device)
+            with evaluation_mode(teacher), torch.no_grad():
+                divergence = log_probs.detach() - self.log_probs(teacher, grid, tokens)
+            parts["kl"] = divergence.mean()
+            rewards = rewards - self.kl_weight * divergence
+        if self.greedy is None:
+            baseline = (rewards.sum(1, keepdim=True) - rewards) / (self.sampling.captions - 1)
         else:
-            with evaluation_mode(decoder):
-                log_probs = self.log_probs(decoder, grid, tokens)
-        loss = -(torch.from_numpy(rewards - baseline).to(log_probs) * log_probs).mean()
-        parts = {
-            "policy_gradient": loss,
-            "reward": torch.tensor(float(rewards.mean()), device=grid.device),
-            "loss": loss,
-        }
+            greedy = self.rewards(batch.ids, self.greedy(decoder, grid))
+            baseline = torch.from_numpy(greedy).to(log_probs)
+        loss = -((rewards - baseline) * log_probs).mean()
+        parts |= {"policy_gradient": loss, "loss": loss}
         if self.cross_entropy is not None:
             parts["cross_entropy"] = self.cross_entropy(decoder, batch)["cross_entropy"]
             parts["loss"] = loss + self.cross_entropy_weight * parts["cross_entropy"]

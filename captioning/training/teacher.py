@@ -1,28 +1,28 @@
-"""The teacher of ``objective=distillation``, loaded from its checkpoints."""
+"""The trained models that an objective learns from, loaded from their checkpoints."""
 
 from captioning.captioner import Captioner
 from captioning.ensembles import check_same_input, load_captioner
 from captioning.objectives import Distillation
-from captioning.objectives.distillation import NO_TEACHER
 from captioning.support.errors import CaptioningError
 
 
 def load_teacher(captioner: Captioner) -> None:
-    """Give the objective of a captioner its teacher, if it learns by distillation.
+    """Give the objective of a captioner its teacher, if it has one.
 
-    The vocabulary of the teacher may be the beginning of that of the captioner, as it is if words
-    were added to a trained model that then teaches.
+    In distillation, the vocabulary of the teacher may be the beginning of that of the captioner, as
+    it is if words were added to a trained model that then teaches.
 
     Raises:
         CaptioningError: there is no teacher; or a checkpoint of it cannot be loaded, or has another
             vocabulary or encoder than the captioner.
     """
     objective = captioner.objective
-    if not isinstance(objective, Distillation):
+    if objective.teachers is None:
         return
     if not objective.teachers:
-        raise CaptioningError(NO_TEACHER)
+        raise CaptioningError(objective.no_teacher)
     name = f"objective.teachers={','.join(objective.teachers)}"
     teacher = load_captioner(objective.teachers, backend=captioner.backend)
-    check_same_input(captioner, teacher, name, "this run", fewer_words=True)
+    by_words = isinstance(objective, Distillation)  # the words that the teacher has
+    check_same_input(captioner, teacher, name, "this run", fewer_words=by_words)
     objective.learn_from(teacher.decoder)

@@ -210,3 +210,25 @@ def test_a_student_is_loaded_without_its_teacher(tmp_path: Path) -> None:
     assert isinstance(again.objective, Distillation)
     with pytest.raises(CaptioningError, match=r"gone\.ckpt"):
         load_teacher(again)
+
+
+def test_the_model_that_self_critical_training_stays_near_to_is_loaded(tmp_path: Path) -> None:
+    few, many = ["a", "dog", "runs"], ["a", "dog", "runs", "rex"]
+    start = captioner(few)
+    near = {"_target_": "self_critical", "teachers": save(start, tmp_path / "start.ckpt")}
+    student = captioner(few, objective=near)
+    load_teacher(student)  # not needed without a weight, and so not loaded
+    with pytest.raises(CaptioningError, match="kl_weight has no model"):
+        student.objective.teacher(torch.device("cpu"))
+    student = captioner(few, objective={**near, "kl_weight": 0.1})
+    load_teacher(student)
+    for mine, theirs in zip(
+        student.objective.teacher(torch.device("cpu")).parameters(),
+        start.decoder.parameters(),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+    with pytest.raises(CaptioningError, match="another vocabulary"):
+        load_teacher(captioner(many, objective={**near, "kl_weight": 0.1}))
+    with pytest.raises(CaptioningError, match="kl_weight has no model"):
+        load_teacher(captioner(few, objective={"_target_": "self_critical", "kl_weight": 0.1}))

@@ -143,6 +143,70 @@ def test_the_gradient_is_that_of_the_expected_reward(
         torch.testing.assert_close(parameter.grad, exact[name], rtol=1e-5, atol=1e-8, msg=name)
 
 
+def test_the_divergence_from_the_teacher_is_subtracted_from_the_expected_reward() -> None:
+    """Over all captions of an image, by their probability: E[r] - weight * KL(model, teacher)."""
+    model, teacher, weight = decoder(), decoder(), 0.3
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.2)
+    captions, images = all_captions(2), batch()
+    grid = images.images[:1]
+    scst = objective(samples=1, baseline="greedy", kl_weight=weight, teachers="A")
+    scst.learn_from(teacher)
+    logs = [probability(model, grid, each, 1.0).log() for each in captions]
+    with torch.no_grad():
+        taught = [probability(teacher, grid, each, 1.0).log() for each in captions]
+    rewards = scst.rewards(IMAGES[:1], [[Hypothesis(c, 0.0, 0.0, None) for c in captions]])[0]
+    terms = zip(logs, taught, rewards, strict=True)
+    value = sum(p.exp() * (float(r) - weight * (p - q)) for p, q, r in terms)
+    assert isinstance(value, Tensor)
+    (-value).backward()
+    exact = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    divergence = 0.0
+    for caption, log in zip(captions, logs, strict=True):
+        scst.sampling = Given([[caption]])  # type: ignore[assignment]
+        parts = scst(model, Batch(grid, images.tokens[:1], IMAGES[:1]))
+        (parts["loss"] * log.exp().item()).backward()
+        divergence += parts["kl"].item() * log.exp().item()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, exact[name], rtol=1e-5, atol=1e-8, msg=name)
+    expected = sum((p.exp() * (p - q)).item() for p, q in zip(logs, taught, strict=True))
+    assert divergence == pytest.approx(expected, rel=1e-6)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_the_other_samples_are_the_baseline_of_what_is_left_of_the_reward() -> None:
+    model, teacher = decoder(), decoder()
+    with torch.no_grad():
+        teacher.output_words.bias[DOG] += 1
+    scst = objective(kl_weight=0.5, teachers="A")
+    scst.learn_from(teacher)
+    samples = [[[DOG], [CAT]], [[DOG, DOG], [CAT]]]
+    scst.sampling = Given(samples)  # type: ignore[assignment]
+    rewards = scst.rewards(IMAGES, scst.sampling(model, batch().grid))
+    with torch.no_grad():
+        logs, taught = (
+            torch.stack(
+                [
+                    probability(of, batch().images[row : row + 1], caption, 1.0).log()
+                    for row in range(2)
+                    for caption in samples[row]
+                ]
+            ).view(2, 2)
+            for of in (model, teacher)
+        )
+    left = torch.from_numpy(rewards) - 0.5 * (logs - taught)
+    expected = -((left - left.flip(1)) * logs).mean()
+    assert scst(model, batch())["loss"].item() == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_without_a_teacher_the_divergence_has_no_meaning() -> None:
+    with pytest.raises(CaptioningError, match=r"kl_weight.*objective\.teachers=PATH"):
+        objective(kl_weight=0.1)(decoder(), batch())
+
+
 @pytest.mark.parametrize(
     "case",
     [case for case in RECORDED["cases"] if case["metric"] == "CIDEr-D"],
@@ -220,6 +284,7 @@ def test_cross_entropy_is_added_with_its_weight() -> None:
         ({"samples": 0, "baseline": "greedy"}, "samples=0"),
         ({"bleu_weight": -1.0}, "bleu_weight=-1.0"),
         ({"cross_entropy_weight": -0.1}, "cross_entropy_weight=-0.1"),
+        ({"kl_weight": -0.1}, "kl_weight=-0.1"),
         ({"temperature": 0.0}, "temperature=0.0"),
     ],
 )

@@ -8,8 +8,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Transformer
+from omegaconf import open_dict
 
-import captioning.cli  # noqa: F401  registers the resolver that the configurations use
+from captioning.cli import command_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,3 +40,18 @@ def test_a_command_can_be_composed(command: str) -> None:
 
 def test_there_are_commands() -> None:
     assert len(COMMANDS) > 15
+
+
+@pytest.mark.parametrize("sweep", sorted(path.stem for path in (ROOT / "conf/sweep").glob("*")))
+def test_the_recorded_command_of_a_job_composes_that_job_alone(sweep: str) -> None:
+    overrides = [f"sweep={sweep}", "model.dropout=0.25", "seed=3"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        job = compose("train", overrides, return_hydra_config=True)
+        script, *recorded = shlex.split(command_of(job.hydra))[1:]
+        again = compose(script.removesuffix(".py"), recorded, return_hydra_config=True)
+    assert job.hydra.mode.name == "MULTIRUN"
+    assert again.hydra.mode.name == "RUN"
+    with open_dict(job), open_dict(again):
+        del job.hydra, again.hydra
+    assert again == job
+    assert again.seed == 3

@@ -1,6 +1,7 @@
 """Figures of attention maps, for loggers that show images."""
 
 import logging
+from contextlib import AbstractContextManager
 from io import BytesIO
 from typing import Any
 
@@ -76,22 +77,33 @@ class AttentionImages(pl.Callback):
             return
         assert isinstance(pl_module, Captioner)
         dataset = dev_dataset(trainer)
-        with isolate_rng(), trainer.precision_plugin.val_step_context():
-            drawn = self.draw(pl_module, dataset)
+        with isolate_rng():
+            drawn = self.draw(pl_module, dataset, trainer.precision_plugin.val_step_context())
         for image, pixels in drawn.items():
             for logger in loggers:
                 log_image(logger, f"attention/{image}", pixels, trainer.global_step)
 
     def draw(
-        self, captioner: Captioner, dataset: CaptionDataset
+        self,
+        captioner: Captioner,
+        dataset: CaptionDataset,
+        precision: AbstractContextManager[None],
     ) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
-        """The figures by image id; an image file that cannot be read is reported in the log."""
+        """The figures by image id; an image file that cannot be read is reported in the log.
+
+        Args:
+            captioner: the model.
+            dataset: the dev images.
+            precision: the context in which the captions are decoded. The grids are read outside
+                of it, as training reads them: autocast for a CPU takes none in float16.
+        """
         indices = choose(dataset.images, self.images, KEY)
         batch = dataset.__getitems__(indices)
         encoder, drawn = captioner.encoder, {}
-        found = captioner.generate(
-            batch.images.to(captioner.device), captioner.validation, views=batch.views
-        )
+        with precision:
+            found = captioner.generate(
+                batch.images.to(captioner.device), captioner.validation, views=batch.views
+            )
         for index, (best, *_) in zip(indices, found, strict=True):
             if best.attention is None:
                 continue

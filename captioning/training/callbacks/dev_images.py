@@ -68,8 +68,6 @@ def choose(dev: Sequence[CaptionedImage], images: Images, key: str) -> list[int]
     names |= {image.id: place for place, image in enumerate(dev)}
     for image in images:
         if image not in names:
-            suggestion = did_you_mean(image, names) or f"one of its images is {dev[0].id}"
-            raise CaptioningError(
-                f"{key}.images: the dev split has no image {image}; {suggestion}."
-            )
+            suggestion = did_you_mean(image, names) or f"one of its images is {dev[0].id}."
+            raise CaptioningError(f"{key}.images: the dev split has no image {image}; {suggestion}")
     return list(dict.fromkeys(names[image] for image in images))

@@ -234,14 +234,21 @@ def test_chosen_images_are_drawn_every_epoch(fit: Fit, tensorboard: TensorBoardL
     assert all(list(each) == [an_epoch, 2 * an_epoch, 3 * an_epoch] for each in logged.values())
 
 
+def test_grids_of_half_precision_are_drawn_in_mixed_precision(
+    fit: Fit, tensorboard: TensorBoardLogger
+) -> None:
+    fitted = fit(AttentionImages(2), logger=tensorboard, precision="bf16-mixed")
+    assert fitted.data.store.gather(["01.png"]).dtype == torch.float16
+    assert len(images(tensorboard)) == 2
+
+
 def test_a_name_that_no_dev_image_has_is_refused_before_training(
     fit: Fit, tensorboard: TensorBoardLogger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
     monkeypatch.setattr(Captioner, "training_step", lambda *_: steps.append(1))
-    with pytest.raises(
-        CaptioningError, match=r"attention_images\.images: the dev split has no image 14\.png; .*04"
-    ):
+    refusal = r"\.images: the dev split has no image 14\.png; did you mean .*\.png\?$"
+    with pytest.raises(CaptioningError, match=refusal):
         fit(AttentionImages(["01.png", "14.png"]), logger=tensorboard)
     assert steps == []
 
