@@ -39,6 +39,7 @@ class EpochLog(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the start time."""
         self.start, self.first = monotonic(), trainer.current_epoch
+        self._begin_epoch()  # Lightning does not say so where a run is resumed within an epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record which epoch has ended, and the mean time of an epoch."""
@@ -48,6 +49,9 @@ class EpochLog(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the line of the previous epoch."""
         self._write(trainer)
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
         self._epoch_start = self._shown = monotonic()
         self._steps = 0
 
