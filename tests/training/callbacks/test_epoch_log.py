@@ -4,8 +4,8 @@ import csv
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
@@ -97,7 +97,7 @@ def test_a_run_that_is_resumed_within_an_epoch_says_so_too(
     """Lightning does not call ``on_train_epoch_start`` for that epoch."""
     clock = {"now": 0.0}
     monkeypatch.setattr(epoch_log, "monotonic", lambda: clock["now"])
-    trainer: Any = SimpleNamespace(current_epoch=1, num_training_batches=8, is_last_batch=False)
+    trainer = Mock(spec=pl.Trainer, current_epoch=1, num_training_batches=8, is_last_batch=False)
     callback = EpochLog()
     callback.on_train_start(trainer, Scripted())
     with caplog.at_level(logging.INFO, logger=LOGGER):
