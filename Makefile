@@ -92,6 +92,10 @@ clean:  ## remove caches and build products; data, runs/ and .venv stay
 	find . \( -path ./.venv -o -path ./runs -o -path ./data \) -prune -o \
 	    -type d -name __pycache__ -prune -exec rm -rf {} +
 
+# This puts the clone on Python's path. Otherwise, a clone in a folder called captioning would hide
+# the package from scripts beside that folder.
+EDITABLE := editable_mode=compat
+
 # The package is built with the locked setuptools, so that nothing is fetched without a hash. The
 # interpreter's real path is used, because the one of an activated .venv is about to be removed.
 $(INSTALLED): requirements.lock
@@ -114,10 +118,10 @@ $(INSTALLED): requirements.lock
 	touch $(UNFINISHED); \
 	if $(HAVE_UV); then \
 	    uv pip install --python $(PY) --require-hashes -r requirements.lock; \
-	    uv pip install --python $(PY) --no-deps --no-build-isolation -e .; \
+	    uv pip install --python $(PY) --no-deps --no-build-isolation --config-setting $(EDITABLE) -e .; \
 	else \
 	    $(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip; \
 	    $(PY) -m pip install --require-hashes -r requirements.lock; \
-	    $(PY) -m pip install --no-deps --no-build-isolation -e .; \
+	    $(PY) -m pip install --no-deps --no-build-isolation --config-settings $(EDITABLE) -e .; \
 	fi; \
 	touch $@; rm $(UNFINISHED)

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from captioning.support.extras import EXTRAS, missing
+from captioning.support.nearest import did_you_mean
 from captioning.support.output import lasting_output
 from captioning.support.signals import signal_of, stopping_by_signals
 
@@ -41,12 +42,14 @@ def main() -> None:
 def run_command(name: str) -> int:
     """Hand the rest of the command line to a command; give its exit status."""
     if name not in COMMANDS:
-        listed = "\n".join(f"  {key:12} {about}" for key, about in (SCRIPTS | COMMANDS).items())
+        commands = SCRIPTS | COMMANDS
+        if name not in ("-h", "--help"):
+            offer = did_you_mean(name, commands) or f"there are {', '.join(commands)}."
+            print(f"error: {name}: no such command; {offer}", file=sys.stderr)
+            return 2
+        listed = "\n".join(f"  {key:12} {about}" for key, about in commands.items())
         print(f"usage: captioning COMMAND ...\n\n{listed}")
-        asked = name in ("-h", "--help")
-        if not asked:
-            print(f"\nerror: {name} is not a command.", file=sys.stderr)
-        return 0 if asked else 2
+        return 0
     del sys.argv[1]
     try:
         with stopping_by_signals():

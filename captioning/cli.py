@@ -26,7 +26,7 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from captioning.cli_errors import one_sentence
 from captioning.support.claims import (
@@ -257,6 +257,10 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise CaptioningError(
+            f"{error.full_key}= is missing: --help says what it takes."
+        ) from error
     except OmegaConfBaseException as error:
         key = error.full_key or "the configuration"
         raise CaptioningError(f"{key}: {str(error).partition(chr(10))[0]}") from error
@@ -449,8 +453,9 @@ def take_literally(*keys: str, lists: Sequence[str] = ()) -> None:
     """
     if {"-m", "--multirun"} & set(sys.argv):
         return
-    # Hydra reads such a path as a string in any case.
-    understood = re.compile(r"[\w.-]*/[\w./-]*", re.ASCII)
+    # Hydra reads such a path, and a word that is none of its constants, as a string in any case.
+    path, constant = r"[\w.-]*/[\w./-]*", "null|true|false|nan|inf"
+    understood = re.compile(rf"{path}|(?!(?i:{constant})\Z)[A-Za-z_][\w.-]*", re.ASCII)
     in_quotes = re.compile(r"""(["'])(?:\\.|(?!\1).)*\1""", re.DOTALL)
     for position, argument in enumerate(sys.argv):
         key, _, value = argument.partition("=")

@@ -38,6 +38,13 @@ class Caption(NamedTuple):
     score: float
     attention: Float[np.ndarray, "words rows columns"] | None
 
+    def __repr__(self) -> str:
+        """The caption, without the numbers of its attention maps, of which there are thousands."""
+        maps = (
+            "None" if self.attention is None else f"<{' x '.join(map(str, self.attention.shape))}>"
+        )
+        return f"Caption({self.text!r}, score={self.score:.3f}, attention={maps})"
+
 
 def caption_pictures(
     captioner: "CaptionModel",

@@ -4,7 +4,7 @@
 ``old.jsonl``, scenes without stars, on which a model is trained, and ``new.jsonl``, an album of a
 few scenes, most of which show a star, with which it is fine-tuned. ``python -m examples.new_word
 count RUN ...`` counts in the captions of runs how often "star" was said, rightly and falsely.
-docs/own_data.md has the commands and what they found.
+docs/new_words.md has the commands and their results.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import captioning
+from captioning.__main__ import run_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,3 +65,18 @@ def test_public_names_are_what_they_are_called() -> None:
     assert len({*captioning.__all__}) == len(captioning.__all__)
     with pytest.raises(AttributeError, match=r"'captioning' has no attribute 'Captionr'"):
         captioning.Captionr  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("leaderbord", "error: leaderbord: no such command; did you mean leaderboard?\n"),
+        ("paint", "error: paint: no such command; there are train, eval, caption, leaderboard, "
+         "average, demo, export, prepare.\n"),
+    ],
+)  # fmt: skip
+def test_a_command_that_there_is_not_is_answered_with_the_nearest(
+    command: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(command) == 2
+    assert capsys.readouterr() == ("", sentence)

@@ -43,6 +43,13 @@ def test_a_picture_of_any_mode_has_the_caption_of_its_rgb(captioner: Captioner, 
     assert found.score == pytest.approx(expected.score, abs=0.05)  # HSV rounds
 
 
+def test_a_caption_is_shown_without_its_thousands_of_weights(captioner: Captioner) -> None:
+    found = captioner.caption(picture("RGB"))
+    maps = f"<{len(found.words)} x 7 x 7>"
+    assert repr(found) == f"Caption({found.text!r}, score={found.score:.3f}, attention={maps})"
+    assert repr(found._replace(attention=None)).endswith("attention=None)")
+
+
 def test_palettes_and_bits_are_pictures_too(captioner: Captioner) -> None:
     for mode in ("P", "1"):
         assert captioner.caption(picture(mode)).words

@@ -651,7 +651,8 @@ def assert_one_sentence(ended: Ended, *parts: str) -> None:
         ("extra_metrics=[CIDEr-D]", ["extra_metrics=[CIDEr-D]", "CIDEr-D is the standard CIDEr"]),
         ("extra_metrics=SPICE", ["extra_metrics=SPICE", "list"]),
         ("spice_memory=lots", ["spice_memory=lots", "8G"]),
-        ("data.root=nowhere", ["nowhere", "official", "karpathy", "kaggle"]),
+        ("data.root=nowhere", ["nowhere: there is no such folder or file"]),
+        ("data.root=", ["data.root is empty"]),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(
@@ -660,6 +661,17 @@ def test_a_wrong_setting_is_one_sentence(
     place = f"hydra.run.dir={tmp_path / 'runs' / 'mine'}"
     assert_one_sentence(run("train", f"data.root={flickr8k_mini}", place, override), *parts)
     assert list(tmp_path.iterdir()) == []  # no folder is left behind
+
+
+@pytest.mark.parametrize("override", ["optimizer.lr=fast", "optimizer.lr=-1"])
+def test_a_wrong_optimiser_is_refused_before_images_are_encoded(
+    run: Run, flickr8k_mini: Path, tmp_path: Path, override: str
+) -> None:
+    cache = f"data.cache={tmp_path / 'cache'}"
+    place = f"hydra.run.dir={tmp_path / 'runs' / 'mine'}"
+    ended = run("train", f"data.root={flickr8k_mini}", cache, place, override)
+    assert_one_sentence(ended, "optimizer", override.partition("=")[2])
+    assert list(tmp_path.rglob("features")) == []
 
 
 WRONG = [

@@ -34,6 +34,7 @@ from captioning.reporting.gallery import attention_data
 from captioning.reporting.rendering import render_page
 from captioning.support.build import validated
 from captioning.support.errors import CaptioningError
+from captioning.support.nearest import did_you_mean
 
 if TYPE_CHECKING:
     import captioning.captioner
@@ -321,11 +322,12 @@ def _settings(arguments: Sequence[str]) -> DemoSettings:
         if not equals:
             raise CaptioningError(f"{argument}: give settings as key=value, for example port=8000.")
         if key not in names:
-            raise CaptioningError(f"{argument}: no such setting; there are {', '.join(names)}.")
+            offer = did_you_mean(key, names) or f"there are {', '.join(names)}."
+            raise CaptioningError(f"{argument}: no such setting; {offer}")
         # As for eval.py and caption.py, a list of checkpoints is an ensemble.
         listed = key in ("ckpt", "compare") and value.startswith("[") and value.endswith("]")
         given[key] = value[1:-1].split(",") if listed else value
-    return DemoSettings(**validated(DemoSettings, given, "demo", set()))
+    return DemoSettings(**validated(DemoSettings, given, "", set()))
 
 
 def _serve(settings: DemoSettings) -> None:

@@ -95,7 +95,8 @@ def _prepare(options: argparse.Namespace) -> None:
     )
     print(
         f"{options.out / 'vocabulary.json'}: {len(vocabulary.words):,} of {len(set(words)):,} "
-        f"training words, {known / len(words):.1%} of their occurrences"
+        f"training words, those that occur {options.min_count} times or more (--min-count), and "
+        f"{known / len(words):.1%} of all occurrences"
     )
 
 

@@ -9,6 +9,7 @@ from pytorch_lightning.plugins import Precision
 from pytorch_lightning.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from captioning.captioners.model import CaptionModel
 from captioning.data.datamodule import Batch
@@ -115,7 +116,25 @@ class Training(CaptionModel):
             super().backward(loss, *args, **kwargs)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser and its schedule."""
+        """The optimiser and its schedule, for Lightning."""
+        total_steps = self.trainer.estimated_stepping_batches
+        if math.isinf(total_steps):
+            raise CaptioningError(
+                "The learning rate schedule must know the number of steps: give "
+                "trainer.max_epochs or trainer.max_steps."
+            )
+        optimizer, schedule = self.build_optimizer(int(total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def build_optimizer(self, total_steps: int) -> tuple[Optimizer, LRScheduler]:
+        """The optimiser, and the schedule of its learning rate for a run of that many steps.
+
+        Vectors, such as biases, have no weight decay, and an encoder that is trained has the
+        learning rate ``encoder_lr``.
+
+        Raises:
+            CaptioningError: a setting of the optimiser or of the schedule is wrong.
+        """
         own = [
             p for name, p in self.named_parameters() if not name.startswith("trainable_encoder.")
         ]
@@ -127,14 +146,7 @@ class Training(CaptionModel):
             groups += [{"params": matrices, **rate}] if matrices else []
             groups += [{"params": vectors, "weight_decay": 0.0, **rate}] if vectors else []
         optimizer = build(self.optimizer_spec, Optimizer, "optimizer", params=groups)
-        total_steps = self.trainer.estimated_stepping_batches
-        if math.isinf(total_steps):
-            raise CaptioningError(
-                "The learning rate schedule must know the number of steps: give "
-                "trainer.max_epochs or trainer.max_steps."
-            )
-        schedule = build_scheduler(self.scheduler_spec, optimizer, int(total_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizer, build_scheduler(self.scheduler_spec, optimizer, total_steps)
 
     def configure_gradient_clipping(
         self,

@@ -136,7 +136,9 @@ def read_corpus(
     if layout != "auto":
         find_reader(layout)  # so that an unknown layout is reported before a missing folder
     if not root.exists():
-        raise CaptioningError(f"{root}: no such folder; {LAYOUTS_UNDERSTOOD}.")
+        raise CaptioningError(
+            f"{root}: there is no such folder or file: give the folder of a data set."
+        )
     layouts = find_layouts(root) if layout == "auto" else (layout,)
     if not layouts:
         raise CaptioningError(

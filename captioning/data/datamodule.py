@@ -276,9 +276,9 @@ class CaptionDataModule(pl.LightningDataModule):
             vocabulary = extend_vocabulary(self.given_vocabulary, captions, *limits)
             new = vocabulary.words[len(self.given_vocabulary.words) :]
             log.info(
-                "Data: %d words are added to the %d of the vocabulary%s",
-                *(len(new), len(self.given_vocabulary.words)),
-                f": {shortened(', '.join(new), 200)}" if new else "",
+                "Data: words added to the %d of the vocabulary: %d%s",
+                *(len(self.given_vocabulary.words), len(new)),
+                f" ({shortened(', '.join(new), 200)})" if new else "",
             )
         else:
             vocabulary = build_vocabulary(captions, *limits)

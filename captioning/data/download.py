@@ -34,7 +34,6 @@ from rich.progress import (
     track,
 )
 
-from captioning.data.readers.registry import LAYOUTS_UNDERSTOOD
 from captioning.support.errors import CaptioningError
 from captioning.support.files import writing
 from captioning.support.locks import file_lock
@@ -175,7 +174,7 @@ def _provide(archive: Archive, target: Path, mirrors: Sequence[str]) -> None:
         f"{archive.name} cannot be downloaded ({'; '.join(failures) or 'no mirror is given'}): "
         f"download {' and '.join(archive.name for archive in FLICKR8K)} where there is a network "
         f"and put them, or what is in them, into {target}, or set data.root to a folder that has "
-        f"Flickr8k; {LAYOUTS_UNDERSTOOD}."
+        "Flickr8k."
     )
 
 

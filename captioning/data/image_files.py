@@ -74,11 +74,13 @@ def find_images(name: str) -> FoundImages:
     suffixes = image_suffixes()
     images = sorted(file for file in files if file.suffix.lower() in suffixes)
     if not images:
-        what = "this folder has no image" if path.is_dir() else "no such file, folder or pattern"
+        if not files and not path.is_dir():
+            raise CaptioningError(
+                f"images={name}: there is no such file or folder, and as a pattern it matches none."
+            )
         others = f", only {len(files)} files with other suffixes" if files else ""
-        raise CaptioningError(
-            f"images={name}: {what}{others}; images are {', '.join(sorted(suffixes))}."
-        )
+        formats = ", ".join(sorted(FORMATS))
+        raise CaptioningError(f"images={name}: no image is here{others}; images are {formats}.")
     if len(images) < len(files):
         log.info("%s: %d of %d files are images, by their suffix", root, len(images), len(files))
     return FoundImages(root, images)

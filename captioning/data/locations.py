@@ -26,10 +26,14 @@ def ensure_data_folder(root: str | None, name: str, cache: str | None) -> Path:
         CaptioningError: no folder was given, and this data set can be neither downloaded nor drawn;
             or the download failed.
     """
+    if root is not None and not root.strip():
+        raise CaptioningError("data.root is empty: give the folder of a data set, or leave it out.")
     if root:
         return Path(root).expanduser()
     if name == "scenes":
         return make_scenes(cache_folder(cache))
     if name != "flickr8k":
-        raise CaptioningError(f"data.root is missing: give the folder of {name}.")
+        raise CaptioningError(
+            "data.root is missing: give the folder or the captions file of the data set."
+        )
     return download_flickr8k(cache_folder(cache) / "flickr8k")

@@ -72,10 +72,12 @@ class EvalSettings(ExtraMetrics):
                 "file with captions=FILE.json references=FILE."
             )
         if self.captions and not self.references:
-            raise CaptioningError(
-                "references= is missing: give the file with the reference captions of the images "
-                f"of {self.captions}."
+            what = (
+                "the folder of the data set whose references are scored"
+                if self.are_humans
+                else f"the file with the reference captions of the images of {self.captions}"
             )
+            raise CaptioningError(f"references= is missing: give {what}.")
         if self.are_humans and self.subset:
             raise CaptioningError(
                 f"subset= is not valid with captions={HUMANS}, which scores the references of all "

@@ -69,8 +69,7 @@ def spice_scores(
         captions: tokenised, one for each image.
         references: tokenised, one or more for each image.
         corenlp: the folder of `CORENLP`; see `find_corenlp`.
-        memory: the limit of Java's heap, such as ``8G``, which is the limit that SPICE's authors
-        set.
+        memory: the limit of Java's heap, such as ``8G``, which is what SPICE's authors set.
 
     Raises:
         CaptioningError: Java is missing, or the program fails.

@@ -42,6 +42,8 @@ _METRICS: Final = {"BLEU": "bleu", "METEOR": "meteor", "ROUGE-L": "rouge", "CIDE
                    "SPICE": "spice"}  # fmt: skip
 """The hub's names of metrics."""
 
+QUOTES: Final = "'\""
+
 
 def model_card(captioner: Captioner, name: str, results: Results | None, license: str) -> str:
     """The text of the card, in Markdown with the hub's header.
@@ -52,9 +54,9 @@ def model_card(captioner: Captioner, name: str, results: Results | None, license
         results: its scores; None if they are not known, which the card says.
         license: the hub's identifier of the licence of the weights.
     """
-    data = results.data.name if results else None
+    data = _trained_on(captioner, results)
     parts = [
-        f"---\n{_header(name, results, license)}---",
+        f"---\n{_header(name, results, license, data)}---",
         f"# {name}",
         _summary(captioner, data),
         "## Use",
@@ -75,12 +77,18 @@ def model_card(captioner: Captioner, name: str, results: Results | None, license
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _header(name: str, results: Results | None, license: str) -> str:
-    data = results.data.name if results else None
+def _trained_on(captioner: Captioner, results: Results | None) -> list[str]:
+    """The data sets of the run, and before it those of the models that it started from."""
+    earlier = [" ".join(str(each).split()) for each in captioner.run.get("earlier_data", [])]
+    return list(dict.fromkeys([*earlier, *([results.data.name] if results else [])]))
+
+
+def _header(name: str, results: Results | None, license: str, data: Sequence[str]) -> str:
     header: dict[str, Any] = {"license": license}
     if license == "other":
         # The hub shows this name, with a link to the file.
-        header |= {"license_name": _LICENCES.get(data or "", "not-stated"), "license_link": LICENCE}
+        known = (_LICENCES[each] for each in data if each in _LICENCES)
+        header |= {"license_name": next(known, "not-stated"), "license_link": LICENCE}
     header |= {
         "language": ["en"],
         "library_name": "captioning",
@@ -120,13 +128,14 @@ def _type(metric: str) -> str:
     return _METRICS.get(metric, _METRICS.get(metric.partition("-")[0], metric.lower()))
 
 
-def _summary(captioner: Captioner, data: str | None) -> str:
+def _summary(captioner: Captioner, data: Sequence[str]) -> str:
     encoder, hparams = captioner.encoder, dict(captioner.hparams)
     rows, columns = encoder.grid_size
     counts, _ = count_parameters(parts_of(captioner))
     trained = "the encoder too was trained" if captioner.encoder_trains else "it was not trained"
+    where = f", trained on {' and then on '.join(data)}" if data else ""
     return (
-        f"A model that captions photographs{f', trained on {data}' if data else ''}: "
+        f"A model that captions photographs{where}: "
         f"{decoder_name(hparams['model']['_target_'])} "
         f"({counts['decoder'] / 1e6:.1f} M parameters, "
         f"{len(captioner.vocabulary.words):,} words) on {encoder.name}'s grid of {rows} x "
@@ -175,26 +184,34 @@ def _data(captioner: Captioner, results: Results | None) -> str:
     if results is None:
         return "The data set was not recorded."
     images = ", ".join(f"{count:,} {split}" for split, count in results.data.images.items())
+    earlier = [name for name in _trained_on(captioner, results) if name != results.data.name]
+    vocabulary = (
+        f"The training started from a model of {' and '.join(earlier)}, whose vocabulary it has, "
+        "perhaps with further words."
+        if earlier
+        else "The vocabulary is that of the training split."
+    )
     return (
         f"{results.data.name}: {images} images (fingerprint `{results.data.fingerprint[:16]}`). "
-        f"The vocabulary is that of the training split."
+        f"{vocabulary}"
     )
 
 
 def terms(captioner: Captioner, results: Results | None) -> str:
     """The terms of weights that have no licence of their own, as a page in Markdown."""
-    text = _licence("other", results.data.name if results else None, captioner)
+    text = _licence("other", _trained_on(captioner, results), captioner)
     return f"# Terms of these weights\n\n{text}\n"
 
 
-def _licence(license: str, data: str | None, captioner: Captioner) -> str:
+def _licence(license: str, data: Sequence[str], captioner: Captioner) -> str:
     of_weights = (
         "These weights have no licence of their own: use them as far as the terms of what they "
         "were trained on allow."
         if license == "other"
         else f"The weights are licensed under `{license}`."
     )
-    of_data = _TERMS.get(data or "", "The terms of the training data apply, too.")
+    others = "The terms of the training data apply, too."
+    of_data = " ".join(dict.fromkeys(_TERMS.get(each, others) for each in data)) or others
     encoder = captioner.encoder
     of_encoder = (
         f" The weights of {encoder.name} are those of their publishers ({encoder.weights})."
@@ -231,5 +248,6 @@ def _without_paths(command: str) -> str:
     words = []
     for word in shlex.split(command):
         key, equals, value = word.partition("=")
-        words.append(f"{key}=..." if equals and "/" in value else word)
+        plain = f"{key}={value.strip(QUOTES)}"
+        words.append(word if not equals else f"{key}=..." if "/" in value else plain)
     return shlex.join(words).replace("'", "")

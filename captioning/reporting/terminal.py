@@ -30,7 +30,7 @@ def show_results(results: Results, folder: Path) -> None:
         console.print(language_table(results.language))
     if results.arithmetic:
         texts = results.arithmetic.texts()
-        log.info("Computed in %(precision)s on %(device)s by %(backend)s", texts)
+        log.info("Computed in %(precision)s on %(device)s, backend %(backend)s", texts)
     report = f" and {REPORT}" if (folder / REPORT).exists() else ""
     log.info("Results, captions%s are in %s", report, folder)
 

@@ -243,7 +243,9 @@ def validated(
         except PydanticSchemaGenerationError:  # a type that pydantic cannot check
             checked[name] = value
         except ValidationError as error:
-            reason = "; or ".join(dict.fromkeys(each["msg"] for each in error.errors()))
+            # That a value could be an instance of a class is of no use on a command line.
+            plain = [each for each in error.errors() if each["type"] != "is_instance_of"]
+            reason = "; or ".join(dict.fromkeys(each["msg"] for each in plain or error.errors()))
             raise CaptioningError(f"{prefix}{name}={value}: {reason}.") from error
     # A subclass may pass required arguments to its base itself, so that only the required
     # parameters of the class's own constructor are checked.

@@ -92,8 +92,8 @@ class TrainSettings(ExtraMetrics):
             )
         if self.add_words and not self.init_from:
             raise CaptioningError(
-                "add_words=true is for a run with init_from=CKPT, whose vocabulary it extends; "
-                "any other run has all words of its data: leave it out."
+                "add_words=true, also in experiment=finetune, extends the vocabulary of a trained "
+                "model: name a checkpoint, or a model that comes with the package, by init_from=."
             )
 
 
@@ -173,6 +173,7 @@ def _train(
         initialize(captioner, initial)
     initial = None  # its memory is free for training
     load_teacher(captioner)
+    captioner.build_optimizer(total_steps=1000)  # refuses wrong settings before minutes of encoding
     with clock("features"):
         data.open_features(captioner.encoder)
         data.open_features(captioner.encoder, ["dev", "test"], settings.views)

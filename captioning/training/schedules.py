@@ -40,7 +40,7 @@ class WarmupCosine(LRScheduler):
     ) -> None:
         for name, value in (("warmup", warmup), ("final", final)):
             if not 0 <= value <= 1:
-                raise CaptioningError(f"scheduler.{name}={value}: choose a share between 0 and 1.")
+                raise CaptioningError(f"scheduler.{name}={value}: choose a number between 0 and 1.")
         self.total_steps = total_steps
         self.warmup_steps = max(1, round(warmup * total_steps))
         self.final = final

@@ -308,6 +308,7 @@ def test_without_a_caption_no_file_is_overwritten(run: Run, tmp_path: Path) -> N
 NAMES = (
     "my photo, 1.png", "a=b.png", "a[1].png", "2024_01", "Straße (1) {2}.png", "写真.png",
     "it's \"it\".png", "${odd}.png", "back\\slash\\", "'half.png",
+    "a.png", "flickr8k-vgg16-attn", "_a", "True", "False", "NULL", "nan", "Inf", "e5", "nullable",
 )  # fmt: skip
 
 
@@ -325,6 +326,14 @@ def test_hydra_is_given_names_as_they_are(name: str, monkeypatch: pytest.MonkeyP
     assert read(f"images={name}", "out=null", "batch_size=3") == [name, None, 3]
     if "'" not in name and "$" not in name and not name.endswith("\\"):  # quoted for Hydra
         assert read(f"images='{name}'", f'out="{name}"') == [name, name]
+
+
+def test_a_plain_name_needs_no_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be in the command that ``results.json`` and a model card show."""
+    given = ["train.py", "init_from=flickr8k-vgg16-attn", "data.root=photos"]
+    monkeypatch.setattr(sys, "argv", [*given])
+    take_literally("init_from", "data.root")
+    assert sys.argv == given
 
 
 def test_hydra_is_given_lists_of_files_whose_names_may_have_commas(
@@ -472,7 +481,7 @@ def test_a_mistake_is_told_before_the_work(
         ([images, f"ckpt={tmp_path}/file"], ["file", "not a checkpoint"]),
         ([images, "batch_size=0"], ["batch_size=0"]),
         ([images, "batch_size=many"], ["batch_size=many", "integer"]),
-        ([images, "device=abacus"], ["device=abacus"]),
+        ([images, "device=abacus"], ["device=abacus", "choose auto, cpu, cuda or mps."]),
         ([images, "precision=fp8"], ["precision=fp8"]),
         ([images, "decoding.beam_size=0"], ["decoding.beam_size=0"]),
         ([images, "captions=0"], ["captions=0"]),
@@ -480,7 +489,7 @@ def test_a_mistake_is_told_before_the_work(
         ([images, "captions=2", "decoding=greedy"], ["finds 1 at most"]),
         ([images, "decoding.required=[word99]"], ["decoding.required=[word99]", "vocabulary"]),
         ([images, "decoding.forbidden=[wort1]"], ["did you mean word1"]),
-        ([], ["images"]),
+        ([], ["images= is missing", "--help"]),
     ]
     for overrides, parts in mistakes:
         ended = run(*overrides)

@@ -632,9 +632,10 @@ def test_a_mistake_is_told_in_one_sentence(
         port = taken.getsockname()[1]
         mistakes: list[tuple[list[str], list[str]]] = [
             (["ckpt=flickr8k-vgg16-atn"], ["did you mean flickr8k-vgg16-attn?"]),
-            ([ckpt, "prot=1"], ["prot=1", "port", "beam_size", "device"]),
+            ([ckpt, "prot=1"], ["prot=1: no such setting; did you mean port?"]),
+            ([ckpt, "colour=1"], ["colour=1", "port", "beam_size", "device"]),
             ([ckpt, "8000"], ["8000", "key=value"]),
-            ([ckpt, "port=http"], ["port=http", "integer"]),
+            ([ckpt, "port=http"], ["error: port=http", "integer"]),
             ([ckpt, "port=65536"], ["port=65536", "65535"]),
             ([ckpt, f"port={port}"], [f"port={port}", "in use", "0"]),
             ([ckpt, "port=0", "beam_size=0"], ["beam_size=0"]),

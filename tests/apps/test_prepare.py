@@ -29,7 +29,7 @@ def test_the_command_writes_cleaned_captions_and_the_vocabulary_of_train(
     printed = capsys.readouterr().out
     for part in ("120 train, 40 dev, 40 test", "1,000 captions of 200 images", "note: "):
         assert part in printed
-    assert f"{len(frequent):,} of {len(counts):,} training words" in printed
+    assert f"{len(frequent):,} of {len(counts):,} training words, those that occur" in printed
 
 
 def test_each_cleaning_step_can_be_chosen(flickr8k_mini: Path, tmp_path: Path) -> None:

@@ -81,9 +81,9 @@ def test_linked_folders_are_read_once_even_in_a_circle(folder: Path, tmp_path: P
     ("name", "parts"),
     [
         ("", ["images= is empty"]),
-        ("nowhere.jpg", ["images=nowhere.jpg", "no such file"]),
+        ("nowhere.jpg", ["images=nowhere.jpg", "no such file or folder"]),
         ("in/*.tif", ["images=in/*.tif", "no such file"]),
-        ("empty", ["images=empty", "no image", ".jpeg"]),
+        ("empty", ["images=empty", "no image", "JPEG, JPEG2000, PNG"]),
         ("in/*.txt", ["images=in/*.txt", "only 1 files with other suffixes"]),
     ],
 )

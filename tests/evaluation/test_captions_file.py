@@ -485,7 +485,7 @@ REFERENCES = {"a.jpg": ["A dog ."], "b.jpg": ["A cat ."]}
             ["extra_metrics=[SPICE]", "spice_files=nowhere"],
             ["spice_files=nowhere", "stanford-corenlp-3.6.0.jar"],
         ),
-        (GOOD, None, [], ["references="]),
+        (GOOD, None, [], ["references=", "the images of", "c.json"]),
         (None, REFERENCES, [], ["ckpt=", "captions="]),
         (None, REFERENCES, ["ckpt=best.ckpt"], ["references=", "captions="]),
     ],

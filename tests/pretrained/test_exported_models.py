@@ -188,6 +188,26 @@ def test_weights_without_a_licence_have_the_terms_of_their_data(tmp_path: Path) 
     assert not (tmp_path / "free" / "LICENSE.md").exists()
 
 
+def test_a_model_that_was_trained_further_keeps_the_terms_of_its_first_data(tmp_path: Path) -> None:
+    tuned = made()
+    tuned.run = {**tuned.run, "earlier_data": ["flickr8k"]}
+    recorded = read_results(RECORDED)
+    own = recorded.data.model_copy(update={"name": "own"})
+    command = (
+        "python train.py experiment=finetune \"init_from='flickr8k-vgg16-attn'\" data.root=a/b"
+    )
+    own_results = recorded.model_copy(update={"data": own, "command": command})
+    tuned.save_pretrained(tmp_path / "model", results=own_results)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "trained on flickr8k and then on own: " in card
+    assert "license_name: research-and-education-only" in card
+    assert "started from a model of flickr8k" in card
+    assert "experiment=finetune init_from=flickr8k-vgg16-attn data.root=...\n" in card
+    assert "research and education only" in (tmp_path / "model" / "LICENSE.md").read_text()
+    again = Captioner.from_pretrained(tmp_path / "model")
+    assert again.run["earlier_data"] == ["flickr8k"]
+
+
 def test_a_card_without_results_says_so(tmp_path: Path) -> None:
     made().save_pretrained(tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()

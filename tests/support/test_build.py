@@ -116,6 +116,13 @@ def test_a_value_that_another_library_refuses_is_a_sentence_too() -> None:
         build(spec, torch.optim.Optimizer, "optimizer", params=parameters)
 
 
+def test_a_type_that_a_configuration_cannot_have_is_not_offered() -> None:
+    """AdamW's learning rate may be a tensor, which nobody can write on a command line."""
+    spec = {"_target_": "torch.optim.AdamW", "lr": "fast"}
+    with pytest.raises(CaptioningError, match=r"^optimizer.lr=fast: [^;]* number\.$"):
+        build(spec, torch.optim.Optimizer, "optimizer", params=[])
+
+
 def test_a_setting_of_several_types_names_the_choices_of_each() -> None:
     class Compiled:
         def __init__(self, mode: bool | int) -> None:

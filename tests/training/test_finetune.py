@@ -62,6 +62,7 @@ def test_a_model_of_own_data_goes_on_with_new_words(tmp_path: Path, train: Any) 
     assert settings["model"]["dropout"] == 0.1
     assert settings["encoder"]["image_size"] == 32
     assert settings["data"]["name"] == "own"
+    assert after.run["earlier_data"] == ["own"]
     assert after.encoder.fingerprint == before.encoder.fingerprint
     moved = [
         (before.decoder.state_dict()[name] - value[: len(before.decoder.state_dict()[name])])
@@ -74,5 +75,5 @@ def test_a_model_of_own_data_goes_on_with_new_words(tmp_path: Path, train: Any) 
 
 
 def test_words_are_added_to_a_model_alone(train: Any, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="add_words=true is for a run with init_from=CKPT"):
+    with pytest.raises(AssertionError, match=r"name a checkpoint, or a model .* by init_from="):
         train("run", "add_words=true", f"data.root={tmp_path}")

@@ -100,6 +100,11 @@ class Stub(Captioner):
     def set_references(self, *_: Any) -> None:
         pass
 
+    def build_optimizer(self, total_steps: int) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+        constant = {"_target_": "captioning.training.schedules.Constant"}
+        return optimizer, build_scheduler(self.scheduler_spec or constant, optimizer, total_steps)
+
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         self.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
         loss = -self.decoder.weight.sum()  # whose gradient is -1: a step of SGD adds its rate
@@ -111,11 +116,8 @@ class Stub(Captioner):
         self.log_dict({"dev/CIDEr": score, "dev/BLEU-4": 1 - score, "dev/loss": 1.0})
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
-        constant = {"_target_": "captioning.training.schedules.Constant"}
-        scheduler = build_scheduler(
-            self.scheduler_spec or constant, optimizer, int(self.trainer.estimated_stepping_batches)
-        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        optimizer, scheduler = self.build_optimizer(steps)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
 

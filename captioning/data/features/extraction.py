@@ -50,6 +50,8 @@ def choose_device(device: str) -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
+        if reason.startswith("Expected one of"):  # and then all device types that torch knows
+            reason = "choose auto, cpu, cuda or mps."
         raise CaptioningError(f"device={device} cannot be used here: {reason}") from error
     return chosen
 

@@ -87,7 +87,12 @@ class AttentionLSTM(LSTM):
     def recurrent_step(
         self, inputs: Mapping[str, Tensor], state: State, memory: Memory, rows: Rows
     ) -> State:
-        """Process one word: attend (alpha_t, z_t), gate the context (beta_t), get h_t and c_t."""
+        """One word of Xu et al. 2015, without its output.
+
+        From h_{t-1}: the weights alpha_t and the context z_t (eq. 4, 5 and section 4.2), which is
+        multiplied by the gate beta_t (section 4.2.1); then the LSTM's c_t and h_t (eq. 1 to 3),
+        whose four gates are sums of the parts of word t-1 (``inputs["gates"]``), h_{t-1} and z_t.
+        """
         hidden = state["hidden"]
         query = self.attention.query(hidden)
         if self.word_query is not None:
@@ -115,7 +120,10 @@ class AttentionLSTM(LSTM):
         rows: Rows,
         counts: Sequence[int],
     ) -> State:
-        """Process all words: by one op if it can compute them and the model is as written here."""
+        """Process all words: the loop of the base class, or the same as one faster op.
+
+        The op is used if it can compute these words, and if nothing of the model was changed.
+        """
         weights = self._weights_of_step()
         if weights is not None and type(memory["keys"]) is AdditiveKeys:
             words = attention_recurrence(
@@ -128,7 +136,7 @@ class AttentionLSTM(LSTM):
         return super().recur(inputs, state, keep, memory, rows, counts)
 
     def _weights_of_step(self) -> RecurrenceWeights | None:
-        """The parameters of :meth:`recurrent_step`; None if anything in it is not as written here.
+        """The parameters of :meth:`recurrent_step` for the op; None if the step was changed.
 
         A subclass, a hook or another layer (LoRA, say) may have changed it.
         """

@@ -35,7 +35,11 @@ class LSTM(RecurrentDecoder):
             self.input_gates.bias[hidden_dim : 2 * hidden_dim] += 1
 
     def init_state(self, memory: Memory) -> State:
-        """h_0 and c_0 from the mean of the grid (Xu et al. 2015, section 3.1.2)."""
+        """h_0 and c_0 from the mean of the grid (Xu et al. 2015, section 3.1.2).
+
+        The paper has a multilayer perceptron for each; here, each is one linear layer, and h_0 its
+        tanh.
+        """
         mean = memory["mean"]
         hidden, cell = self.initial_hidden(mean).tanh(), self.initial_cell(mean)
         return {"hidden": hidden.to(mean.dtype), "cell": cell.to(mean.dtype)}

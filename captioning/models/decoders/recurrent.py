@@ -254,11 +254,11 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_shares(**shares: float) -> None:
-    """Refuse shares outside of 0 to 1.
+    """Refuse probabilities and other shares outside of 0 to 1.
 
     Raises:
         CaptioningError: a share is out of range; the message names the setting.
     """
     for name, share in shares.items():
         if not 0 <= share <= 1:
-            raise CaptioningError(f"model.{name}={share}: choose a share between 0 and 1.")
+            raise CaptioningError(f"model.{name}={share}: choose a number between 0 and 1.")

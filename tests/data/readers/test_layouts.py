@@ -103,7 +103,7 @@ def test_what_is_missing_is_named(tmp_path: Path, layout: str) -> None:
     root = MAKERS[layout](tmp_path / "data")
     assert "Flicker8k_Dataset, Flickr8k_Dataset" in refused_without_images(root)
     assert "kaggle (captions.txt" in refused(tmp_path)
-    assert "no such folder; layouts understood: official" in refused(tmp_path / "nowhere")
+    assert "nowhere: there is no such folder or file" in refused(tmp_path / "nowhere")
     other = next(name for name in MAKERS if name != layout)
     assert f"the layout {other}" in refused(root, layout=other)
 

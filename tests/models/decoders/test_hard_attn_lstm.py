@@ -105,5 +105,5 @@ def test_a_graph_may_replay_it() -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_a_share_that_is_none(share: float) -> None:
-    with pytest.raises(CaptioningError, match=f"model.sampling_share={share}: choose a share"):
+    with pytest.raises(CaptioningError, match=f"model.sampling_share={share}: choose a number"):
         decoder_of(sampling_share=share)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
+from captioning.training.callbacks import epoch_log
 from captioning.training.callbacks.epoch_log import EpochLog
 
 pytestmark = [
@@ -71,6 +73,38 @@ def test_the_line_shows_the_epochs_mean_loss_and_the_dev_split(
     )
     assert two.startswith("Epoch 2 of 2: loss 1.250, ")
     assert two.endswith("at most 0 min left")
+
+
+def test_a_long_epoch_says_how_far_it_has_come(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of 40 seconds each: a line is due after every second one, but not after the last."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr(epoch_log, "monotonic", lambda: clock["now"])
+
+    class Slow(Scripted):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            clock["now"] += 40
+
+    long, whole = lines(Slow({"dev/CIDEr": 0.5}), tmp_path, caplog, max_epochs=1)
+    assert long == "Epoch 1: 2 of 4 steps, 0:01:20 left of the epoch"
+    assert whole.startswith("Epoch 1 of 1: CIDEr 50.0; ")
+
+
+def test_a_run_that_is_resumed_within_an_epoch_says_so_too(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning does not call ``on_train_epoch_start`` for that epoch."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr(epoch_log, "monotonic", lambda: clock["now"])
+    trainer = Mock(spec=pl.Trainer, current_epoch=1, num_training_batches=8, is_last_batch=False)
+    callback = EpochLog()
+    callback.on_train_start(trainer, Scripted())
+    with caplog.at_level(logging.INFO, logger=LOGGER):
+        for batch in (4, 5):  # the first four were before the interruption
+            clock["now"] += 30
+            callback.on_train_batch_end(trainer, Scripted(), None, None, batch)
+    assert caplog.messages == ["Epoch 2: 6 of 8 steps, 0:01:00 left of the epoch"]
 
 
 def test_what_is_not_logged_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
