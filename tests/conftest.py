@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import typechecks
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 if not torch.cuda.is_available():  # before Triton's first import, which is when it decides
     os.environ["TRITON_INTERPRET"] = "1"
+
+typechecks.install()  # before any module of the package is imported
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
