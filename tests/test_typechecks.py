@@ -141,13 +141,18 @@ def test_what_fits_passes_and_what_does_not_is_refused(
 ) -> None:
     for call in RIGHT:
         call(module)
-    for number, call in enumerate(WRONG):
-        with pytest.raises(TypeCheckError):
-            call(module)
-            pytest.fail(f"WRONG[{number}] passes")
+    assert [number for number, call in enumerate(WRONG) if not is_refused(call, module)] == []
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     assert module.plain("3") == "3"
     assert module.product(ones(2, 3), ones(3, 4).double().float(), scale=2).shape == (2, 4)
+
+
+def is_refused(call: Callable[[Any], object], module: Any) -> bool:
+    try:
+        call(module)
+    except TypeCheckError:
+        return True
+    return False
 
 
 def test_a_function_still_looks_like_itself(module: Any) -> None:

@@ -1,10 +1,10 @@
 """The checks of types and shapes that the tests add to every function, at a third of their price.
 
 pytest's option ``--jaxtyping-packages`` puts ``jaxtyping.jaxtyped`` around every function of the
-packages. In each call, that decorator binds the arguments to their names and checks them twice: alone,
-and once more beside the result. Its checks were a half of the time of the tests of decoders. The
-decorator of this file checks the same once: the arguments, with names of dimensions that hold for the
-call, and then the result.
+packages. In each call, that decorator binds the arguments to their names and checks them twice:
+alone, and once more beside the result. This took half of the time of the tests of decoders. The
+decorator of this file checks the same once: the arguments, with names of dimensions that hold for
+the call, and then the result.
 """
 
 import functools
