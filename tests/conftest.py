@@ -11,7 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -233,6 +233,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
                     pytest.skip("Triton compiles for the GPU here, and then does not interpret")
                 launch = pytest.importorskip("captioning.kernels.triton.launch")
                 monkeypatch.setattr(launch, "functions", untyped(launch.functions))
+                stack.enter_context(patching_triton_once())
                 load_kernels = functools.cache(lambda device: launch.TritonKernels())
                 monkeypatch.setattr(backend, "load_kernels", load_kernels)
             # `native` rather than `auto`: no op may fall back for want of a compiler.
@@ -242,6 +243,40 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
         yield choose
 
 
+@contextmanager
+def patching_triton_once() -> Iterator[None]:
+    """Let Triton's interpreter replace the functions of its language once, not in every call.
+
+    Each call of one of its functions within a kernel looks again for all that is to be replaced,
+    which took a third of the time of a kernel.
+    """
+    from triton.runtime import interpreter
+
+    patch_lang = interpreter._patch_lang
+    scopes: dict[frozenset[str], Any] = {}
+
+    class Patched:
+        def restore(self) -> None:
+            """Nothing: the language is restored at the end of the test."""
+
+    def patch_once(function: Any) -> Patched:
+        names = (getattr(each, "__name__", "") for each in function.__globals__.values())
+        language = frozenset(name for name in names if name.startswith("triton.language"))
+        if language not in scopes:
+            scopes[language] = patch_lang(function)
+        return Patched()
+
+    interpreter._patch_lang = patch_once
+    try:
+        yield
+    finally:
+        interpreter._patch_lang = patch_lang
+        for scope in reversed(scopes.values()):
+            if scope is not None:  # before Triton 3.5, the language stays as it is
+                scope.restore()
+
+
+@functools.cache
 def untyped(module: ModuleType) -> ModuleType:
     """A copy of a module, without the type checks that the tests add to every function."""
     assert module.__spec__ is not None
