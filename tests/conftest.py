@@ -37,12 +37,13 @@ COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 
 
 LONG = (
-    "test_scripts.py", "test_launchers.py", "test_captioner.py", "test_distribution.py",
-    "test_site.py", "test_tutorial.py", "test_jobs.py", "test_examples.py", "test_ddp.py",
-    "test_triton.py", "test_caption_scorer.py", "test_captions_file.py", "test_faults.py",
-    "test_checkpoints.py", "test_onnx.py", "test_attention_images.py", "test_encoders.py",
-    "test_demo.py", "test_compilation.py", "test_notebook.py", "test_exported_models.py",
-    "test_caption.py", "test_optimization.py", "test_additive.py", "test_right_layers.py",
+    "test_scripts.py", "test_encoders.py", "test_caption_scorer.py", "test_jobs.py",
+    "test_launchers.py", "test_captions_file.py", "test_caption.py", "test_right_layers.py",
+    "test_decoding.py", "test_captioner.py", "test_demo.py", "test_distribution.py", "test_site.py",
+    "test_tutorial.py", "test_examples.py", "test_additive.py", "test_ddp.py",
+    "test_attention_images.py", "test_triton.py", "test_faults.py", "test_right_passes.py",
+    "test_checkpoints.py", "test_onnx.py", "test_compilation.py", "test_notebook.py",
+    "test_exported_models.py", "test_optimization.py", "test_meteor.py",
 )  # fmt: skip
 """The files whose tests take longest."""
 
