@@ -19,7 +19,7 @@ from PIL import Image
 from captioning.apps import caption as module
 from captioning.captioner import Captioner
 from captioning.cli import take_literally
-from captioning.decoding import Beam, Decoding, Hypothesis
+from captioning.decoding import Beam, Hypothesis
 
 SCRIPT = Path(__file__).parents[2] / "caption.py"
 WORDS = [f"word{number}" for number in range(40)]
@@ -66,10 +66,10 @@ def by_hand(ckpt: Path) -> Callable[..., Hypothesis]:
     captioner = Captioner.load_from_checkpoint(ckpt)
 
     @torch.inference_mode()
-    def describe(picture: Image.Image, decoding: Decoding = Beam()) -> Hypothesis:
+    def describe(picture: Image.Image, **options: int) -> Hypothesis:
         pixels = captioner.encoder.preprocessing(picture)
         grid = captioner.encoder(pixels[None]).half()  # as in the feature store
-        return captioner(grid, decoding)[0][0]
+        return captioner(grid, Beam(**options))[0][0]
 
     return describe
 
@@ -420,7 +420,7 @@ def test_figures_are_drawn_from_each_photographs_own_attention(
     assert ended.status == 0, ended.err
     assert {path: words for path, (words, _) in drawn.items()} == ended.captions
     for path, (_, maps) in drawn.items():
-        looked = by_hand(photographs[path], Beam(max_length=5)).attention
+        looked = by_hand(photographs[path], max_length=5).attention
         assert looked is not None
         np.testing.assert_allclose(maps, looked.reshape(-1, 2, 2), atol=1e-3)
     files = {str(path): path.read_bytes() for path in Path("f").rglob("*.png")}

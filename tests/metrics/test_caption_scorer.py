@@ -20,7 +20,6 @@ from captioning.metrics import (
     CaptionScorer,
     Scores,
     caption_scorer,
-    meteor,
     score_captions,
     tokenizer,
 )
