@@ -16,7 +16,7 @@ UNFINISHED := .venv-unfinished
 # Run uv instead of only looking for it: a version manager's shim can be on the PATH and not work.
 HAVE_UV := uv --version >/dev/null 2>&1
 TYPES = $(PY) -m mypy captioning examples $(wildcard *.py) && $(PY) -m mypy -p hydra_plugins.captioning_sweeps
-PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -38,7 +38,8 @@ demo: $(INSTALLED)  ## caption a photograph; train with and without attention on
 train: $(INSTALLED)  ## train and score a model; options in ARGS="model=lstm seed=1"
 	$(PY) train.py $(ARGS)
 
-# The test processes use all cores; with several threads each, they would wait for each other. The
+# The test processes use all cores; with several threads each, they would wait for each other. They
+# keep what they compile of Python, or each would compile all modules with their checks of types. The
 # files are begun in the order of tests/conftest.py. mypy, which uses one core, runs beside them,
 # and what it says is printed after them.
 test: lint  ## run everything that CI runs: lint, types and the test suite

@@ -11,13 +11,14 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import typechecks
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -28,18 +29,21 @@ if TYPE_CHECKING:
 if not torch.cuda.is_available():  # before Triton's first import, which is when it decides
     os.environ["TRITON_INTERPRET"] = "1"
 
+typechecks.install()  # before any module of the package is imported
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 COLOURS = ("red", "green", "blue", "white", "black", "yellow")
 
 
 LONG = (
-    "test_scripts.py", "test_launchers.py", "test_captioner.py", "test_distribution.py",
-    "test_site.py", "test_tutorial.py", "test_jobs.py", "test_examples.py", "test_ddp.py",
-    "test_triton.py", "test_caption_scorer.py", "test_captions_file.py", "test_faults.py",
-    "test_checkpoints.py", "test_onnx.py", "test_attention_images.py", "test_encoders.py",
-    "test_demo.py", "test_compilation.py", "test_notebook.py", "test_exported_models.py",
-    "test_caption.py", "test_optimization.py", "test_additive.py", "test_right_layers.py",
+    "test_scripts.py", "test_encoders.py", "test_caption_scorer.py", "test_jobs.py",
+    "test_launchers.py", "test_captions_file.py", "test_caption.py", "test_right_layers.py",
+    "test_decoding.py", "test_captioner.py", "test_demo.py", "test_distribution.py", "test_site.py",
+    "test_tutorial.py", "test_examples.py", "test_additive.py", "test_ddp.py",
+    "test_attention_images.py", "test_triton.py", "test_faults.py", "test_right_passes.py",
+    "test_checkpoints.py", "test_onnx.py", "test_compilation.py", "test_notebook.py",
+    "test_exported_models.py", "test_optimization.py", "test_meteor.py",
 )  # fmt: skip
 """The files whose tests take longest."""
 
@@ -230,6 +234,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
                     pytest.skip("Triton compiles for the GPU here, and then does not interpret")
                 launch = pytest.importorskip("captioning.kernels.triton.launch")
                 monkeypatch.setattr(launch, "functions", untyped(launch.functions))
+                stack.enter_context(patching_triton_once())
                 load_kernels = functools.cache(lambda device: launch.TritonKernels())
                 monkeypatch.setattr(backend, "load_kernels", load_kernels)
             # `native` rather than `auto`: no op may fall back for want of a compiler.
@@ -239,6 +244,40 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
         yield choose
 
 
+@contextmanager
+def patching_triton_once() -> Iterator[None]:
+    """Let Triton's interpreter replace the functions of its language once, not in every call.
+
+    Each call of one of its functions within a kernel looks again for all that is to be replaced,
+    which took a third of the time of a kernel.
+    """
+    from triton.runtime import interpreter
+
+    patch_lang = interpreter._patch_lang
+    scopes: dict[frozenset[str], Any] = {}
+
+    class Patched:
+        def restore(self) -> None:
+            """Nothing: the language is restored at the end of the test."""
+
+    def patch_once(function: Any) -> Patched:
+        names = (getattr(each, "__name__", "") for each in function.__globals__.values())
+        language = frozenset(name for name in names if name.startswith("triton.language"))
+        if language not in scopes:
+            scopes[language] = patch_lang(function)
+        return Patched()
+
+    interpreter._patch_lang = patch_once
+    try:
+        yield
+    finally:
+        interpreter._patch_lang = patch_lang
+        for scope in reversed(scopes.values()):
+            if scope is not None:  # before Triton 3.5, the language stays as it is
+                scope.restore()
+
+
+@functools.cache
 def untyped(module: ModuleType) -> ModuleType:
     """A copy of a module, without the type checks that the tests add to every function."""
     assert module.__spec__ is not None

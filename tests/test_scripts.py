@@ -443,10 +443,10 @@ def test_resuming_with_other_settings_names_them(
 def test_scenes_are_drawn_and_their_objects_looked_for(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scenes, "IMAGES", {"train": 320, "dev": 10, "test": 40})
+    monkeypatch.setattr(scenes, "IMAGES", {"train": 160, "dev": 10, "test": 20})
     options = (
         "experiment=scenes", f"data.cache={tmp_path}", "~callbacks.ema", "decoding=greedy",
-        "optimizer.lr=0.01", "data.batch_size=8",
+        "optimizer.lr=0.01", "data.batch_size=4",
     )  # fmt: skip
     for model, epochs in (("attn_lstm", 3), ("lstm", 2)):
         ended = run(
@@ -830,7 +830,10 @@ def test_damaged_data_is_one_sentence_and_can_be_left_out(
     parts = damage(copied)
     options = (f"data.root={copied}", f"hydra.run.dir={tmp_path / 'run'}")
     assert_one_sentence(run("train", *options), *parts)
-    quick = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "decoding=greedy")
+    quick = (
+        "trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1",
+        "trainer.limit_test_batches=1", "data.eval_batch_size=8", "decoding=greedy",
+    )  # fmt: skip
     ended = run("train", *options, *quick, "data.skip_bad=true")
     assert ended.status == 0, ended.err
     assert parts[0] in (tmp_path / "run" / "train.log").read_text()

@@ -24,6 +24,9 @@ from captioning.decoding import Beam, Hypothesis
 SCRIPT = Path(__file__).parents[2] / "caption.py"
 WORDS = [f"word{number}" for number in range(40)]
 
+SHORT = "decoding.max_length=5"
+"""For figures, which have a map for each word, and take longest of all."""
+
 
 def make_checkpoint(path: Path, model: str) -> Path:
     torch.manual_seed(0)
@@ -58,15 +61,15 @@ def blind_ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def by_hand(ckpt: Path) -> Callable[[Image.Image], Hypothesis]:
+def by_hand(ckpt: Path) -> Callable[..., Hypothesis]:
     """The caption of one picture, computed independently of caption.py."""
     captioner = Captioner.load_from_checkpoint(ckpt)
 
     @torch.inference_mode()
-    def describe(picture: Image.Image) -> Hypothesis:
+    def describe(picture: Image.Image, **options: int) -> Hypothesis:
         pixels = captioner.encoder.preprocessing(picture)
         grid = captioner.encoder(pixels[None]).half()  # as in the feature store
-        return captioner(grid, Beam())[0][0]
+        return captioner(grid, Beam(**options))[0][0]
 
     return describe
 
@@ -167,7 +170,7 @@ def test_each_photograph_gets_the_caption_that_the_model_gives_it_alone(
     run: Run,
     photographs: dict[str, Image.Image],
     tmp_path: Path,
-    by_hand: Callable[[Image.Image], Hypothesis],
+    by_hand: Callable[..., Hypothesis],
     batch_size: int,
 ) -> None:
     ended = run(f"images={tmp_path}/in", f"batch_size={batch_size}", "out=a.json")
@@ -199,9 +202,9 @@ def test_several_captions_of_a_photograph_are_lines_rows_and_figures(
     run: Run, photographs: dict[str, Image.Image], tmp_path: Path
 ) -> None:
     images = f"images={tmp_path}/in/[01].png"
-    best = run(images).captions
+    best = run(images, SHORT).captions
     for files in (("out=a.json", "figures=f"), ("out=a.csv",)):
-        ended = run(images, "captions=2", *files)
+        ended = run(images, SHORT, "captions=2", *files)
         assert ended.status == 0, ended.err
         lines = [line.split("\t") for line in ended.out.splitlines()]
         assert [path for path, _ in lines] == [path for path in best for _ in range(2)]
@@ -371,13 +374,13 @@ def test_hydra_is_given_lists_of_files_whose_names_may_have_commas(
 def test_several_checkpoints_caption_together(
     run: Run, photographs: dict[str, Image.Image], tmp_path: Path, ckpt: Path, blind_ckpt: Path
 ) -> None:
-    images = f"images={tmp_path / 'in'}"
-    alone = [run(images, f"ckpt={each}").captions for each in (ckpt, blind_ckpt)]
-    ended = run(images, f"ckpt=[{ckpt},{blind_ckpt}]", "out=both.csv", "figures=maps")
+    images = f"images={tmp_path}/in/*.png"
+    alone = [run(images, SHORT, f"ckpt={each}").captions for each in (ckpt, blind_ckpt)]
+    ended = run(images, SHORT, f"ckpt=[{ckpt},{blind_ckpt}]", "out=both.csv", "figures=maps")
     assert ended.status == 0, ended.err  # the maps are those of the member that has attention
     assert ended.captions.keys() == alone[0].keys()
     assert ended.captions not in alone
-    assert run(images, f"ckpt=[{ckpt},{ckpt}]").captions == alone[0]
+    assert run(images, SHORT, f"ckpt=[{ckpt},{ckpt}]").captions == alone[0]
     assert run(images, "ckpt=[]").err.startswith("error: ckpt=[] is empty")
 
 
@@ -410,7 +413,7 @@ def test_figures_are_drawn_from_each_photographs_own_attention(
     run: Run,
     photographs: dict[str, Image.Image],
     tmp_path: Path,
-    by_hand: Callable[[Image.Image], Hypothesis],
+    by_hand: Callable[..., Hypothesis],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn: dict[str, tuple[str, np.ndarray]] = {}
@@ -422,11 +425,11 @@ def test_figures_are_drawn_from_each_photographs_own_attention(
         return draw(picture, words, maps, region=region)
 
     monkeypatch.setattr(module, "attention_figure", watched)
-    ended = run(f"images={tmp_path}/in/**/[01].png", "figures=f", "batch_size=3")
+    ended = run(f"images={tmp_path}/in/**/[01].png", SHORT, "figures=f", "batch_size=3")
     assert ended.status == 0, ended.err
     assert {path: words for path, (words, _) in drawn.items()} == ended.captions
     for path, (_, maps) in drawn.items():
-        looked = by_hand(photographs[path]).attention
+        looked = by_hand(photographs[path], max_length=5).attention
         assert looked is not None
         np.testing.assert_allclose(maps, looked.reshape(-1, 2, 2), atol=1e-3)
     files = {str(path): path.read_bytes() for path in Path("f").rglob("*.png")}
@@ -445,7 +448,7 @@ def test_captions_are_kept_where_a_figure_cannot_be_drawn(
         return write_figures(*arguments)
 
     monkeypatch.setattr(module, "write_figures", write)
-    ended = run(f"images={tmp_path}/in", "out=a.json", "figures=f", "batch_size=100")
+    ended = run(f"images={tmp_path}/in", SHORT, "out=a.json", "figures=f", "batch_size=100")
     assert ended.status == 1
     assert f"error: {gone} cannot be read (No such file" in ended.err
     rows = json.loads(Path("a.json").read_text())
@@ -454,7 +457,7 @@ def test_captions_are_kept_where_a_figure_cannot_be_drawn(
 
     longest = tmp_path / "in" / f"{'a' * 250}.png"  # the name of its figure would be too long
     noise(0).save(longest)
-    ended = run(f"images={longest}", "out=a.json", "figures=f")
+    ended = run(f"images={longest}", SHORT, "out=a.json", "figures=f")
     assert ended.status == 1
     assert "png cannot be written (File name too long): choose a shorter name." in ended.err
     assert [row["image"] for row in json.loads(Path("a.json").read_text())] == [str(longest)]

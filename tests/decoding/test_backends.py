@@ -19,8 +19,8 @@ def test_beam_search_finds_what_it_finds_with_pytorch_alone(
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.mul_(3)
-    grid, _ = batch_of(torch.Generator().manual_seed(0), images=3, locations=9, words=30)
-    search = Beam(beam_size=3, max_length=5)
+    grid, _ = batch_of(torch.Generator().manual_seed(0), images=2, locations=9, words=30)
+    search = Beam(beam_size=3, max_length=4)
     use("torch")
     expected = search(decoder, grid, attention=True)
     use(implementation)

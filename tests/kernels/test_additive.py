@@ -66,14 +66,14 @@ ROWS = {
     "all in order": Rows(torch.arange(IMAGES * CAPTIONS), IMAGES, CAPTIONS),
     "shuffled, some missing": Rows(torch.tensor([20, 3, 4, 0, 11, 9, 5, 19]), IMAGES, CAPTIONS),
     "one": Rows(torch.tensor([8]), IMAGES, CAPTIONS),
-    "eighteen an image": Rows(torch.arange(IMAGES * 18).view(-1, 6).T.flatten(), IMAGES, 18),
+    "eighteen an image": Rows(torch.arange(2 * 18).view(-1, 6).T.flatten(), 2, 18),
 }
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("rows", ROWS.values(), ids=list(ROWS))
 def test_attention_and_gradients_are_the_textbooks(rows: Rows, scale: float) -> None:
-    leaves = leaves_of(len(rows.index), scale)
+    leaves = leaves_of(len(rows.index), scale, images=rows.images)
     ours, expected = attend(*leaves, rows), textbook(*leaves, rows)
     torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=5e-6)
     for got, wanted in zip(gradients(ours, leaves), gradients(expected, leaves), strict=True):
@@ -190,7 +190,7 @@ def test_keys_and_queries_in_half_precision_are_computed_with_in_single(dtype: t
 @pytest.mark.parametrize("rows", ROWS.values(), ids=list(ROWS))
 def test_keys_and_grid_in_bfloat16_as_in_training(rows: Rows, implementation: str) -> None:
     """Compiled kernels round e^{2 key}, which moves a key by 2^-9 at most; the grid is exact."""
-    keys, grid, query, weight = leaves_of(len(rows.index), units=17)
+    keys, grid, query, weight = leaves_of(len(rows.index), images=rows.images, units=17)
     keys, grid = (leaf.detach().bfloat16().requires_grad_() for leaf in (keys, grid))
     leaves = keys, grid, query, weight
     seen = keys.detach().double()

@@ -32,6 +32,7 @@ def test_thousands_of_captions_do_not_fill_a_pipe() -> None:
     assert corpus == pytest.approx(segments[0], abs=1e-12)
 
 
+@pytest.mark.usefixtures("small_meteor")
 def test_killed_in_mid_run_it_is_started_again_and_the_scores_are_right() -> None:
     hypotheses, references = HYPOTHESES * 300, REFERENCES * 300
     whole = meteor_scores(hypotheses, references)
@@ -53,6 +54,7 @@ def test_killed_in_mid_run_it_is_started_again_and_the_scores_are_right() -> Non
         os.waitpid(pid, 0)
 
 
+@pytest.mark.usefixtures("small_meteor")
 def test_a_large_corpus_is_spread_over_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     hypotheses, references = HYPOTHESES * 11, REFERENCES * 11
     hypotheses[20] = "another dog"

@@ -1,23 +1,28 @@
 """Fixtures that start multiruns of ``train.py`` as a user does, with a stub for training."""
 
 import json
+import logging
 import os
+import runpy
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
 import tiny
 from PIL import Image
 
-from captioning.sweeps import jobs
+from captioning import training
+from captioning.sweeps import job_process, jobs
 
 ROOT = Path(__file__).parents[2]
 STANDINS = Path(__file__).parent / "standins"
+STUB = Path(__file__).parent / "stub"
 
 COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "grey": (99, 99, 99)}
 
@@ -69,7 +74,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def environment(cache: Path) -> dict[str, str]:
-    paths = (Path(__file__).parent / "stub", ROOT)
+    paths = (STUB, ROOT)
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "CAPTIONING_CACHE": str(cache),
@@ -142,6 +147,25 @@ def multirun_here(
         return Multirun(int(str(status or 0)), printed, newest_sweep(tmp_path))
 
     return run
+
+
+@pytest.fixture
+def jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the jobs of ``multirun_here`` run in this process, too, with the same stub.
+
+    For tests of which jobs a sweep has, and what it does with their results.
+    """
+    for name in ("fit", "resume"):
+        monkeypatch.setitem(sys.modules, f"captioning.training.{name}", ModuleType(name))
+    runpy.run_path(str(STUB / "sitecustomize.py"))
+    for name in ("fit", "resume"):
+        stub = sys.modules[f"captioning.training.{name}"]
+        monkeypatch.setattr(training, name, stub, raising=False)
+    monkeypatch.setattr(job_process, "die_with_parent", lambda: None)
+    monkeypatch.setattr(job_process, "is_first_process", lambda: False)  # which begins a log
+    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
+    monkeypatch.setenv("WANDB_RUN_GROUP", "a sweep of this process")
+    monkeypatch.setattr(jobs, "_run_process", lambda folder, cwd, output: job_process.main(folder))
 
 
 def newest_sweep(folder: Path) -> Path:

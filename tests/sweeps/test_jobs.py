@@ -91,6 +91,7 @@ def failures(ended: Any) -> list[Path]:
     return sorted(ended.folder.glob("*/failed.json"))
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_other_settings_or_data_are_another_sweep(
     multirun_here: Run, data: Path, tmp_path: Path
 ) -> None:
@@ -163,6 +164,7 @@ def test_nothing_starts_where_a_key_is_wrong(multirun_here: Run, tmp_path: Path)
     assert not list(tmp_path.rglob("job.json"))
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_a_folder_with_another_run_is_not_touched(multirun_here: Run, tmp_path: Path) -> None:
     taken = tmp_path / "mine" / "model.dropout=0.3"
     (taken / "checkpoints").mkdir(parents=True)
@@ -173,6 +175,7 @@ def test_a_folder_with_another_run_is_not_touched(multirun_here: Run, tmp_path: 
     assert (tmp_path / "mine" / "model.dropout=0.4" / "results.json").exists()
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_folders_have_names_that_any_file_system_takes(multirun_here: Run) -> None:
     long = "x" * 300
     ended = multirun_here("-m", f"name='two words',a/b,a_b,{long},{long}y", "+trainer.max_steps=3")
@@ -183,18 +186,21 @@ def test_folders_have_names_that_any_file_system_takes(multirun_here: Run) -> No
     assert all(len(name) < 200 for name in folders)
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_a_key_for_two_places_is_two_keys(multirun_here: Run) -> None:
     ended = multirun_here("-m", "decoding=beam,greedy", "decoding@validation=greedy")
     assert ended.status == 0, ended.out
     assert ended.ran().keys() == {"decoding=beam", "decoding=greedy"}
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_a_job_of_which_nothing_varies_has_a_folder_too(multirun_here: Run) -> None:
     ended = multirun_here("-m", "model.dropout=0.3")
     assert ended.status == 0, ended.out
     assert ended.ran().keys() == {"job"}
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_two_sweeps_in_one_folder_are_one_picture(multirun_here: Run, tmp_path: Path) -> None:
     """For a key that a run does not override, the page shows the value of its configuration."""
     for swept in ("model.dropout=0.3,0.4", "model.attention_dim=8,16"):
@@ -277,6 +283,7 @@ def test_only_what_changes_results_makes_another_run() -> None:
     assert relevant_settings(config) != relevant_settings(config | {"seed": 1})
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_results_that_cannot_be_read_are_a_failure_with_a_reason(multirun_here: Run) -> None:
     first = multirun_here("-m", "model.dropout=0.3,0.4")
     (first.folder / "model.dropout=0.3" / "results.json").write_text("{")

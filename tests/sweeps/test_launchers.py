@@ -334,6 +334,7 @@ def test_what_slurm_kills_is_outlived(start: Start, multirun: Run, tmp_path: Pat
     assert [len(runs) for runs in after.ran().values()] == [1, 1]
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_a_search_goes_on_after_failures_and_interruptions(multirun_here: Run) -> None:
     options = ("sweep=optuna", "hydra.sweeper.params=null", "seed=int(interval(1,1000))")
     first = multirun_here(*options, "model.dropout=2,5,0.3,0.4", "hydra.sweeper.n_trials=8")
@@ -387,6 +388,7 @@ def test_an_interrupted_trial_comes_first(start: Start, multirun: Run, tmp_path:
     assert ran[folder][0]["resume"]
 
 
+@pytest.mark.usefixtures("jobs_here")
 def test_a_named_sweep_needs_no_further_option(multirun_here: Run) -> None:
     ended = multirun_here("sweep=attention_dropout", "model.attention_dim=3,4")
     assert ended.status == 0, ended.out
