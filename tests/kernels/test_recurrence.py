@@ -161,7 +161,7 @@ LAYOUTS = [elements_apart, rows_apart, transposed]
 def test_where_the_arguments_lie_in_memory_does_not_matter(
     layout: Callable[[Tensor], Tensor],
 ) -> None:
-    """The C functions read contiguous memory. An encoder's grid, for example, is a transposed map."""
+    """The C functions read contiguous memory. The grid of an encoder, say, is a transposed map."""
     for name, each in arguments(10, True, True).items():
         assert each is not None
         given = arguments(10, True, True)
