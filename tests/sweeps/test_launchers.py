@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from hydra_plugins.captioning_sweeps.ray_launcher import (
     RayLauncher,
