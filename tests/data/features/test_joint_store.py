@@ -158,3 +158,9 @@ def test_other_members_or_another_order_are_another_encoder_and_none_of_them_is_
     assert len({joint.fingerprint for joint in joints}) == 3
     assert len({store_folder(Path(), joint) for joint in joints}) == 3
     assert not any(parameter.requires_grad for parameter in coarse.parameters())
+
+
+def test_encoders_that_see_different_parts_of_a_picture_are_not_joined() -> None:
+    members = [VGG16(weights="random", image_size=32, resize=each) for each in ("squash", "crop")]
+    with pytest.raises(CaptioningError, match=r"encoder\.resize must be the same"):
+        JointEncoder(members)
