@@ -1,6 +1,7 @@
 """The benchmarks compare like with like: their textbook computes what the package computes."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,12 @@ def test_runs_that_share_a_gpu_are_compared_with_one_alone() -> None:
     assert len(ours.ends) == 2
     assert sorted(longer.ends) == longer.ends
     assert ours.weights == again.weights != longer.weights
+
+
+def test_a_run_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(RuntimeError, match="A run failed"):
+        sweeps.train_at_once(2, {}, sweeps.Settings("cpu"))
 
 
 def test_the_rate_of_runs_counts_only_the_time_in_which_all_train() -> None:
