@@ -102,7 +102,11 @@ def epochs_per_second(runs: Sequence[Trained]) -> float:
 
 
 def train_at_once(runs: int, environment: Mapping[str, str], settings: Settings) -> list[Trained]:
-    """Train several runs at the same time, each with its share of the CPU cores and the GPU."""
+    """Train several runs at the same time, each with its share of the CPU cores and the GPU.
+
+    Raises:
+        RuntimeError: a run failed.
+    """
     shares = {
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // runs)),
         GPU_SHARE: f"{1 / runs:g}",
@@ -119,6 +123,8 @@ def train_at_once(runs: int, environment: Mapping[str, str], settings: Settings)
     finally:
         for process in processes:
             process.kill()
+    if any(process.returncode for process in processes):
+        raise RuntimeError("A run failed; it has printed why.")
     return [Trained(*json.loads(each.splitlines()[-1])) for each in printed]
 
 

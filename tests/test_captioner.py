@@ -116,6 +116,27 @@ def test_what_is_validated_against_follows_the_data(
     assert second["dev/loss"] == first["dev/loss"]
 
 
+def test_references_that_the_user_sets_stay(data: CaptionDataModule, tmp_path: Path) -> None:
+    model = tiny.captioner(data)
+    trainer = tiny.trainer(tmp_path)
+    (first,) = trainer.validate(model, datamodule=data, verbose=False)
+    references = {image: ["quite something else"] for image in data.references("dev")}
+    model.set_references(references, ["ROUGE-L", "BLEU"])
+    for _ in range(2):
+        (second,) = trainer.validate(model, datamodule=data, verbose=False)
+        assert second["dev/BLEU-1"] < 1e-9 < first["dev/BLEU-1"]
+        assert {*second} - {*first} == {"dev/ROUGE-L"}
+
+
+def test_validation_by_mbr_has_the_captions_of_the_train_split(
+    data: CaptionDataModule, tmp_path: Path
+) -> None:
+    mbr = {"_target_": "mbr", "beam_size": 2, "max_length": 3, "document_frequencies": "train"}
+    model = tiny.captioner(data, validation=mbr)
+    (scores,) = tiny.trainer(tmp_path).validate(model, datamodule=data, verbose=False)
+    assert "dev/CIDEr" in scores
+
+
 @pytest.mark.parametrize("objective", ["cross_entropy", f"{tiny.__name__}.Weighted"])
 def test_a_resumed_run_gives_the_losses_of_one_that_was_not_interrupted(
     data: CaptionDataModule, drawn_pictures: Path, tmp_path: Path, objective: str

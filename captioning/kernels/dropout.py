@@ -18,7 +18,7 @@ def byte_dropout(x: Float[Tensor, "*shape"], p: float) -> Float[Tensor, "*shape"
         p: the probability that an element is set to zero.
     """
     kept = round(256 * (1 - p))
-    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64)
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
     words.random_(-(2**63), None)  # without bounds, the top bit would always be zero
     stays = words.view(torch.uint8)[: x.numel()].view(x.shape) < kept
     return x * stays.to(x.dtype).mul_(256 / max(kept, 1))

@@ -32,8 +32,8 @@ def standardize(
     """The standardised grid in ``dtype``, and its mean over the locations in single precision."""
     images, locations, channels = grid.shape
     mean = grid.new_empty(images, channels, dtype=torch.float32)
-    out = torch.empty(grid.shape, dtype=dtype)
-    epsilon = torch.tensor([eps])
+    out = grid.new_empty(grid.shape, dtype=dtype)
+    epsilon = mean.new_tensor([eps])
     for chunk, chunk_mean, given in zip(
         *(torch.split(tensor, CHUNK_IMAGES) for tensor in (out, mean, grid)), strict=True
     ):
@@ -52,7 +52,7 @@ def exp2x(
     if not isinstance(kernels, CKernels) or rows.stride(1) != 1:
         return x.to(torch.float32, copy=True).clamp_(-LIMIT, LIMIT).mul_(2).exp_().to(dtype)
     out = x.new_empty(x.shape, dtype=dtype)
-    tensors = out, rows, torch.tensor([LIMIT])
+    tensors = out, rows, x.new_tensor([LIMIT], dtype=torch.float32)
     integers = *rows.shape, rows.stride(0), dtype != x.dtype
     kernels.call("exp2x", x.dtype, tensors, *integers)
     return out

@@ -8,6 +8,7 @@ them. The gradient with respect to each weight is one product of all words.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from captioning.kernels.cpu.bindings import CKernels
 from captioning.kernels.deferred import KERNEL_TYPES, ORDINARY, first_derivative_only
+from captioning.kernels.library import contiguous
 from captioning.kernels.preparation import exp2x
 from captioning.kernels.products import PackedMatrix
 from captioning.kernels.reference import RecurrenceWeights
@@ -26,8 +28,7 @@ Sizes = list[tuple[Tensor | None, tuple[int, ...]]]
 
 def spans(counts: Sequence[int]) -> list[slice]:
     """The tokens of each word, where word t has ``counts[t]`` of them."""
-    ends = torch.tensor(counts).cumsum(0).tolist()
-    return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    return [slice(end - count, end) for end, count in zip(accumulate(counts), counts, strict=True)]
 
 
 def fits(
@@ -124,7 +125,9 @@ class AttentionRecurrence(torch.autograd.Function):
         exp_query, alpha, looked = single(attention), single(grid.shape[1]), single(channels)
         beta, context = (single(gate), single(channels)) if gate else (None, looked)
         hidden, cell, active = single(units), single(units), single(4 * units)
-        gates, score, index = gates.contiguous(), weights.score.float(), rows.index.contiguous()
+        exp_keys, grid, gates, score, index = contiguous(
+            exp_keys, grid, gates, weights.score.float(), rows.index
+        )
         previous = first_hidden, first_cell
         for word in spans(counts):
             count = word.stop - word.start
@@ -173,8 +176,8 @@ class AttentionRecurrence(torch.autograd.Function):
         # gate of the context.
         grad_gates = inputs.new_empty(tokens, 4 * units)
         grad_attending = inputs.new_zeros(tokens, attention_matrix.shape[0])
-        grad_keys = torch.zeros(exp_keys.shape, dtype=torch.float32)
-        grad_score = torch.zeros(len(exp_keys), attention)
+        grad_keys = torch.zeros_like(exp_keys, dtype=torch.float32)
+        grad_score = score.new_zeros(len(exp_keys), attention)
         later_hidden, later_cell = cell.new_empty(0, units), cell.new_empty(0, units)
         grad_hidden, grad_context = grad_hidden.contiguous(), grad_context.contiguous()
         words = spans(counts)

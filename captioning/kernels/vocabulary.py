@@ -25,7 +25,7 @@ class CrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         logits, targets = contiguous(logits, targets)
         tokens, words = logits.shape
-        shares = torch.tensor([1 - smoothing, smoothing / words])
+        shares = logits.new_tensor([1 - smoothing, smoothing / words], dtype=torch.float32)
         loss, normalizer = shares.new_empty(tokens), shares.new_empty(tokens)
         tensors = loss, normalizer, logits, targets, shares
         kernels.call("cross_entropy", logits.dtype, tensors, tokens, words)

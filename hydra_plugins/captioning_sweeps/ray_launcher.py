@@ -71,13 +71,7 @@ class RayLauncher(Launcher):
         machines = [node["Resources"] for node in nodes if node["Alive"]]
         load = self.hydra_context.config_loader.load_sweep_config
         configs = [load(self.config, list(overrides)) for overrides in job_overrides]
-        given = dict(self.ray.remote)
-        if self.mps and given.get("num_gpus") is None:
-            given["num_gpus"] = self.default_share(machines, configs)
-        elif self.mps and 0 < given["num_gpus"] < 1 and not self.start_mps():
-            log.warning(
-                "The jobs that share a GPU take turns, which gains nothing: %s.", self.mps_refusal
-            )
+        given = {**self.ray.remote, "num_gpus": self.gpus_of_a_job(machines, configs)}
         tasks = {}
         for number, config in enumerate(configs):
             remote = job_resources(machines, config.trainer, given)
@@ -107,6 +101,21 @@ class RayLauncher(Launcher):
                 returns[number] = failed_return(configs[number], f"the Ray worker died: {error}")
             log_outcome(configs[number], len(returns), len(tasks))
         return [returns[number] for number in range(len(tasks))]
+
+    def gpus_of_a_job(
+        self, machines: Sequence[Mapping[str, float]], configs: Sequence[DictConfig]
+    ) -> float | None:
+        """The GPUs of each job, after MPS was started for jobs that share one; None: no choice."""
+        chosen: float | None = self.ray.remote.get("num_gpus")
+        if not self.mps:
+            return chosen
+        if chosen is None:
+            return self.default_share(machines, configs)
+        if 0 < chosen < 1 and not self.start_mps():
+            log.warning(
+                "The jobs that share a GPU take turns, which gains nothing: %s.", self.mps_refusal
+            )
+        return chosen
 
     def default_share(
         self, machines: Sequence[Mapping[str, float]], configs: Sequence[DictConfig]

@@ -1,6 +1,6 @@
 """The recurrence of the attention LSTM as one op, in bfloat16, and who may not get it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -34,7 +34,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("columns", [1, 63, 64, 130])
-@pytest.mark.parametrize("count", [1, 5, 6, 16])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 16])
 def test_products_with_a_packed_matrix(count: int, columns: int) -> None:
     generator = torch.Generator().manual_seed(0)
 
@@ -79,17 +79,54 @@ def arguments(
     }
 
 
-def run(op: Callable[..., Any], given: dict[str, Tensor | None], wrap: Any = lambda x: x) -> Any:
+def run(
+    op: Callable[..., Any],
+    given: dict[str, Tensor | None],
+    wrap: Any = lambda x: x,
+    counts: Sequence[int] = COUNTS,
+    rows: Rows = ROWS,
+) -> Any:
     """Call the op, or its reference, with the arguments of :func:`arguments`."""
     weights = RecurrenceWeights(*(v for k, v in given.items() if k.startswith("weights.")))
     gates, query, hidden, cell, keep, keys, grid = list(given.values())[:7]
-    return op(gates, query, hidden, cell, keep, COUNTS, wrap(keys), grid, ROWS, weights)
+    return op(gates, query, hidden, cell, keep, counts, wrap(keys), grid, rows, weights)
 
 
-def in_bf16(given: dict[str, Tensor | None]) -> Any:
+def in_bf16(given: dict[str, Tensor | None], **others: Any) -> Any:
     """What the op returns under autocast; None if no kernel computes it."""
     with torch.autocast("cpu", torch.bfloat16):
-        return run(attention_recurrence, given, AdditiveKeys)
+        return run(attention_recurrence, given, AdditiveKeys, **others)
+
+
+def assert_as_in_double_precision(
+    given: dict[str, Tensor | None], upstream: Callable[[Tensor], Tensor] | None = None
+) -> None:
+    """States and gradients are near those of the reference.
+
+    Args:
+        given: the arguments, as from :func:`arguments`.
+        upstream: makes the gradients with respect to the results from random ones.
+    """
+    exact = {
+        name: None if each is None else each.detach().double().requires_grad_(each.requires_grad)
+        for name, each in given.items()
+    }
+    found, expected = in_bf16(given), run(reference.attention_recurrence, exact)
+    assert [each.dtype for each in found] == [torch.float32] * 3
+    generator = torch.Generator().manual_seed(1)
+    above = [torch.randn(each.shape, generator=generator) for each in found]
+    above = [upstream(each) for each in above] if upstream else above
+    for ours, theirs in zip(found, expected, strict=True):
+        assert relative_error(ours, theirs) < 0.01
+    names = [name for name, each in given.items() if each is not None and each.requires_grad]
+    got = torch.autograd.grad(found, [given[name] for name in names], above)
+    wanted = torch.autograd.grad(
+        expected, [exact[name] for name in names], [each.double() for each in above]
+    )
+    for name, ours, theirs in zip(names, got, wanted, strict=True):
+        assert ours.dtype == given[name].dtype
+        # Some sums of many terms are nearly zero.
+        assert (ours - theirs).norm() < 0.02 * theirs.norm() + 0.005, name
 
 
 @pytest.mark.parametrize("gate", [None, 1, 10])
@@ -98,26 +135,57 @@ def in_bf16(given: dict[str, Tensor | None]) -> Any:
 def test_states_and_gradients_are_the_references_in_double_precision(
     gate: int | None, query: bool, keep: bool
 ) -> None:
-    given = arguments(gate, query, keep)
-    exact = {
-        name: None if each is None else each.detach().double().requires_grad_(each.requires_grad)
-        for name, each in given.items()
-    }
-    found, expected = in_bf16(given), run(reference.attention_recurrence, exact)
-    assert [each.dtype for each in found] == [torch.float32] * 3
-    generator = torch.Generator().manual_seed(1)
-    upstream = [torch.randn(each.shape, generator=generator) for each in found]
-    for ours, theirs in zip(found, expected, strict=True):
-        assert relative_error(ours, theirs) < 0.01
-    names = [name for name, each in given.items() if each is not None and each.requires_grad]
-    got = torch.autograd.grad(found, [given[name] for name in names], upstream)
-    wanted = torch.autograd.grad(
-        expected, [exact[name] for name in names], [each.double() for each in upstream]
-    )
-    for name, ours, theirs in zip(names, got, wanted, strict=True):
-        assert ours.dtype == given[name].dtype
-        # Some sums of many terms are nearly zero.
-        assert (ours - theirs).norm() < 0.02 * theirs.norm() + 0.005, name
+    assert_as_in_double_precision(arguments(gate, query, keep))
+
+
+def elements_apart(x: Tensor) -> Tensor:
+    return torch.stack([x, 1 - x], -1)[..., 0]
+
+
+def rows_apart(x: Tensor) -> Tensor:
+    return torch.cat([x, 1 - x], -1)[..., : x.shape[-1]]
+
+
+def transposed(x: Tensor) -> Tensor:
+    return x.mT.contiguous().mT if x.dim() > 1 else elements_apart(x)
+
+
+def expanded(x: Tensor) -> Tensor:
+    return x[:1, :1].expand(x.shape)  # as the gradient of a sum is
+
+
+LAYOUTS = [elements_apart, rows_apart, transposed]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_where_the_arguments_lie_in_memory_does_not_matter(
+    layout: Callable[[Tensor], Tensor],
+) -> None:
+    """The C functions read contiguous memory. The grid of an encoder, say, is a transposed map."""
+    for name, each in arguments(10, True, True).items():
+        assert each is not None
+        given = arguments(10, True, True)
+        given[name] = layout(each.detach()).requires_grad_(each.requires_grad)
+        assert_as_in_double_precision(given)
+    given = arguments(10, True, True)
+    index = ROWS._replace(index=layout(ROWS.index[:, None])[:, 0])
+    assert all(map(torch.equal, in_bf16(given, rows=index), in_bf16(given)))
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, expanded])
+def test_where_the_gradients_of_the_results_lie_does_not_matter(
+    layout: Callable[[Tensor], Tensor],
+) -> None:
+    assert_as_in_double_precision(arguments(10, True, True), layout)
+
+
+def test_parameters_in_bf16_are_read_as_such() -> None:
+    given = arguments(10, True, True)
+    for name in [name for name in given if name.startswith("weights.")]:
+        each = given[name]
+        assert each is not None
+        given[name] = each.detach().bfloat16().requires_grad_()
+    assert_as_in_double_precision(given)
 
 
 def test_one_result_alone_gives_the_gradient_of_some_arguments_alone() -> None:
@@ -136,26 +204,40 @@ def test_one_result_alone_gives_the_gradient_of_some_arguments_alone() -> None:
             assert torch.equal(found, expected[names.index(chosen)]), chosen
 
 
-def test_without_gradients_or_with_more_threads_the_states_are_the_same() -> None:
-    given, threads = arguments(10, True, True), torch.get_num_threads()
-    expected = in_bf16(given)
+def test_without_gradients_the_states_are_the_same() -> None:
+    given = arguments(10, True, True)
     with torch.no_grad():
         found = in_bf16(given)
+    for ours, theirs in zip(found, in_bf16(given), strict=True):
+        assert torch.equal(ours, theirs)
+        assert not ours.requires_grad
+
+
+def test_any_number_of_threads_and_a_repeated_backward_pass_give_the_same() -> None:
+    given, threads = arguments(10, True, True, units=130), torch.get_num_threads()
+    leaves = [each for each in given.values() if each is not None and each.requires_grad]
+    found = []
     try:
-        torch.set_num_threads(threads + 1)
-        again = in_bf16(given)
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            words = in_bf16(given)
+            loss = sum(each.square().sum() for each in words)
+            gradients = [torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(2)]
+            found += [[*words, *of_pass] for of_pass in gradients]
     finally:
         torch.set_num_threads(threads)
-    for ours, theirs, others in zip(found, expected, again, strict=True):
-        assert torch.equal(ours, theirs)
-        assert torch.equal(others, theirs)
-        assert not ours.requires_grad
+    for each in found[1:]:
+        assert all(map(torch.equal, each, found[0]))
 
 
 def test_a_second_derivative_is_refused() -> None:
     given = arguments(None, False, False)
     with pytest.raises(RuntimeError, match="use backend=torch"):
         torch.autograd.grad(in_bf16(given)[0].sum(), [given["hidden"]], create_graph=True)
+
+
+class Ours(Tensor):
+    """A tensor whose operations somebody may have changed."""
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -169,6 +251,24 @@ def test_what_no_kernel_computes() -> None:
     assert in_bf16(given | {"gates": given["gates"].float()}) is None
     assert in_bf16(given | {"grid": given["grid"].clone().requires_grad_()}) is None
     assert in_bf16(given | {"weights.query_bias": None}) is None
+    assert in_bf16(given | {"weights.gate_bias": None}) is None
+    assert in_bf16(given | {"weights.score": given["weights.score"].double()}) is None
+    assert (
+        in_bf16(given | {"weights.hidden": given["weights.hidden"].detach().as_subclass(Ours)})
+        is None
+    )
+    assert in_bf16(arguments(2, False, False)) is None  # a gate for neither one nor each channel
+    assert in_bf16(arguments(9, False, False, channels=9)) is None
+    # Who needs the gradient with respect to a mask gets it from PyTorch.
+    masked = arguments(10, False, True)
+    masked["keep"].requires_grad_()
+    assert in_bf16(masked) is None
+    with torch.no_grad():
+        assert in_bf16(masked) is not None
+    for counts in ((7, 4, 7, 3, 1), (6, 6, 6, 4), (7, 7, 4, 4, 0), (8, 7, 4, 3)):
+        assert in_bf16(given, counts=counts) is None
+    assert in_bf16(given, rows=ROWS.head(6)) is None
+    assert in_bf16(given, rows=ROWS._replace(images=5)) is None
     with use_backend("torch"):
         assert in_bf16(given) is None
     with FlopCounterMode(display=False):
@@ -286,6 +386,34 @@ def bias_of_a_layer(decoder: AttentionLSTM) -> None:
     decoder.hidden_gates = layer
 
 
+def bias_of_another_layer(decoder: AttentionLSTM) -> None:
+    decoder.context_gates.bias = nn.Parameter(torch.ones(4 * decoder.hidden_dim))
+
+
+def other_read_out(decoder: AttentionLSTM) -> None:
+    read_out = decoder.read_out
+
+    def halved(*args: Any) -> dict[str, Tensor]:
+        words = read_out(*args)
+        return words | {"hidden": 0.5 * words["hidden"]}
+
+    decoder.read_out = halved
+
+
+def pre_hook(decoder: AttentionLSTM) -> None:
+    decoder.gate.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+
+
+def backward_pre_hook(decoder: AttentionLSTM) -> None:
+    decoder.hidden_gates.register_full_backward_pre_hook(lambda module, grads: (2 * grads[0],))
+
+
+def compiled_layer(decoder: AttentionLSTM) -> None:
+    """As ``decoder.gate.compile()`` does; what is compiled may be anything."""
+    layer = decoder.gate
+    layer._compiled_call_impl = lambda x: 1.5 * layer.forward(x)
+
+
 def no_bias_of_a_layer(decoder: AttentionLSTM) -> None:
     decoder.attention.query.bias = None
 
@@ -300,7 +428,8 @@ def backward_hook(decoder: AttentionLSTM) -> None:
 
 CHANGES: list[Callable[[AttentionLSTM], None]] = [
     other_step, step_of_the_object, attend_of_the_object, other_attention, forward_of_a_layer,
-    bias_of_a_layer, no_bias_of_a_layer, normalised, backward_hook,
+    bias_of_a_layer, bias_of_another_layer, no_bias_of_a_layer, normalised, other_read_out,
+    pre_hook, backward_hook, backward_pre_hook, compiled_layer,
 ]  # fmt: skip
 LAYERS = ["attention.query", "gate", "hidden_gates", "context_gates"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from hydra_plugins.captioning_sweeps.ray_launcher import (
     RayLauncher,
@@ -132,14 +132,24 @@ def calls(stand_ins: Path, command: str) -> list[str]:
     return [line.partition(" ")[2] for line in lines if line.startswith(f"{command} ")]
 
 
-def sharing(mps: Any, settings: dict[str, Any], jobs: int = 4) -> tuple[RayLauncher, float | None]:
-    """The launcher, and the share of a GPU that it gives to each of some jobs."""
-    ray = OmegaConf.create({"init": {"address": "local"}, "remote": {}})
+def sharing(
+    mps: Any, *settings: dict[str, Any], jobs: int = 4, address: str = "local", chosen: Any = None
+) -> tuple[RayLauncher, float | None]:
+    """The launcher, and the share of a GPU that it gives to each of some jobs.
+
+    Args:
+        mps: as in the launcher's settings.
+        settings: of the jobs, which have them in turn.
+        jobs: how many there are.
+        address: of Ray.
+        chosen: the share that the user chose.
+    """
+    ray = OmegaConf.create({"init": {"address": address}, "remote": {"num_gpus": chosen}})
     launcher = RayLauncher(ray, mps)
-    config = OmegaConf.create({"trainer": {"devices": 1}, "encoder": {"trainable": False}})
-    config = OmegaConf.merge(config, settings)
-    assert isinstance(config, DictConfig)
-    return launcher, launcher.default_share([{"CPU": 16.0, "GPU": 1.0}], [config] * jobs)
+    plain = OmegaConf.create({"trainer": {"devices": 1}, "encoder": {"trainable": False}})
+    merged = [OmegaConf.merge(plain, each) for each in settings or ({},)]
+    configs = [merged[number % len(merged)] for number in range(jobs)]
+    return launcher, launcher.gpus_of_a_job([{"CPU": 16.0, "GPU": 1.0}], configs)  # type: ignore[arg-type]
 
 
 def test_mps_is_not_asked_for_jobs_that_do_not_share(gpu_machine: Path) -> None:
@@ -149,7 +159,13 @@ def test_mps_is_not_asked_for_jobs_that_do_not_share(gpu_machine: Path) -> None:
         {"encoder": {"trainable": True}},
     ):
         assert sharing("auto", settings)[1] is None
-    assert sharing("auto", {}, jobs=1)[1] is None
+        assert sharing("auto", {}, settings)[1] is None  # half of the jobs
+    assert sharing("auto", jobs=1)[1] is None
+    assert sharing("auto", address="auto")[1] is None  # a cluster has other machines
+    assert sharing(False)[1] is None
+    for share in (1, 2.0, 0):
+        assert sharing("auto", chosen=share)[1] == share
+    assert sharing(False, chosen=0.5)[1] == 0.5
     assert not (gpu_machine / "calls").exists()
 
 
@@ -158,11 +174,19 @@ def test_mps_that_was_refused_is_not_tried_again(
 ) -> None:
     (gpu_machine / "refuse").touch()
     with caplog.at_level("INFO"):
-        launcher, share = sharing("auto", {})
+        launcher, share = sharing("auto")
     assert share is None
     assert caplog.text.count("One job runs on each GPU at a time") == 1
     assert not launcher.start_mps()
     assert len(calls(gpu_machine, "start")) == 1
+
+
+def test_a_share_that_the_user_chose_is_kept_with_a_warning_if_jobs_take_turns(
+    gpu_machine: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (gpu_machine / "refuse").touch()
+    assert sharing("auto", chosen=0.25)[1] == 0.25
+    assert "take turns, which gains nothing: NVIDIA's MPS is not available" in caplog.text
 
 
 @pytest.mark.slow

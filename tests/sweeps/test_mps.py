@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from captioning.support.signals import STOPPING
 from captioning.sweeps import mps
 from captioning.sweeps.mps import MPSUnavailableError, mps_daemon
 
@@ -87,6 +88,44 @@ def test_a_daemon_of_its_own_ends_with_a_command_that_is_killed(stand_ins: Daemo
         time.sleep(0.05)
     assert not folder.exists()
     assert stand_ins.calls("quit") == [str(folder)]
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded")  # of a fork, which only sleeps
+def test_a_process_that_was_forked_does_not_keep_the_daemon(stand_ins: Daemon) -> None:
+    """It has a copy of the pipe, which therefore does not end when the sweep closes its own."""
+    with mps_daemon() as environment:
+        folder = Path(environment["CUDA_MPS_PIPE_DIRECTORY"])
+        pid = int((folder / "pid").read_text())
+        forked = os.fork()
+        if not forked:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        assert not is_running(pid)
+        assert stand_ins.calls("quit") == [str(folder)]
+    finally:
+        os.kill(forked, signal.SIGKILL)
+        os.waitpid(forked, 0)
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_signals_to_all_processes_of_a_job_do_not_end_the_daemon_before_the_command() -> None:
+    with mps_daemon() as environment:
+        pid = int(Path(environment["CUDA_MPS_PIPE_DIRECTORY"], "pid").read_text())
+        parent = parent_of(pid)
+        # Ctrl-C in a terminal is sent to the process group of the command.
+        assert len({os.getpgrp(), os.getpgid(parent), os.getpgid(pid)}) == 3
+        for number in STOPPING:
+            os.kill(parent, number)
+        time.sleep(0.3)
+        assert is_running(parent)
+        assert is_running(pid)
+    assert not is_running(parent)
+    assert not is_running(pid)
 
 
 def test_a_daemon_that_is_running_is_used_and_left_running(stand_ins: Daemon) -> None:

@@ -13,6 +13,7 @@ import torch
 from ten_pictures import CAPTIONS, write_csv, write_sidecars
 
 from captioning.captioner import Captioner
+from captioning.support.special_tokens import SPECIAL_WORDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,6 +73,9 @@ def test_a_model_of_own_data_goes_on_with_new_words(tmp_path: Path, train: Any) 
     ]
     assert max(moved) < 0.01  # two steps of a small learning rate
     assert torch.stack(moved).max() > 0
+    embedding = [each.decoder.embedding.weight.detach() for each in (before, after)]
+    start = embedding[0][len(SPECIAL_WORDS) :].mean(0)  # of the new word, which takes larger steps
+    assert (embedding[1][-1] - start).abs().max() > 5 * torch.stack(moved).max()
 
 
 def test_words_are_added_to_a_model_alone(train: Any, tmp_path: Path) -> None:

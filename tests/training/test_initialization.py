@@ -100,6 +100,11 @@ def test_new_words_start_from_the_mean_and_old_ones_stay(
         for row in after[name][len(before[name]) :]:
             torch.testing.assert_close(row, mean)
     assert (new.decoder.embedding.weight is new.decoder.output_words.weight) == tied
+    # Larger steps are for these rows: see callbacks/new_words.py.
+    assert new.run["new_rows"] == {f"decoder.{name}": 4 + len(WORDS) for name in by_word}
+    again = captioner(2, words=WORDS, model=model)
+    initialize(again, initial(path))
+    assert "new_rows" not in again.run
 
     # What the model says of the old words changes little.
     grid = torch.rand(2, 49, 128)

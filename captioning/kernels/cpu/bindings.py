@@ -89,7 +89,7 @@ class CKernels(Kernels):
         grid: Tensor,
     ) -> None:
         rows, images = len(tensors[-1]), len(exp_keys)
-        space = torch.empty(images + 1 + rows, dtype=torch.int64)
+        space = torch.empty(images + 1 + rows, dtype=torch.int64, device=grid.device)
         sizes = captions, rows, *exp_keys.shape, grid.shape[2]
         self.call(name, grid.dtype, (*tensors, space), *sizes)
 

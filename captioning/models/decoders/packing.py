@@ -67,8 +67,9 @@ def _pack_live(tokens: Int[Tensor, "images captions length"]) -> Packed:
     real = (tokens[index, 1:] != PAD).sum(0)
     counts = _rounded_up(real[real > 0], len(index))
     words = len(counts)
-    computed = torch.arange(len(index)) < counts[:, None]  # words x rows
-    positions = index * (length - 1) + torch.arange(words)[:, None]
+    computed = torch.arange(len(index), device=index.device) < counts[:, None]  # words x rows
+    word = torch.arange(words, device=index.device)[:, None]
+    positions = index * (length - 1) + word
     return Packed(
         Rows(index, images, captions),
         counts.tolist(),

@@ -164,8 +164,9 @@ class RecurrentDecoder(Decoder):
         embedded = self.dropout(self.embedding(self.drop_words(packed.inputs)))
         inputs = self.word_inputs(embedded)
         state = {name: value[rows.image] for name, value in self.init_state(memory).items()}
-        kept = self.recurrent_dropout(torch.ones_like(state["hidden"]))
-        keep = kept if self.training and self.recurrent_dropout.p else None
+        keep = None
+        if not is_off(self.recurrent_dropout):
+            keep = self.recurrent_dropout(torch.ones_like(state["hidden"]))
         words = self.recur(inputs, state, keep, memory, rows, packed.counts)
         weights, coverage = words.get("attention"), None
         if weights is not None:
@@ -231,6 +232,11 @@ class RecurrentDecoder(Decoder):
 def head(rows: Tensor, count: int) -> Tensor:
     """The first ``count`` rows; if these are all, the tensor itself, which saves a copy."""
     return rows if count == len(rows) else rows[:count]
+
+
+def is_off(layer: nn.Module) -> bool:
+    """Whether a layer is a dropout that changes nothing at present."""
+    return isinstance(layer, nn.Dropout) and not (layer.training and layer.p)
 
 
 def sum_over_words(parts: Sequence[Float[Tensor, "_ size"]]) -> Float[Tensor, "rows size"]:

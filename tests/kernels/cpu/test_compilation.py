@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from captioning.kernels import backend, ops
 from captioning.kernels.backend import load_kernels, use_backend
 from captioning.kernels.cpu import build
+from captioning.kernels.cpu.bindings import CKernels
 from captioning.kernels.library import CompilationError
 from captioning.kernels.ops import AdditiveKeys, Rows, additive_attention
+from captioning.models.decoders.attn_lstm import AttentionLSTM
 
 needs_compiler = pytest.mark.skipif(load_kernels("cpu") is None, reason="there is no C compiler")
 
@@ -59,6 +62,37 @@ def test_other_sources_flags_or_processors_are_compiled_anew(
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DANOTHER"))
     assert len({build.compiled_library(tmp_path) for _ in range(2)} | {first}) == 2
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@needs_compiler
+def test_any_processor_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sources have other code for a processor without the vectors of this one."""
+    grid = torch.randn(3, 70, 34, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([[[1, 4, 5, 6, 2], [1, 7, 2, 0, 0]]] * 3)
+    sizes = {"hidden_dim": 34, "embed_dim": 18, "attention_dim": 21}
+    torch.manual_seed(0)
+    decoder = AttentionLSTM(50, 34, dropout=0.0, recurrent_dropout=0.0, **sizes)
+
+    def results(bf16: bool) -> list[torch.Tensor]:
+        decoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16), use_backend("native"):
+            output = decoder(grid, tokens)
+            loss = ops.cross_entropy(output.logits, output.targets, 0.1)
+            loss.backward()
+            with torch.no_grad():
+                chosen, _ = ops.topk(output.logits, 5)
+                total = ops.log_sum_exp(output.logits)
+        gradients = [parameter.grad for parameter in decoder.parameters()]
+        return [output.logits, loss, chosen, total, *gradients]
+
+    expected = [results(bf16) for bf16 in (False, True)]
+    monkeypatch.setattr(build, "FLAGS", ("-O1", "-fno-math-errno", "-fPIC"))
+    plain = CKernels(build.compiled_library(tmp_path))
+    monkeypatch.setattr(backend, "load_kernels", lambda device: plain)
+    for bf16, of_all in zip((False, True), expected, strict=True):
+        for found, wanted in zip(results(bf16), of_all, strict=True):
+            # Only the order of sums differs, but bfloat16 then rounds some numbers elsewhere.
+            torch.testing.assert_close(found, wanted, rtol=0.02 if bf16 else 1e-5, atol=2e-4)
 
 
 def test_a_damaged_library_is_compiled_again_before_it_is_loaded(

@@ -548,6 +548,25 @@ def test_recurrent_dropout_hides_the_same_units_at_every_word_of_a_caption(
     torch.testing.assert_close(read[0], (2 * first).masked_fill(hidden, 0))
 
 
+def test_recurrent_dropout_can_be_replaced_or_be_the_only_part_that_trains() -> None:
+    decoder, tokens = decoder_of(dropout=0.0, recurrent_dropout=0.5), tokens_of(UNSORTED)
+    grid = grid_of(len(tokens))
+
+    def logits() -> Tensor:
+        torch.manual_seed(0)
+        return decoder(grid, tokens).logits.detach()
+
+    plain = logits()
+    decoder.train()
+    in_training = logits()
+    assert not torch.allclose(plain, in_training, atol=0.1)
+    decoder.eval().recurrent_dropout.train()  # several passes show how sure the model is
+    assert torch.equal(logits(), in_training)
+    decoder.recurrent_dropout = nn.Identity()
+    decoder.train()
+    torch.testing.assert_close(logits(), plain)
+
+
 def test_grid_dropout_takes_its_share_of_what_attention_sees() -> None:
     decoder = decoder_of(grid_dropout=0.3, normalize_grid=False).train()
     torch.manual_seed(0)

@@ -31,11 +31,12 @@ def steps(callback: NewWords | None, lr: float, run: dict[str, Any]) -> dict[str
             parameter.grad = torch.randn_like(parameter)
         optimizer.step()
     if callback:
+        trained = {name: value.detach().clone() for name, value in captioner.named_parameters()}
         callback.on_train_end(trainer, captioner)
-        kept = captioner.decoder.embedding.weight.detach().clone()
-        optimizer.param_groups[0]["lr"] = 0.0
-        optimizer.step()
-        assert torch.equal(captioner.decoder.embedding.weight, kept)
+        optimizer.step()  # of somebody else, whose new rows go no further than others
+        weight = captioner.decoder.embedding.weight
+        assert 0 < (weight - trained["decoder.embedding.weight"]).abs().max() < 3 * lr
+        return trained
     return {name: value.detach().clone() for name, value in captioner.named_parameters()}
 
 
