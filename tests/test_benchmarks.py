@@ -62,7 +62,7 @@ def test_the_epoch_that_a_gpu_is_measured_with_runs_on_any_device() -> None:
         int((batch_of(generator, locations=9)[1][..., 1:] != 0).sum()) for _ in range(32 // 16)
     )
     needed = 3 * 2 * multiply_adds(words, images=32, locations=9)
-    assert figure.floor == pytest.approx(needed / matrix_rate(torch.bfloat16))
+    assert figure.floor == pytest.approx(needed / matrix_rate(torch.bfloat16, "cpu"))
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")

@@ -21,7 +21,8 @@ def as_if_not_installed(*names: str) -> Iterator[None]:
     """
     find = Distribution.from_name
 
-    def from_name(name: str) -> Distribution:
+    # What is found need not be a Distribution: the backport importlib_metadata has its own class.
+    def from_name(name: str) -> Any:
         if name in names:
             raise PackageNotFoundError(name)
         return find(name)

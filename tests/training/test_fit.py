@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from captioning.captioner import Captioner
 from captioning.data.datamodule import CaptionDataModule
 from captioning.models.decoders.base import Decoder
+from captioning.objectives import CrossEntropy
 from captioning.reporting.results import Results
 from captioning.support.errors import CaptioningError
 from captioning.support.signals import Stopped
@@ -87,7 +88,7 @@ class Stub(Captioner):
         self.scheduler_spec = given.get("scheduler")
         self.backend = given.get("backend", "auto")
         self.decoder = StubDecoder()
-        self.objective = nn.Module()
+        self.objective = CrossEntropy()
         self.rates: list[float] = []
 
     @classmethod
