@@ -5,6 +5,7 @@ units, the vocabulary has 2,600 words, captions have 9 to 17 words, and a grid h
 512 channels. The reference is :mod:`benchmarks.textbook` in single precision, as in the tutorials.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -140,6 +141,20 @@ def textbook_step() -> None:
     step(grid, tokens)
 
 
+def warm_steps(
+    precision: str, backend: Backend, generator: torch.Generator, count: int
+) -> Callable[[], None]:
+    """Make the first steps of a training; returns a function that makes one of ``count`` more.
+
+    No batch is used twice: repeated shapes would be faster than training is.
+    """
+    step = Step(decoder_of(), precision, backend)
+    batches = [batch_of(generator) for _ in range(WARM_UP + count)]
+    for _ in range(WARM_UP):
+        step(*batches.pop())
+    return lambda: step(*batches.pop())
+
+
 def errors(precision: str, backend: Backend = "auto", **sizes: int) -> tuple[float, float]:
     """The errors of the loss and its gradients, compared with the textbook in double precision.
 
@@ -181,17 +196,13 @@ def run(rounds: int) -> list[Figure]:
         ((native, "auto"), ("fp32", "auto"), (native, "torch"), ("fp32", "torch"))
     )
     for precision, backend in rows_of_table:
-        step = Step(decoder_of(), precision, backend)
-        # No batch is used twice: repeated shapes would be faster than training is.
         repeat = REPEAT if backend == "auto" else 1
-        batches = [batch_of(generator) for _ in range(WARM_UP + 1 + repeat * rounds)]
-        for _ in range(WARM_UP):
-            step(*batches.pop())
+        step = warm_steps(precision, backend, generator, 1 + repeat * rounds)
         # The reference runs with the allocator's default settings, without `keep_freed_memory`.
         with fresh_process() as call:
             call(textbook_step)
             ours, theirs, ratio = time_in_turns(
-                lambda step=step, batches=batches: step(*batches.pop()),
+                step,
                 lambda call=call: call(textbook_step),
                 rounds=rounds,
                 repeat=repeat,

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from benchmarks.beam import BATCH, LENGTH, WIDTH
+from benchmarks import beam
+from benchmarks.beam import LENGTH, WIDTH
 from benchmarks.measure import Figure, fresh_process, native_precision, time_in_turns
 from benchmarks.training import (
     CAPTIONS,
@@ -32,13 +33,11 @@ from benchmarks.training import (
     LOCATIONS,
     REPEAT,
     SIZE,
-    WARM_UP,
     WORDS,
-    Step,
     batch_of,
     decoder_of,
+    warm_steps,
 )
-from captioning.decoding import Beam
 from captioning.support.memory import keep_freed_memory
 from captioning.support.special_tokens import END, PAD, START
 
@@ -124,7 +123,7 @@ class EndAfter(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """The logits, with shape rows x words of the vocabulary."""
-        self.word += 1
+        self.word = self.word % self.words + 1  # after the last word, the next caption begins
         logits: Tensor = self.layer(state)
         logits[:, END] = 1e4 if self.word == self.words else -1e4
         return logits
@@ -144,21 +143,26 @@ def make_step(folder: Path) -> None:
     tutorial_step(folder)()
 
 
+@cache
+def decoder_and_grids(folder: Path) -> tuple[Any, Tensor]:
+    """The tutorial's decoder and grids to caption, made once in a process."""
+    decoder: Any = TutorialStep(folder).decoder.eval()
+    decoder.fc = EndAfter(decoder.fc, LENGTH)
+    return decoder, torch.randn(IMAGES_OF_A_ROUND, 1, SIDE, SIDE, CHANNELS).relu()
+
+
 @torch.no_grad()
-def search(folder: Path, images: int = IMAGES_OF_A_ROUND) -> list[list[int]]:
+def search(folder: Path) -> list[list[int]]:
     """Caption images by the tutorial's beam search, one after the other.
 
     Returns:
         The tokens of each caption, with those of start and end.
     """
-    decoder = TutorialStep(folder).decoder.eval()
+    decoder, grids = decoder_and_grids(folder)
     beam_search = module_of(folder / "caption.py").caption_image_beam_search
-    words: Any = decoder.fc
-    captions = []
-    for grid in torch.randn(images, 1, SIDE, SIDE, CHANNELS).relu():
-        decoder.fc = EndAfter(words, LENGTH)
-        captions.append(beam_search(lambda _, grid=grid: grid, decoder, "", WORD_MAP, WIDTH)[0])
-    return captions
+    return [
+        beam_search(lambda _, grid=grid: grid, decoder, "", WORD_MAP, WIDTH)[0] for grid in grids
+    ]
 
 
 def run(rounds: int, folder: Path) -> list[Figure]:
@@ -171,29 +175,24 @@ def run(rounds: int, folder: Path) -> list[Figure]:
     generator = torch.Generator().manual_seed(0)
     precision = native_precision()
     goal = precision == "bf16"
-    step = Step(decoder_of(), precision)
-    batches = [batch_of(generator) for _ in range(WARM_UP + 1 + REPEAT * rounds)]
-    for _ in range(WARM_UP):
-        step(*batches.pop())
+    step = warm_steps(precision, "auto", generator, 1 + REPEAT * rounds)
     decoder = decoder_of().eval()
-    grids = torch.randn(200, LOCATIONS, CHANNELS).relu()
-    beam = Beam(beam_size=WIDTH, max_length=LENGTH)
-
-    def decode() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            for batch in grids.split(BATCH):
-                beam(decoder, batch)
+    grids = torch.randn(beam.IMAGES, LOCATIONS, CHANNELS).relu()
 
     with fresh_process() as call:
         call(partial(make_step, folder))
         call(partial(search, folder))
         training = time_in_turns(
-            lambda: step(*batches.pop()),
+            step,
             lambda: call(partial(make_step, folder)),
             rounds=rounds,
             repeat=REPEAT,
         )
-        decoding = time_in_turns(decode, lambda: call(partial(search, folder)), rounds=rounds)
+        decoding = time_in_turns(
+            lambda: beam.decode(decoder, grids, precision),
+            lambda: call(partial(search, folder)),
+            rounds=rounds,
+        )
     count, few = IMAGES * CAPTIONS, IMAGES_OF_A_ROUND
     return [
         Figure(
