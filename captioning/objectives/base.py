@@ -30,11 +30,15 @@ class Objective(nn.Module, ABC):
         teachers: the checkpoints of trained models that :meth:`learn_from` is to be given before
             training; None if it needs none.
         no_teacher: what to say where ``teachers`` is empty.
+        teacher_lacks_words: whether the vocabulary of the teacher may be the first words of that of
+            the model alone.
     """
 
     static: ClassVar[bool] = False
     teachers: Sequence[str] | None = None
     no_teacher: ClassVar[str] = ""
+    teacher_lacks_words: ClassVar[bool] = False
+    _teacher: Sequence[Decoder] = ()  # a sequence, so that it is no submodule
 
     @property
     def reward_signature(self) -> str | None:
@@ -56,7 +60,7 @@ class Objective(nn.Module, ABC):
         Its weights stay as they are. It is neither among the parameters of the objective nor in
         checkpoints.
         """
-        self._teacher = [teacher.requires_grad_(False)]  # in a list: it is not a submodule
+        self._teacher = [teacher.requires_grad_(False)]
 
     def teacher(self, device: torch.device) -> Decoder:
         """The decoder of :meth:`learn_from`, on a device.
@@ -64,7 +68,7 @@ class Objective(nn.Module, ABC):
         Raises:
             CaptioningError: there is none.
         """
-        if not getattr(self, "_teacher", None):
+        if not self._teacher:
             raise CaptioningError(self.no_teacher)
         return self._teacher[0].to(device)
 

@@ -48,6 +48,7 @@ class Distillation(Objective):
         CaptioningError: a value is out of range.
     """
 
+    teacher_lacks_words: ClassVar[bool] = True
     no_teacher: ClassVar[str] = (
         "objective=distillation has no teacher: give the checkpoint of a trained model by "
         "objective.teachers=PATH, or of several by objective.teachers=[A,B]."

@@ -2,15 +2,14 @@
 
 from captioning.captioner import Captioner
 from captioning.ensembles import check_same_input, load_captioner
-from captioning.objectives import Distillation
 from captioning.support.errors import CaptioningError
 
 
 def load_teacher(captioner: Captioner) -> None:
     """Give the objective of a captioner its teacher, if it has one.
 
-    In distillation, the vocabulary of the teacher may be the beginning of that of the captioner, as
-    it is if words were added to a trained model that then teaches.
+    Where the objective says so, the vocabulary of the teacher may be the beginning of that of the
+    captioner, as it is if words were added to a trained model that then teaches.
 
     Raises:
         CaptioningError: there is no teacher; or a checkpoint of it cannot be loaded, or has another
@@ -23,6 +22,7 @@ def load_teacher(captioner: Captioner) -> None:
         raise CaptioningError(objective.no_teacher)
     name = f"objective.teachers={','.join(objective.teachers)}"
     teacher = load_captioner(objective.teachers, backend=captioner.backend)
-    by_words = isinstance(objective, Distillation)  # the words that the teacher has
-    check_same_input(captioner, teacher, name, "this run", fewer_words=by_words)
+    check_same_input(
+        captioner, teacher, name, "this run", fewer_words=objective.teacher_lacks_words
+    )
     objective.learn_from(teacher.decoder)
