@@ -51,7 +51,7 @@ def averaged(paths: Sequence[Path]) -> dict[str, Any]:
     known = [config for config in configs if config is not None]
     if len(known) == len(paths):
         run["config"] = shared_settings(known) | {"averaged": len(paths)}
-    kept = ("hyper_parameters", "encoder", "noise_seed", "epoch", "global_step")
+    kept = ("hyper_parameters", "encoder", "classes", "noise_seed", "epoch", "global_step")
     return {
         **{entry: first[entry] for entry in kept if entry in first},
         "pytorch-lightning_version": first.get("pytorch-lightning_version"),

@@ -89,6 +89,7 @@ class Captioner(Training, Scoring, Saving):
             channels=built.channels,
         )
         self.objective = build(expanded["objective"], Objective, "objective")
+        self.built_classes = self.classes
         check_needed_objective(self.objective, self.decoder)
         self.decoder.words = (*SPECIAL_WORDS, *self.vocabulary.words)
         self.validation = build(expanded["validation"], Decoding, "validation")

@@ -29,6 +29,7 @@ _ENTRIES: Final[Mapping[str, type]] = {
     "state_dict": Mapping,
     "encoder": Mapping,
     "run": Mapping,
+    "classes": Mapping,
     "epoch": int,
     "global_step": int,
     "epoch_means": Mapping,

@@ -19,6 +19,7 @@ from captioning.captioner import NAMES, Captioner
 from captioning.data.datamodule import CaptionDataModule
 from captioning.decoding import Beam, Greedy
 from captioning.metrics import METRICS, score_captions
+from captioning.models.decoders.attn_lstm import AttentionLSTM
 from captioning.support.errors import CaptioningError
 
 ROOT = Path(__file__).parents[1]
@@ -259,6 +260,37 @@ def test_a_checkpoint_holds_all_that_captions_need(
         for ours, theirs in zip(loaded(images, decoding), model(images, decoding), strict=True):
             assert [each.tokens for each in ours] == [each.tokens for each in theirs]
             assert [each.log_prob for each in ours] == [each.log_prob for each in theirs]
+
+
+class Halved(AttentionLSTM):
+    """Another model with the same parameters."""
+
+    def init_state(self, memory: dict[str, Any]) -> dict[str, torch.Tensor]:
+        return {name: value / 2 for name, value in super().init_state(memory).items()}
+
+
+def test_a_decoder_that_was_replaced_does_not_come_back_as_another(
+    data: CaptionDataModule, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, path = tiny.captioner(data), tmp_path / "captioner.ckpt"
+    replaced = f"a {__name__}.Halved"
+    model.decoder.__class__ = Halved
+    trainer = tiny.trainer(tmp_path, max_epochs=1, limit_train_batches=1)
+    trainer.fit(model, datamodule=data)
+    assert f"was replaced by {replaced}: checkpoints of this training cannot" in caplog.text
+    trainer.save_checkpoint(path)
+    with pytest.raises(CaptioningError, match=f"AttentionLSTM, was replaced by {replaced}"):
+        Captioner.load_from_checkpoint(path)
+    with pytest.raises(CaptioningError, match=f"AttentionLSTM, was replaced by {replaced}"):
+        model.save_pretrained(tmp_path / "model")
+
+
+def test_a_class_of_ones_own_is_given_as_it_is(data: CaptionDataModule, tmp_path: Path) -> None:
+    model = tiny.captioner(data, model=Halved)
+    trainer = tiny.trainer(tmp_path, max_epochs=1, limit_train_batches=1)
+    trainer.fit(model, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "captioner.ckpt")
+    assert type(Captioner.load_from_checkpoint(tmp_path / "captioner.ckpt").decoder) is Halved
 
 
 def test_an_encoder_that_was_trained_comes_back_as_it_was_trained(

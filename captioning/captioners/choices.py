@@ -8,8 +8,8 @@ from captioning.objectives import Objective
 from captioning.support.build import import_class
 from captioning.support.errors import CaptioningError
 
-Spec = Mapping[str, Any]
-"""A configuration of plain data: ``_target_`` (a dotted path) and its arguments."""
+Spec = Mapping[str, Any] | type
+"""A configuration: ``_target_`` (a dotted path) and its arguments; or a class, for its path."""
 
 NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     "encoder": {
@@ -49,7 +49,7 @@ NAMES: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """Short names for ``_target_`` paths, by group; they equal the names of the files in ``conf/``."""
 
-OPTIMIZER: Final[Spec] = {
+OPTIMIZER: Final[Mapping[str, Any]] = {
     "_target_": "torch.optim.AdamW",
     "lr": 1e-3,
     "weight_decay": 0.01,

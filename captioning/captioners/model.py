@@ -15,6 +15,7 @@ from captioning.kernels.backend import Backend, use_backend
 from captioning.models.decoders.base import Decoder
 from captioning.models.decoders.views import ViewDecoder, ViewEnsemble
 from captioning.models.encoders.base import GridEncoder
+from captioning.objectives import Objective
 from captioning.pictures import Caption, Picture, caption_pictures
 from captioning.support.errors import CaptioningError
 
@@ -25,6 +26,7 @@ class CaptionModel(pl.LightningModule):
     Attributes:
         vocabulary: the words.
         decoder: writes the captions of a grid.
+        objective: computes the loss.
         trainable_encoder: the encoder, if it is trained; it is then a submodule.
         encoder_trains: whether it is.
         validation: the decoding of captions where no other one is given.
@@ -34,6 +36,7 @@ class CaptionModel(pl.LightningModule):
 
     vocabulary: Vocabulary
     decoder: Decoder
+    objective: Objective
     trainable_encoder: GridEncoder | None
     encoder_trains: bool
     validation: Decoding
@@ -47,6 +50,13 @@ class CaptionModel(pl.LightningModule):
         if self.trainable_encoder is not None:
             return self.trainable_encoder
         return self._frozen_encoder[0].to(self.device)
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """The dotted paths of the classes of the decoder and the objective, by their settings."""
+        parts = {"model": self.decoder, "objective": self.objective}
+        kinds = {name: type(part) for name, part in parts.items()}
+        return {name: f"{kind.__module__}.{kind.__qualname__}" for name, kind in kinds.items()}
 
     def replace_encoder(self, encoder: GridEncoder) -> None:
         """Take another, frozen encoder; the decoder must be one that reads its grids."""

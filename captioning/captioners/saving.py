@@ -37,9 +37,11 @@ class Saving(CaptionModel):
     """The hooks of Lightning's checkpoints, and the ways in which a captioner is loaded.
 
     Attributes:
+        built_classes: :attr:`classes` when the captioner was built.
         noise_seed: the seed of dropout, with which a training goes on.
     """
 
+    built_classes: dict[str, str]
     noise_seed: int | None
 
     def setup(self, stage: str) -> None:
@@ -53,6 +55,7 @@ class Saving(CaptionModel):
             self._put_average(checkpoint)
         checkpoint["format"] = FORMAT
         checkpoint["run"] = dict(self.run)
+        checkpoint["classes"] = self.classes
         checkpoint["noise_seed"] = self.noise_seed
         metrics = self._trainer.callback_metrics if self._trainer else {}  # a Strategy saves, too
         checkpoint["epoch_means"] = {
@@ -206,6 +209,7 @@ class Saving(CaptionModel):
         with restoring(name, size_of(place)):
             with classes_of_a_checkpoint(trusted):
                 captioner = cls._of_settings(checkpoint, backend)
+            check_classes(checkpoint.get("classes", {}), captioner.classes)
             check_weights(captioner, checkpoint["state_dict"])
             captioner._check_encoder(checkpoint["encoder"])
             captioner._restore(checkpoint)
@@ -258,8 +262,10 @@ class Saving(CaptionModel):
             license: the hub's identifier of the licence of the weights.
 
         Raises:
-            CaptioningError: the folder cannot be written.
+            CaptioningError: the folder cannot be written, or a part was replaced by one of another
+                class than the settings say.
         """
+        check_classes(self.classes, self.built_classes)
         from captioning.captioner import Captioner
         from captioning.pretrained.export import save
 
@@ -283,6 +289,25 @@ class Saving(CaptionModel):
         with scratch_folder() as folder:
             self.save_pretrained(folder / "model", **options)
             return push(folder / "model", name, private=private)
+
+
+def check_classes(saved: Mapping[str, str], built: Mapping[str, str]) -> None:
+    """Check that the parts of a checkpoint were of the classes that its settings name.
+
+    Args:
+        saved: the ``classes`` of the captioner that was saved; without those of early checkpoints.
+        built: those of the captioner that was built from the settings.
+
+    Raises:
+        CaptioningError: a part was replaced by one of another class, which other code would
+            compute from the same weights.
+    """
+    for name, path in built.items():
+        if saved.get(name, path) != path:
+            raise CaptioningError(
+                f"the {name} of its settings, a {path}, was replaced by a {saved[name]}: give that "
+                f"class to the captioner, as {name}=, and train again."
+            )
 
 
 def without_vocabulary(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How a captioner is trained: its steps, its optimiser and its schedule."""
 
 import hashlib
+import logging
 import math
 from typing import Any
 
@@ -15,29 +16,30 @@ from captioning.captioners.model import CaptionModel
 from captioning.data.datamodule import Batch
 from captioning.kernels.backend import check_backend, use_backend
 from captioning.kernels.cuda_graphs import LossGraphs
-from captioning.objectives import Objective
 from captioning.support.build import build
 from captioning.support.errors import CaptioningError
 from captioning.training.loss_monitor import LossMonitor
 from captioning.training.schedules import build_scheduler
+
+log = logging.getLogger(__name__)
 
 
 class Training(CaptionModel):
     """The hooks of Lightning's ``fit``, without those of validation.
 
     Attributes:
-        objective: computes the loss.
         optimizer_spec: the optimiser, and its settings.
         scheduler_spec: the schedule of its learning rate, and its settings.
         encoder_lr: the learning rate of an encoder that is trained.
+        built_classes: :attr:`classes` when the captioner was built.
         noise_seed: the seed of dropout; None before the first training.
         graphs: the CUDA graphs of the loss.
     """
 
-    objective: Objective
     optimizer_spec: dict[str, Any]
     scheduler_spec: dict[str, Any]
     encoder_lr: float
+    built_classes: dict[str, str]
     noise_seed: int | None
     graphs: LossGraphs
     _losses: LossMonitor
@@ -62,6 +64,13 @@ class Training(CaptionModel):
 
     def on_fit_start(self) -> None:
         check_backend(self.backend, self.device.type)
+        for name, path in self.built_classes.items():
+            if self.classes[name] != path:
+                log.warning(
+                    "The %s of the settings, a %s, was replaced by a %s: checkpoints of this "
+                    "training cannot be loaded; give that class to the captioner, as %s=, instead.",
+                    *(name, path, self.classes[name], name),
+                )
         if self.noise_seed is None:  # else the run is resumed
             self.noise_seed = torch.initial_seed()  # the seed of `seed_everything`
         self._losses = LossMonitor()  # an interrupted run may have left losses in the old one

@@ -7,6 +7,7 @@ While a checkpoint is loaded, :mod:`captioning.support.trust` checks each path b
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 
 def build(
-    spec: Mapping[str, Any] | str,
+    spec: Mapping[str, Any] | str | type,
     base: Callable[..., T],
     key: str,
     *,
@@ -59,21 +60,29 @@ def build(
         raise CaptioningError(f"{key}: {target.__name__}: {error}.") from error
 
 
-def expand(spec: Mapping[str, Any] | str, names: Mapping[str, str], key: str) -> dict[str, Any]:
+def expand(spec: object, names: Mapping[str, str], key: str) -> dict[str, Any]:
     """Turn a configuration into a mapping whose ``_target_`` is a dotted path.
 
     ``"additive"``, ``"my_package.MyAttention"``, ``{"_target_": "additive", "heads": 2}`` and
-    ``{"_target_": "my_package.MyAttention"}`` are all accepted. Dotted paths are not changed.
+    ``{"_target_": "my_package.MyAttention"}`` are all accepted. Dotted paths are not changed. A
+    class in the place of its path, here or within, is replaced by it, as a checkpoint contains it.
 
     Args:
-        spec: The configuration, or the name or path alone.
+        spec: The configuration, or the name, path or class alone.
         names: Short names and the dotted paths that they stand for; may be empty.
         key: The key of the configuration, for messages.
 
     Raises:
-        CaptioningError: a short name is not among ``names``.
+        CaptioningError: a short name is not among ``names``, a class cannot be imported by its
+            path, or the configuration is an object.
     """
-    expanded = {"_target_": spec} if isinstance(spec, str) else dict(spec)
+    named = _with_paths(spec, key)
+    if not isinstance(named, Mapping | str):
+        raise CaptioningError(
+            f"{key}: an object, a {type(spec).__name__}, cannot be part of a checkpoint: give its "
+            'class, or {"_target_": PATH} with its arguments.'
+        )
+    expanded = dict(named) if isinstance(named, Mapping) else {"_target_": named}
     target = expanded.get("_target_")
     if not names or not isinstance(target, str) or not target or "." in target:
         return expanded
@@ -84,6 +93,28 @@ def expand(spec: Mapping[str, Any] | str, names: Mapping[str, str], key: str) ->
             f"{_offer(target, names, 'there are')}, and the dotted path of any class is accepted."
         )
     return expanded | {"_target_": names[target]}
+
+
+def _with_paths(value: Any, key: str) -> Any:
+    """A configuration with the dotted path of each class that it contains."""
+    if isinstance(value, Mapping):
+        parts = {name: f"{key}.{name}" for name in value}
+        return {name: _with_paths(value[name], where) for name, where in parts.items()}
+    return path_of(value, key) if isinstance(value, type) else value
+
+
+def path_of(cls: type, key: str) -> str:
+    """The dotted path of a class.
+
+    Raises:
+        CaptioningError: it cannot be imported by its path, since it is within a function.
+    """
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    if getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is not cls:
+        raise CaptioningError(
+            f"{key}={path}: a checkpoint could not name this class: define it at the top of a module."
+        )
+    return path
 
 
 def _offer(name: str, valid: Iterable[str], there_are: str) -> str:

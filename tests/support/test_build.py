@@ -220,11 +220,32 @@ NAMES = {"wide": f"{__name__}.Base", "leaf": f"{__name__}.Leaf"}
 
 
 @pytest.mark.parametrize(
-    "spec", ["leaf", {"_target_": "leaf"}, f"{__name__}.Leaf", {"_target_": f"{__name__}.Leaf"}]
+    "spec",
+    [
+        *("leaf", {"_target_": "leaf"}, f"{__name__}.Leaf", {"_target_": f"{__name__}.Leaf"}),
+        *(Leaf, {"_target_": Leaf}),
+    ],
 )
-def test_a_short_name_stands_for_a_dotted_path(spec: Any) -> None:
+def test_a_short_name_or_a_class_stands_for_a_dotted_path(spec: Any) -> None:
     assert type(build(spec, Base, "tree", names=NAMES)) is Leaf
     assert expand(spec, NAMES, "tree") == LEAF
+
+
+def test_a_class_within_a_setting_is_named_by_its_path() -> None:
+    spec = {"_target_": "leaf", "attention": Leaf, "parts": {"_target_": Leaf}}
+    path = f"{__name__}.Leaf"
+    within = {"attention": path, "parts": {"_target_": path}}
+    assert expand(spec, NAMES, "tree") == {"_target_": path} | within
+
+
+def test_what_no_checkpoint_could_name_is_refused() -> None:
+    class Hidden(Leaf):
+        pass
+
+    with pytest.raises(CaptioningError, match=r"tree=.*Hidden: .*define it at the top of a module"):
+        expand(Hidden, {}, "tree")
+    with pytest.raises(CaptioningError, match="tree: an object, a Cleaner, .*give its class"):
+        expand(Cleaner(), {}, "tree")
 
 
 def test_a_short_name_that_there_is_not_is_answered_with_the_nearest() -> None:
