@@ -30,6 +30,7 @@ from captioning.support import trust
 from captioning.support.build import build
 from captioning.support.errors import CaptioningError
 from captioning.testing import check_attention, check_decoder, check_encoder, check_objective
+from examples.coverage import CoverageLSTM
 from examples.gru_decoder import AttentionGRU
 from examples.json_lines import JsonLinesReader
 from examples.learned_temperature import LearnedTemperature
@@ -114,7 +115,7 @@ def test_the_readme_names_every_file_and_config_and_links_lead_somewhere() -> No
     files |= set(EXAMPLES.glob("conf/*/*.yaml"))
     assert {str(path.relative_to(EXAMPLES)) for path in files} <= links
     assert all((EXAMPLES / link).exists() for link in links)
-    assert len([each for each in commands() if each[0] == "train.py"]) == 6
+    assert len([each for each in commands() if each[0] == "train.py"]) == 7
     for path in EXAMPLES.glob("*.py"):  # each says the command that the README has
         for line in re.findall("^python train.*", path.read_text(), re.M):
             assert line in README
@@ -186,6 +187,30 @@ def test_the_attention_keeps_to_the_contract_and_to_its_formula() -> None:
     torch.testing.assert_close(Attention.forward(attention, query, memory, rows)[0], expected)
     with pytest.raises(CaptioningError, match=r"model\.attention\.temperature=0"):
         LearnedTemperature(8, 6, 5, temperature=0.0)
+
+
+def test_coverage_is_the_sum_of_the_weights_of_the_words_before() -> None:
+    torch.manual_seed(0)
+    decoder = CoverageLSTM(11, 6, hidden_dim=8, embed_dim=6, attention_dim=4)
+    torch.nn.init.normal_(decoder.coverage, std=3.0)
+    check_decoder(decoder, channels=6)
+    grid, tokens = torch.randn(1, 5, 6), torch.tensor([1, 7, 4, 9])
+    attention = decoder.eval().attention
+    memory = decoder.prepare(grid)
+    state, covered = decoder.start(memory, 1), torch.zeros(5)
+    for token in tokens:
+        query = attention.query(state["hidden"][0, 0])
+        keys = attention.key(memory["grid"][0])
+        scores = [
+            (key + query + c * decoder.coverage).tanh() @ attention.score
+            for key, c in zip(keys, covered, strict=True)
+        ]
+        weights = torch.stack(scores).softmax(0)
+        step = decoder.step(token.view(1, 1), state, memory)
+        torch.testing.assert_close(step.attention[0, 0], weights)
+        state, covered = step.state, covered + weights
+    with pytest.raises(CaptioningError, match=r"model\.attention: coverage is for additive"):
+        CoverageLSTM(11, 6, attention="multiplicative")
 
 
 # A decoder

@@ -112,7 +112,8 @@ def path_of(cls: type, key: str) -> str:
     path = f"{cls.__module__}.{cls.__qualname__}"
     if getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is not cls:
         raise CaptioningError(
-            f"{key}={path}: a checkpoint could not name this class: define it at the top of a module."
+            f"{key}={path}: a checkpoint could not name this class: define it at the top of a "
+            "module."
         )
     return path
 

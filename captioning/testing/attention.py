@@ -1,6 +1,5 @@
 """A check of attentions."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -14,19 +13,25 @@ from captioning.models.attention.base import Attention, Memory
 from captioning.testing.comparison import (
     assert_close,
     check_gradients,
+    copied,
     devices,
     in_double,
 )
 
-IMAGES, CAPTIONS, LOCATIONS, CHANNELS, QUERY, UNITS = 3, 4, 5, 8, 6, 8
+IMAGES, CAPTIONS, LOCATIONS, CHANNELS, QUERY, UNITS = 3, 4, 4, 8, 6, 8
+"""Sizes; the grid is of 2 x 2 locations."""
 
 
-def check_attention(make: Callable[..., Attention], **arguments: Any) -> None:
+def check_attention(
+    make: Callable[..., Attention], *, positional: bool = False, **arguments: Any
+) -> None:
     """Check that an attention has the properties on which decoders rely.
 
     Args:
         make: the class, or a function that returns an attention; it is called with ``channels``,
             ``query_dim``, ``attention_dim`` and ``arguments``.
+        positional: whether the weights may depend on where a location is in the grid. Otherwise,
+            permuting the locations has to permute the weights, and to leave the context unchanged.
         arguments: further arguments, such as ``heads=2``.
 
     Raises:
@@ -43,7 +48,9 @@ def check_attention(make: Callable[..., Attention], **arguments: Any) -> None:
         states = torch.randn(len(rows.index), QUERY)
         with evaluation_mode(attention):
             _check_weights(name, attention, grid, states, rows)
-            _check_locations(name, attention, grid, states, rows)
+            if not positional:
+                _check_locations(name, attention, grid, states, rows)
+            _check_repetition(name, attention, grid, states, rows)
             _check_independence(name, attention, grid, states, rows)
             _check_backends(name, attention, grid, states, rows)
             _check_gradients(name, in_double(attention), grid.double(), states.double(), rows)
@@ -94,13 +101,30 @@ def _check_locations(
     name: str, attention: Attention, grid: Tensor, states: Tensor, rows: Rows
 ) -> None:
     """Check that permuting the locations permutes the weights and leaves the context unchanged."""
-    order = torch.tensor([3, 0, 4, 1, 2])
+    order = torch.tensor([3, 0, 1, 2])
     weights, context = _attend(attention, grid, states, rows)
     moved, same = _attend(attention, grid[:, order], states, rows)
     assert_close(
-        moved, weights[:, order], f"{name}: the weights are not permuted with their locations"
+        moved,
+        weights[:, order],
+        f"{name}: the weights are not permuted with their locations (if they should depend on "
+        "places in the grid, give positional=True)",
     )
     assert_close(same, context, f"{name}: the context depends on the order of the locations")
+
+
+def _check_repetition(
+    name: str, attention: Attention, grid: Tensor, states: Tensor, rows: Rows
+) -> None:
+    """Check that the result depends on the arguments alone, and not on earlier calls."""
+    memory, query = attention.prepare(grid), attention.query(states)
+    first, second = (attention(query, memory, rows)[0] for _ in range(2))
+    assert_close(
+        second,
+        first,
+        f"{name}: the weights of a second call with the same arguments; what an attention "
+        "remembers of a caption belongs into the state of the decoder, as in examples/coverage.py",
+    )
 
 
 def _check_independence(
@@ -130,7 +154,7 @@ def _check_backends(
     with use_backend("torch"):
         expected = _with_gradients(attention, grid, states, rows)
     for device in devices():
-        on_device = copy.deepcopy(attention).to(device)
+        on_device = copied(attention).to(device)
         moved = rows._replace(index=rows.index.to(device))
         found = _with_gradients(on_device, grid.to(device), states.to(device), moved)
         for (what, ours), (_, theirs) in zip(found, expected, strict=True):

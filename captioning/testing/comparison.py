@@ -2,11 +2,14 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from captioning.kernels.backend import use_backend
+
+Module = TypeVar("Module", bound=nn.Module)
 
 STEP = 1e-5
 """Step size of finite differences, in double precision."""
@@ -33,9 +36,25 @@ def random_like(tensor: Tensor, seed: int = 7) -> Tensor:
     return torch.randn(tensor.shape, generator=generator).to(tensor)
 
 
+def copied(module: Module) -> Module:
+    """A copy of a module.
+
+    Raises:
+        AssertionError: the module keeps results of an earlier call, which cannot be copied.
+    """
+    for name, part in module.named_modules(prefix=type(module).__name__):
+        for attribute, value in vars(part).items():
+            assert not (isinstance(value, Tensor) and value.grad_fn), (
+                f"{name}.{attribute} keeps a tensor of an earlier call: what the next word of a "
+                "caption needs belongs into the state of the decoder, which decoding selects and "
+                "reorders with the captions."
+            )
+    return copy.deepcopy(module)
+
+
 def in_double(module: nn.Module) -> nn.Module:
     """A copy in double precision."""
-    return copy.deepcopy(module).double()
+    return copied(module).double()
 
 
 def check_gradients(
@@ -54,7 +73,13 @@ def check_gradients(
     """
     leaves = [parameter for _, parameter in parameters]
     with use_backend("torch"):
-        gradients = torch.autograd.grad(loss(), leaves, allow_unused=True)
+        value = loss()
+        assert value.dtype == torch.float64, (
+            f"{what}: a result is in {value.dtype} where everything that is given is in double "
+            "precision; in place of a cast such as `.float()`, use "
+            "`captioning.kernels.ops.at_least_single`."
+        )
+        gradients = torch.autograd.grad(value, leaves, allow_unused=True)
         for (name, parameter), gradient in zip(parameters, gradients, strict=True):
             assert gradient is not None, (
                 f"{what}: {name} gets no gradient, so it cannot be learned."

@@ -1,7 +1,7 @@
 """A check of decoders."""
 
-import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from captioning.support.special_tokens import END, PAD, START, UNK
 from captioning.testing.comparison import (
     assert_close,
     check_gradients,
+    copied,
     devices,
     in_double,
 )
@@ -48,7 +49,7 @@ def check_decoder(decoder: Decoder, *, channels: int, locations: int = 5) -> Non
     """
     words = decoder.vocabulary_size
     assert words >= 8, f"vocabulary_size={words}: use a decoder with at least 8 tokens."
-    decoder = copy.deepcopy(decoder)
+    decoder = copied(decoder)
     generator = torch.Generator().manual_seed(0)
     grid = torch.randn(len(LENGTHS), locations, channels, generator=generator)
     tokens = made_up_captions(words, generator)
@@ -113,7 +114,13 @@ def _check_steps(decoder: Decoder, grid: Tensor, tokens: Tensor) -> None:
     stepwise = torch.zeros(tokens[..., 1:].shape)
     coverage = None
     for word in range(tokens.shape[2] - 1):
-        step = decoder.step(tokens[..., word], state, memory)
+        step, again = (decoder.step(tokens[..., word], state, memory) for _ in range(2))
+        assert_close(
+            again.logits,
+            step.logits,
+            f"{name}: logits of a second `step` with the same arguments; what the next word needs "
+            "belongs into the state, which decoding selects and reorders with the captions",
+        )
         state, following = step.state, tokens[..., word + 1]
         for part, value in state.items():
             assert value.shape[:2] == tokens.shape[:2], (
@@ -219,7 +226,7 @@ def _check_backends(decoder: Decoder, grid: Tensor, tokens: Tensor) -> None:
     name = _name(decoder)
     expected = _with_gradients(decoder, grid, tokens, "torch")
     for device in devices():
-        on_device = copy.deepcopy(decoder).to(device)
+        on_device = copied(decoder).to(device)
         for where in dict.fromkeys(("cpu", device.type)):  # of the tokens
             found = _with_gradients(on_device, grid.to(device), tokens.to(where), "auto")
             for what, ours in found.items():
@@ -229,6 +236,29 @@ def _check_backends(decoder: Decoder, grid: Tensor, tokens: Tensor) -> None:
                     f"{name}: {what} by backend=auto on {device} and by backend=torch",
                     1e-3,
                 )
+        _check_mixed_precision(on_device, grid.to(device), tokens.to(device), expected)
+
+
+def _check_mixed_precision(
+    decoder: Decoder, grid: Tensor, tokens: Tensor, exact: Mapping[str, Tensor]
+) -> None:
+    """Compare the backends under autocast to bfloat16, for which there are kernels of their own.
+
+    They may differ by a few times of what the precision itself makes of the results.
+    """
+    with torch.autocast(grid.device.type, torch.bfloat16):
+        plain, found = (
+            _with_gradients(decoder, grid, tokens, backend) for backend in ("torch", "auto")
+        )
+    for what, ours in found.items():
+        theirs, wanted = plain[what].cpu().double(), exact[what].double()
+        allowed = 5 * (theirs - wanted).norm() + 0.05 * wanted.norm() + 1e-4
+        apart = (ours.cpu().double() - theirs).norm()
+        assert apart <= allowed, (
+            f"{_name(decoder)}: {what} by backend=auto on {grid.device} and by backend=torch, "
+            f"under autocast to bfloat16: they differ by {apart.item():.3g}, where the precision "
+            f"allows {allowed.item():.3g}."
+        )
 
 
 def _with_gradients(
@@ -266,7 +296,7 @@ def _check_gradients(decoder: Decoder, grid: Tensor, tokens: Tensor) -> None:
 
 def _check_state_dict(decoder: Decoder, grid: Tensor, tokens: Tensor) -> None:
     """Check that the state dict contains everything on which the results depend."""
-    other = copy.deepcopy(decoder)
+    other = copied(decoder)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.normal_()

@@ -244,7 +244,7 @@ def test_what_no_checkpoint_could_name_is_refused() -> None:
 
     with pytest.raises(CaptioningError, match=r"tree=.*Hidden: .*define it at the top of a module"):
         expand(Hidden, {}, "tree")
-    with pytest.raises(CaptioningError, match="tree: an object, a Cleaner, .*give its class"):
+    with pytest.raises(CaptioningError, match=r"tree: an object, a Cleaner, .*give its class"):
         expand(Cleaner(), {}, "tree")
 
 

@@ -126,6 +126,19 @@ class Mixing(MultiplicativeAttention):
         return super().forward(query + query.mean(0), memory, rows)
 
 
+class Remembers(MultiplicativeAttention):
+    """Adds up the weights of the words before in an attribute, which beams do not reorder."""
+
+    def prepare(self, grid: Tensor) -> Memory:
+        self.covered: Tensor | float = 0.0
+        return super().prepare(grid)
+
+    def scores(self, query: Tensor, memory: Memory) -> Tensor:
+        scores = super().scores(query, memory) - self.covered
+        self.covered = self.covered + scores.detach().softmax(-1)
+        return scores
+
+
 class Detached(MultiplicativeAttention):
     """Has a temperature that gets no gradient."""
 
@@ -189,7 +202,8 @@ class Flat(MultiplicativeAttention):
         (WrongBackward, "WrongBackward: along a random direction, the gradient"),
         (Forgets, "Forgets: the weights before and after saving and loading"),
         (Brighter, "Brighter: `context_at` a location and the context of a grid of that location"),
-        (Flat, r"Flat: the weights of 7 rows have shape \(7, 4\), not \(7, 5\)"),
+        (Flat, r"Flat: the weights of 7 rows have shape \(7, 3\), not \(7, 4\)"),
+        (Remembers, "Remembers: the weights of a second call with the same arguments; .* state"),
     ],
 )
 def test_a_broken_attention_is_found(broken: type[Attention], words: str) -> None:
@@ -259,8 +273,8 @@ class MissingTargets(LSTM):
 class LooksAway(AttentionLSTM):
     """Looks at the image in part, and does not say so."""
 
-    def attend(self, query: Tensor, memory: Memory, rows: Rows) -> State:
-        looked = super().attend(query, memory, rows)
+    def attend(self, query: Tensor, state: State, memory: Memory, rows: Rows) -> State:
+        looked = super().attend(query, state, memory, rows)
         return looked | {"attention": self.share * looked["attention"]}
 
     share = 0.5
@@ -284,9 +298,26 @@ class StateByRow(LSTM):
         return {n: value.flatten(0, 1) for n, value in super().start(memory, captions).items()}
 
 
+class CountsSteps(LSTM):
+    steps = 0
+
+    def step(self, tokens: Tensor, state: State, memory: Memory) -> Step:
+        self.steps += 1
+        step = super().step(tokens, state, memory)
+        return step._replace(logits=step.logits + self.steps * torch.arange(9))
+
+
+class KeepsTensor(LSTM):
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.output_hidden.last = 2 * self.embedding.weight[0]
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
+        (CountsSteps, "CountsSteps: logits of a second `step` with the same arguments; .* state"),
+        (KeepsTensor, "KeepsTensor.output_hidden.last keeps a tensor of an earlier call: .* state"),
         (SeesTheFuture, "SeesTheFuture: log-probabilities by `step`, word by word, and by `for"),
         (OtherStep, "OtherStep: log-probabilities by `step`, word by word, and by `forward`"),
         (BatchMean, "BatchMean: caption . of image . alone and in a batch"),
@@ -305,12 +336,38 @@ def test_a_broken_decoder_is_found(broken: type[LSTM], words: str) -> None:
         check_decoder(broken(9, CHANNELS, **SIZES), channels=CHANNELS)
 
 
+def test_an_attention_may_depend_on_places_if_that_is_said() -> None:
+    check_attention(Positional, positional=True)
+
+
+def test_kernels_for_mixed_precision_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a step that is not the one that such a kernel computes, where nobody notices that."""
+    torch.manual_seed(0)
+    decoder = LooksUp(9, CHANNELS, hidden_dim=6, embed_dim=4, attention_dim=4)
+    check_decoder(decoder, channels=CHANNELS)
+    monkeypatch.setattr("captioning.models.decoders.attn_lstm.keeps_methods", lambda *_: True)
+    message = "LooksUp: the log-probabilities by backend=auto on cpu .* autocast to bfloat16"
+    with pytest.raises(AssertionError, match=message):
+        check_decoder(decoder, channels=CHANNELS)
+
+
+class LooksUp(AttentionLSTM):
+    def recurrent_step(self, *arguments: Any) -> State:
+        state = super().recurrent_step(*arguments)
+        return state | {"cell": -2 * state["cell"]}
+
+
 class Plain(Objective):
     """The cross entropy, which the broken objectives change."""
 
     def forward(self, decoder: Decoder, batch: Batch) -> dict[str, Tensor]:
         output = decoder(batch.grid, batch.tokens)
         return {"loss": cross_entropy(output.logits, output.targets)}
+
+
+class InSingle(Plain):
+    def forward(self, decoder: Decoder, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": super().forward(decoder, batch)["loss"].float()}
 
 
 class NoLoss(Plain):
@@ -360,6 +417,7 @@ class WrongLossGradient(Plain):
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
+        (InSingle, r"InSingle: a result is in torch\.float32 .* in place of a cast"),
         (NoLoss, 'NoLoss returns cross_entropy, and no "loss"'),
         (Vector, "Vector: words must be a tensor without dimensions"),
         (CountsPadding, "CountsPadding: loss with more padding and without"),

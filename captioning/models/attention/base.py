@@ -23,6 +23,9 @@ class Attention(nn.Module, ABC):
     computes its weights or its context in another way overrides :meth:`forward`, and
     :meth:`context_at` if its context is not the weighted mean of the grid.
 
+    It has no state: the result depends on the arguments alone. What depends on where a caption has
+    looked before is a decoder's, as in ``examples/coverage.py``.
+
     Args:
         channels: channels of the grid (C; 512 for VGG16's conv5_3).
         query_dim: units of the state from which the query is computed (H; the LSTM's hidden state).

@@ -95,9 +95,9 @@ class AttentionLSTM(LSTM):
         """
         hidden = state["hidden"]
         query = self.attention.query(hidden)
-        if self.word_query is not None:
+        if "query" in inputs:
             query = query + inputs["query"]
-        looked = self.attend(query, memory, rows)
+        looked = self.attend(query, state, memory, rows)
         context = looked["context"]
         if self.gate is not None:
             context = self.gate(hidden).sigmoid() * context
@@ -106,8 +106,16 @@ class AttentionLSTM(LSTM):
         )
         return looked | {"hidden": hidden, "cell": cell, "context": context}
 
-    def attend(self, query: Float[Tensor, "rows units"], memory: Memory, rows: Rows) -> State:
-        """The weights alpha_t and the context z_t, before the gate."""
+    def attend(
+        self, query: Float[Tensor, "rows units"], state: State, memory: Memory, rows: Rows
+    ) -> State:
+        """The weights alpha_t and the context z_t, before the gate.
+
+        An attention that remembers where it has looked overrides this and :meth:`init_state`: what
+        is returned here is part of the state, by which it is given again at the next word. The
+        names ``attention``, ``context`` and ``location`` are of results alone.
+        """
+        del state
         weights, context = self.attention(query, memory, rows)
         return {"attention": weights, "context": context}
 
@@ -127,9 +135,8 @@ class AttentionLSTM(LSTM):
         weights = self._weights_of_step()
         if weights is not None and type(memory["keys"]) is AdditiveKeys:
             words = attention_recurrence(
-                inputs["gates"], None if self.word_query is None else inputs["query"],
-                state["hidden"], state["cell"], keep, counts, memory["keys"], memory["grid"], rows,
-                weights,
+                inputs["gates"], inputs.get("query"), state["hidden"], state["cell"], keep, counts,
+                memory["keys"], memory["grid"], rows, weights,
             )  # fmt: skip
             if words is not None:
                 return dict(zip(("hidden", "context", "attention"), words, strict=True))

@@ -50,9 +50,11 @@ class HardAttentionLSTM(AttentionLSTM):
             samples = torch.zeros(1, dtype=torch.bool, device=grid.device)
         return memory | {"samples": samples.expand(grid.shape[0])}
 
-    def attend(self, query: Float[Tensor, "rows units"], memory: Memory, rows: Rows) -> State:
+    def attend(
+        self, query: Float[Tensor, "rows units"], state: State, memory: Memory, rows: Rows
+    ) -> State:
         """The weights alpha_t, the context z_t, and the location s_t (-1: the expectation)."""
-        looked = super().attend(query, memory, rows)
+        looked = super().attend(query, state, memory, rows)
         weights, expectation = looked["attention"], looked["context"]
         if not self.training:
             return looked | {"location": rows.index.new_full(rows.index.shape, -1)}

@@ -103,7 +103,8 @@ class RecurrentDecoder(Decoder):
         Returns:
             The new state, with ``hidden`` (rows x H) and, with attention, ``context`` (rows x C)
             and ``attention`` (rows x P, the weights). A decoder that samples locations has
-            ``location`` (rows), as in :class:`TeacherForced`.
+            ``location`` (rows), as in :class:`TeacherForced`. These three are results, which the
+            next step does not get; all other names are given to it.
         """
 
     def read_out(self, states: Sequence[State], memory: Memory, rows: Sequence[Rows]) -> State:
