@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from captioning.cli_errors import one_sentence
+from captioning.cli_errors import one_sentence, options_first
 from captioning.support.claims import (
     check_unused,
     claim,
@@ -294,6 +294,7 @@ def command_line(config_name: str, *literal: str, lists: Sequence[str] = ()) -> 
         lists: those among them that also take a list.
     """
     take_literally(*literal, lists=lists)
+    sys.argv[1:] = options_first(sys.argv[1:])
     # Otherwise logging prints a traceback for every line that a full disk cannot take.
     logging.raiseExceptions = False
     with lasting_output():

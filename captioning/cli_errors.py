@@ -7,8 +7,9 @@ torch, and it composes the configuration a second time only after a mistake.
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,20 @@ def one_sentence(config_name: str) -> Iterator[None]:
         yield
     finally:
         utils.run_and_report = report
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command with its options, such as ``--config-dir``, before its settings.
+
+    Of settings that stand on both sides of an option, Hydra says that the later ones are unknown.
+    """
+    settings: list[str] = []
+    with suppress(SystemExit), redirect_stderr(StringIO()):  # Hydra says it again
+        settings = utils.get_args_parser().parse_intermixed_args(arguments).overrides
+    options = list(arguments)
+    for each in settings:
+        options.remove(each)
+    return [*options, *settings]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from hydra.core import utils
 from hydra.core.hydra_config import HydraConfig
 
 from captioning.cli import Claim
+from captioning.cli_errors import options_first
 from captioning.reporting.results import read_results
 from captioning.support.claims import claim, release_claims
 
@@ -51,6 +52,13 @@ def evaluate(
         return capsys.readouterr().err
 
     return run
+
+
+def test_options_may_stand_between_settings() -> None:
+    arguments = ["a=1", "--config-dir", "D", "b=[1,2]", "-m", "~c"]
+    assert options_first(arguments) == ["--config-dir", "D", "-m", "a=1", "b=[1,2]", "~c"]
+    for wrong in (["a=1", "--config-dir"], ["--hlp", "a=1"]):  # Hydra says what is wrong
+        assert options_first(wrong) == wrong
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(evaluate: Evaluate) -> None:

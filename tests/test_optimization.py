@@ -40,15 +40,21 @@ def configured(model: Captioner, steps: int) -> tuple[torch.optim.Optimizer, Any
 
 @pytest.mark.parametrize("trainable", [False, True])
 def test_each_parameter_has_the_rate_and_the_decay_that_it_should(
-    data: CaptionDataModule, trainable: bool
+    data: CaptionDataModule, trainable: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Biases and other vectors are not decayed, nor numbers; a frozen weight is not optimised."""
+    """Biases and other vectors are not decayed, nor numbers; a frozen weight is not optimised.
+
+    A rate that pretrained weights need is doubted for random ones.
+    """
     model = tiny.captioner(
         data, encoder=tiny.ENCODER | {"trainable": trainable}, objective=WEIGHTED, encoder_lr=2e-5,
         optimizer={"_target_": "torch.optim.AdamW", "lr": 0.5, "weight_decay": 0.25},
         scheduler="constant",
     )  # fmt: skip
     optimizer, _ = configured(model, 10)
+    assert (
+        "encoder_lr=2e-05 suits pretrained ones: give encoder_lr=0.5" in caplog.text
+    ) == trainable
     found = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -148,6 +148,13 @@ class Training(CaptionModel):
             p for name, p in self.named_parameters() if not name.startswith("trainable_encoder.")
         ]
         encoder = [p for p in self.encoder.parameters() if p.requires_grad]
+        rate = float(self.optimizer_spec.get("lr", 0.0))
+        if encoder and self.encoder.weights == "random" and 0 < 10 * self.encoder_lr < rate:
+            log.warning(
+                "The encoder starts from random weights, and encoder_lr=%g suits pretrained ones: "
+                "give encoder_lr=%g or the like. Its BatchNorm layers do not learn statistics.",
+                *(self.encoder_lr, rate),
+            )
         groups: list[dict[str, Any]] = []
         for parameters, rate in ((own, {}), (encoder, {"lr": self.encoder_lr})):
             matrices = [p for p in parameters if p.ndim > 1]

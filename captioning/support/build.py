@@ -262,6 +262,8 @@ def validated(
             new = None if key else renamed(name)
             offer = _offer(name, parameters, "it has" if key else "there are")
             whose = f"{target.__name__} has no such setting" if key else "no such setting"
+            if key and not did_you_mean(name, parameters):  # it may be of another class
+                offer += f"; if a configuration such as experiment= gives it, add ~{prefix}{name}"
             raise CaptioningError(f"{prefix}{name}: {new or f'{whose}; {offer}'}.")
         hint = hints.get(name, Any)
         types = (part for part in (hint, *get_args(hint)) if isinstance(part, type))

@@ -61,7 +61,10 @@ def test_the_configuration_stays_as_it_was() -> None:
             {"hiden_dim": 3},
             ["model.hiden_dim: AttentionLSTM", "did you mean hidden_dim? It has"],
         ),
-        ({"gpus": 3}, ["model.gpus: AttentionLSTM has no such setting; it has attention"]),
+        (
+            {"gpus": 3},
+            ["model.gpus: AttentionLSTM has no such setting; it has attention", "add ~model.gpus"],
+        ),
         # What is given by the program is not the user's to set, and not offered.
         ({"channels": 3}, ["model.channels", "no such setting"]),
         # A wrong type or a wrong choice.
