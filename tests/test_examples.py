@@ -1,6 +1,7 @@
 """The extensions in examples/, trained from the outside by the commands of their README."""
 
 import csv
+import hashlib
 import json
 import math
 import re
@@ -222,6 +223,10 @@ def test_the_gru_is_trained_and_results_name_it(trained: Trained) -> None:
     assert results.name == "attn_gru"
     assert results.model.name == "AttentionGRU"
     assert results.config["model"]["_target_"] == "examples.gru_decoder.AttentionGRU"
+    source = (EXAMPLES / "gru_decoder.py").read_bytes()
+    (digest,) = [results.own_code.pop("examples.gru_decoder.AttentionGRU")]
+    assert hashlib.sha256(source).hexdigest().startswith(digest)
+    assert results.own_code == {}
     decoder = Captioner.load_from_checkpoint(place / "checkpoints" / "best.ckpt").decoder
     assert type(decoder) is AttentionGRU
     assert decoder.gru.hidden_size == 24

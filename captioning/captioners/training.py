@@ -148,13 +148,6 @@ class Training(CaptionModel):
             p for name, p in self.named_parameters() if not name.startswith("trainable_encoder.")
         ]
         encoder = [p for p in self.encoder.parameters() if p.requires_grad]
-        rate = float(self.optimizer_spec.get("lr", 0.0))
-        if encoder and self.encoder.weights == "random" and 0 < 10 * self.encoder_lr < rate:
-            log.warning(
-                "The encoder starts from random weights, and encoder_lr=%g suits pretrained ones: "
-                "give encoder_lr=%g or the like. Its BatchNorm layers do not learn statistics.",
-                *(self.encoder_lr, rate),
-            )
         groups: list[dict[str, Any]] = []
         for parameters, rate in ((own, {}), (encoder, {"lr": self.encoder_lr})):
             matrices = [p for p in parameters if p.ndim > 1]
@@ -162,6 +155,13 @@ class Training(CaptionModel):
             groups += [{"params": matrices, **rate}] if matrices else []
             groups += [{"params": vectors, "weight_decay": 0.0, **rate}] if vectors else []
         optimizer = build(self.optimizer_spec, Optimizer, "optimizer", params=groups)
+        rate = optimizer.defaults.get("lr", 0.0)
+        if encoder and self.encoder.weights == "random" and 0 < 10 * self.encoder_lr < rate:
+            log.warning(
+                "The encoder starts from random weights, and encoder_lr=%g suits pretrained ones: "
+                "give encoder_lr=%g or the like. Its BatchNorm layers do not learn statistics.",
+                *(self.encoder_lr, rate),
+            )
         return optimizer, build_scheduler(self.scheduler_spec, optimizer, total_steps)
 
     def configure_gradient_clipping(

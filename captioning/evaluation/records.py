@@ -22,6 +22,7 @@ from captioning.metrics.tokenizer import TOKENIZATION
 from captioning.reporting import results
 from captioning.reporting.arithmetic import Arithmetic
 from captioning.reporting.gallery import GalleryImage
+from captioning.support.own_code import own_code
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class Scored:
     language: Language
     objects: Grounding | None
     gallery: list[GalleryImage]
+
+
+def without_metrics(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings on which captions depend, without the words of the vocabulary."""
+    unused = ("extra_metrics", "vocabulary")
+    return {name: value for name, value in settings.items() if name not in unused}
 
 
 def identify(
@@ -138,6 +145,7 @@ def write_record(
         arithmetic=arithmetic,
         versions=results.versions(),
         commit=results.commit(),
+        own_code=own_code(*(without_metrics(each) for each in (config, training or {}, hparams))),
         seconds=seconds,
         scores={split: scored.corpus for split, scored in found.items()},
         intervals={split: scored.intervals for split, scored in found.items()},

@@ -12,7 +12,7 @@ from captioning.support.renamed import RENAMED
 ARITHMETIC: Final = ("precision", "device", "backend", "threads")
 """The parts of a run's arithmetic, see `captioning.reporting.arithmetic.Arithmetic`."""
 
-_OF_PARTS = ("encoder weights", "vocabulary size")
+_OF_PARTS = ("own code", "encoder weights", "vocabulary size")
 
 # Tables show the settings of these groups first.
 _GROUPS = (
@@ -124,12 +124,16 @@ def _dots(key: str) -> list[int]:
 
 
 def identity(results: Results) -> str:
-    """A text that two runs share if they differ at most in seed and arithmetic."""
+    """A text that two runs share if they differ at most in seed and arithmetic.
+
+    Neither the classes that they name nor the code of those of the user's own may differ.
+    """
     parts = (
         results.vocabulary.model_dump() if results.vocabulary else None,
         results.encoder.model_dump(exclude={"weights_source"}) if results.encoder else None,
         results.model.model_dump(exclude={"parameters"}) if results.model else None,
         _decoding(results),
+        results.own_code or None,
     )
     return json.dumps([results.name, configuration(results), parts], sort_keys=True)
 
@@ -175,9 +179,9 @@ def differing(rows: Sequence[Sequence[Results]]) -> list[dict[str, str]]:
 
     A setting that a row lacks because its model, objective or the like is of another class does not
     count as another value: a table of models with and without attention has no column for the
-    dimension of the attention, unless the models with attention differ in it. Arithmetic, encoder
-    weights and the size of the vocabulary are only included where rows of one name would look the
-    same without them.
+    dimension of the attention, unless the models with attention differ in it. Arithmetic, the code
+    of the user's own classes, encoder weights and the size of the vocabulary are only included
+    where rows of one name would look the same without them.
 
     Args:
         rows: the runs of each row, which have the same configuration.
@@ -276,6 +280,7 @@ def _further(runs: Sequence[Results]) -> dict[str, str]:
     """What can tell rows apart that have the same settings."""
     first = runs[0]
     return {
+        "own code": " ".join(dict.fromkeys((first.own_code or {"": "-"}).values())),
         "encoder weights": first.encoder.fingerprint[:8] if first.encoder else "-",
         "vocabulary size": str(first.vocabulary.size) if first.vocabulary else "-",
         **{part: " / ".join(values) for part, values in arithmetic_values(runs).items()},

@@ -290,6 +290,9 @@ class Results(_Record):
             which also trained the model unless ``training`` is given. None in files of schema 1.
         versions: of Python and the packages, see :func:`versions`.
         commit: of the code, see :func:`commit`.
+        own_code: the classes from outside of the package, see
+            :func:`captioning.support.own_code.own_code`. None in early files, and where a file of
+            captions was scored.
         seconds: wall time of each part of the run.
         scores: ``{split: {score: value}}``, of captions decoded without teacher forcing.
         metrics: the scales of users' own metrics by name; default: those that this process has
@@ -325,6 +328,7 @@ class Results(_Record):
     arithmetic: Arithmetic | None = None
     versions: dict[str, str]
     commit: str | None
+    own_code: dict[str, str] | None = None
     seconds: dict[Name, NonNegativeFloat]
     scores: dict[Name, ScoreRow]
     metrics: dict[Name, DeclaredMetric] = Field(default_factory=lambda: declared_metrics())

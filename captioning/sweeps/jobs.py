@@ -32,6 +32,7 @@ from captioning.reporting.results import WHERE_DATA_LIES, read_results
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json
 from captioning.support.locks import file_lock
+from captioning.support.own_code import own_code
 from captioning.support.reading import load_record
 from captioning.support.settings import without
 from captioning.support.signals import STOPPING
@@ -121,6 +122,7 @@ def run_job(
             (folder / "failed.json").unlink(missing_ok=True)
         if earlier_score is not None:
             log.info("Already finished: %s", folder)
+            warn_of_edits(folder, config, cwd)
             return earlier_score
         status = _run_process(folder, cwd, output)
     if status == 0:
@@ -195,6 +197,17 @@ def record_failure(folder: Path, reason: str, overrides: list[str]) -> None:
 def has_finished(folder: Path) -> bool:
     """Whether a job has written all of its files."""
     return all((folder / name).is_file() for name in ("results.json", "report.html"))
+
+
+def warn_of_edits(folder: Path, config: Mapping[str, Any], cwd: Path) -> None:
+    """Log which of the user's own classes were edited after a job had finished with them."""
+    then, now = read_results(folder / "results.json").own_code or {}, own_code(config, start=cwd)
+    edited = [path for path, digest in now.items() if then.get(path, digest) != digest]
+    if edited:
+        log.warning(
+            "%s was edited after %s had finished: delete that folder to run the job again.",
+            *(" and ".join(edited), folder),
+        )
 
 
 def optimized_score(folder: Path) -> float:

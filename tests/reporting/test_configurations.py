@@ -201,6 +201,15 @@ def test_arithmetic_has_a_column_only_where_nothing_else_tells_rows_apart() -> N
     assert columns(fast, other) == {"model.attention_dim": ["512", "8"]}
 
 
+def test_seeds_of_edited_code_are_not_one_row() -> None:
+    runs = [
+        results_of({"seed": seed}).model_copy(update={"own_code": code})
+        for seed, code in enumerate(({"my.Decoder": "aaa"}, {"my.Decoder": "bbb"}, {}, None))
+    ]
+    assert grouped(runs) == [[0], [1], [2, 3]]  # of early files, nothing is known
+    assert columns(runs[0], runs[1], runs[2]) == {"own code": ["aaa", "bbb", "-"]}
+
+
 def test_seeds_of_one_arithmetic_are_grouped_first() -> None:
     runs = [
         results_of({"seed": seed}, arithmetic=ARITHMETIC | {"precision": precision})

@@ -63,6 +63,7 @@ EXAMPLE = {
     "views": {"train": ["original", "flip"], "evaluation": ["original"]},
     "reward": "STANDARD_wInit+Cider-D[n4,s6.0]+average[nspi5]",
     "leave_one_out": None,
+    "own_code": {"my.Decoder": "0123456789ab"},
     "commit": None,
     "seconds": {"train": 1900, "test": 61.5},
     "scores": {"dev": {"CIDEr": 0.488}, "test": {"BLEU-1": 0.603, "CIDEr": 1.2, "length": 12.5}},

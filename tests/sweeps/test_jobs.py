@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
 
+from captioning.support.own_code import own_code
+from captioning.sweeps import jobs
 from captioning.sweeps.jobs import describe_exit, relevant_settings
 
 ROOT = Path(__file__).parents[2]
@@ -281,6 +284,22 @@ def test_only_what_changes_results_makes_another_run() -> None:
         config | {"data": {"root": "a", "batch_size": 8}}
     )
     assert relevant_settings(config) != relevant_settings(config | {"seed": 1})
+
+
+def test_a_job_that_has_finished_with_code_that_was_edited_since_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {"model": {"_target_": "my_code.Decoder"}}
+    (tmp_path / "my_code.py").write_text("class Decoder: ...")
+    recorded = [own_code(config, start=tmp_path), None, {"my_code.Decoder": "other"}]
+    warned = []
+    monkeypatch.setattr(jobs, "read_results", lambda _: SimpleNamespace(own_code=recorded[0]))
+    while recorded:
+        jobs.warn_of_edits(tmp_path / "job", config, tmp_path)
+        warned.append("my_code.Decoder was edited after" in caplog.text)
+        del recorded[0]
+    assert warned == [False, False, True]
+    assert "delete that folder" in caplog.text
 
 
 @pytest.mark.usefixtures("jobs_here")
