@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tiny
 import torch
 import yaml
 
@@ -36,6 +38,7 @@ from examples.gru_decoder import AttentionGRU
 from examples.json_lines import JsonLinesReader
 from examples.learned_temperature import LearnedTemperature
 from examples.length_bonus import LengthBonus
+from examples.precomputed_grids import PrecomputedData
 from examples.word_repeats import WordRepeats
 
 ROOT = Path(__file__).parents[1]
@@ -116,7 +119,7 @@ def test_the_readme_names_every_file_and_config_and_links_lead_somewhere() -> No
     files |= set(EXAMPLES.glob("conf/*/*.yaml"))
     assert {str(path.relative_to(EXAMPLES)) for path in files} <= links
     assert all((EXAMPLES / link).exists() for link in links)
-    assert len([each for each in commands() if each[0] == "train.py"]) == 7
+    assert len([each for each in commands() if each[0] == "train.py"]) == 8
     for path in EXAMPLES.glob("*.py"):  # each says the command that the README has
         for line in re.findall("^python train.*", path.read_text(), re.M):
             assert line in README
@@ -273,6 +276,51 @@ def test_the_backbone_keeps_to_the_contract() -> None:
     del spec["defaults"]
     small = spec | {"weights": "random", "image_size": 128}
     check_encoder(build(small, GridEncoder, "encoder"))
+
+
+def test_grids_from_files_are_those_of_their_images(folder: Path, tmp_path: Path) -> None:
+    """The files are numbered: the first location of an image has its number in all channels."""
+    drawn = {split: list(scenes.scenes(split))[:count] for split, count in IMAGES.items()}
+    names = [scene.name for of_split in drawn.values() for scene in of_split]
+    files = folder / "grids"
+    files.mkdir()
+    for number, name in enumerate(names):
+        np.save(files / f"{Path(name).stem}.npy", np.full((2, 3, 8), number, np.float16))
+    place = folder / "runs" / "precomputed"
+    given = [each for each in TINY if not each.startswith("encoder.")]
+    given += ["data.name=scenes", f"encoder.folder='{files}'", f"data.cache={folder / 'cache'}"]
+    line = [each for each in command("encoder=precomputed") if each != "encoder.folder=DIR"]
+    run([*line, *given, f"hydra.run.dir='{place}'"])
+    results = read_results(place / "results.json")
+    assert results.encoder.name == "precomputed"
+    assert results.encoder.weights_source == f"the files of {files}"
+    captioner = Captioner.load_from_checkpoint(place / "checkpoints" / "best.ckpt")
+    encoder = captioner.encoder
+    assert encoder.grid_size == (2, 3)
+
+    data = PrecomputedData(name="scenes", min_count=1, cache=str(folder / "cache"))
+    data.open_features(encoder)
+    batch = next(iter(data.test_dataloader()))
+    assert batch.images.shape == (len(batch.ids), 6, 8)
+    assert batch.images[:, 0, 0].tolist() == [names.index(name) for name in batch.ids]
+    assert data.images("test")[0].id == names[46]
+
+    fingerprint = encoder.fingerprint
+    assert type(encoder)(str(files), name="others").fingerprint != fingerprint
+    with pytest.raises(
+        CaptioningError, match=r"precomputed: grids .* are read by data=precomputed"
+    ):
+        captioner.caption(data.images("test")[0].path)
+    with pytest.raises(CaptioningError, match="encoder=precomputed"):
+        data.open_features(tiny.Encoder())
+    np.save(files / f"{Path(names[0]).stem}.npy", np.zeros((4, 8)))
+    with pytest.raises(CaptioningError, match=r"shape is \(4, 8\), not \(2, 3, 8\)"):
+        data.store.gather(names[:1])
+    (files / f"{Path(names[-1]).stem}.npy").unlink()
+    with pytest.raises(CaptioningError, match=r"\.npy is missing"):
+        data.open_features(encoder)
+    with pytest.raises(CaptioningError, match=r"there are no \.npy files"):
+        type(encoder)(str(tmp_path))
 
 
 # A metric

@@ -174,7 +174,7 @@ def _read_ahead(
 
 @contextmanager
 def _on_device(encoder: GridEncoder, device: torch.device) -> Iterator[None]:
-    home = next(encoder.parameters()).device
+    home = next(encoder.parameters(), torch.empty(0)).device  # an encoder may have no parameters
     encoder.to(device)
     try:
         yield
