@@ -144,7 +144,7 @@ class Captioner(Training, Scoring, Saving):
         """
         data.prepare_data()
         data.read_text()
-        return cls(
+        captioner = cls(
             vocabulary=data.vocabulary.to_list(),
             encoder=encoder,
             model=expand(model, NAMES["model"], "model") | settings,
@@ -155,3 +155,5 @@ class Captioner(Training, Scoring, Saving):
             validation=validation,
             backend=backend,
         )
+        captioner.decoder.initialize()
+        return captioner

@@ -262,6 +262,37 @@ def test_a_checkpoint_holds_all_that_captions_need(
             assert [each.log_prob for each in ours] == [each.log_prob for each in theirs]
 
 
+class WithVectors(AttentionLSTM):
+    """Its embedding is read from a file, and stays as it is."""
+
+    def __init__(self, *sizes: int, vectors: str, **base: Any) -> None:
+        super().__init__(*sizes, **base)
+        self.vectors = vectors
+        self.embedding.requires_grad_(False)
+
+    def initialize(self) -> None:
+        found = torch.load(self.vectors)
+        for place, word in enumerate(self.words):
+            self.embedding.weight[place] = found.get(word, 0.0)
+
+
+def test_word_vectors_are_read_once_and_then_are_part_of_the_checkpoint(
+    data: CaptionDataModule, tmp_path: Path
+) -> None:
+    file, path = tmp_path / "vectors.pt", tmp_path / "captioner.ckpt"
+    data.read_text()
+    vectors = {word: torch.randn(8) for word in data.vocabulary.words[::2]}
+    torch.save(vectors, file)
+    model = tiny.captioner(data, model=WithVectors, vectors=str(file))
+    trainer = tiny.trainer(tmp_path, max_epochs=1, limit_train_batches=2)
+    trainer.fit(model, datamodule=data)
+    trainer.save_checkpoint(path)
+    file.unlink()
+    loaded = Captioner.load_from_checkpoint(path).decoder
+    for word, row in zip(loaded.words, loaded.embedding.weight, strict=True):
+        assert row.equal(vectors.get(word, torch.zeros(8)))
+
+
 class Halved(AttentionLSTM):
     """Another model with the same parameters."""
 

@@ -133,6 +133,13 @@ class Training(CaptionModel):
                 "trainer.max_epochs or trainer.max_steps."
             )
         optimizer, schedule = self.build_optimizer(int(total_steps))
+        rate, starts_from_nothing = optimizer.defaults.get("lr"), self.encoder.weights == "random"
+        if self.encoder_trains and starts_from_nothing and rate and 0 < self.encoder_lr < rate / 10:
+            log.warning(
+                "The encoder starts from random weights, and encoder_lr=%g suits pretrained ones: "
+                "give encoder_lr=%g or the like. Its BatchNorm layers do not learn statistics.",
+                *(self.encoder_lr, rate),
+            )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def build_optimizer(self, total_steps: int) -> tuple[Optimizer, LRScheduler]:
@@ -155,13 +162,6 @@ class Training(CaptionModel):
             groups += [{"params": matrices, **rate}] if matrices else []
             groups += [{"params": vectors, "weight_decay": 0.0, **rate}] if vectors else []
         optimizer = build(self.optimizer_spec, Optimizer, "optimizer", params=groups)
-        rate = optimizer.defaults.get("lr", 0.0)
-        if encoder and self.encoder.weights == "random" and 0 < 10 * self.encoder_lr < rate:
-            log.warning(
-                "The encoder starts from random weights, and encoder_lr=%g suits pretrained ones: "
-                "give encoder_lr=%g or the like. Its BatchNorm layers do not learn statistics.",
-                *(self.encoder_lr, rate),
-            )
         return optimizer, build_scheduler(self.scheduler_spec, optimizer, total_steps)
 
     def configure_gradient_clipping(

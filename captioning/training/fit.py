@@ -238,6 +238,7 @@ def make_captioner(config: Config, settings: TrainSettings, data: CaptionDataMod
         encoder_lr=settings.encoder_lr,
         backend=settings.backend,
     )
+    captioner.decoder.initialize()
     captioner.run = {
         "name": settings.name,
         "seed": settings.seed,

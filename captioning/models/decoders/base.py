@@ -107,6 +107,13 @@ class Decoder(nn.Module, ABC):
     words: Sequence[str] = ()
     word_dropout: float = 0.0
 
+    def initialize(self) -> None:
+        """Set weights that do not come from random numbers, such as word vectors from a file.
+
+        A new captioner calls it once, when :attr:`words` are known. A captioner that is loaded from
+        a checkpoint does not, so that it needs no such file.
+        """
+
     @abstractmethod
     def prepare(self, grid: Float[Tensor, "images locations channels"]) -> Memory:
         """Compute everything that depends on the images alone, once for all their captions."""
