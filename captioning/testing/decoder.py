@@ -244,9 +244,19 @@ def _check_mixed_precision(
 ) -> None:
     """Compare the backends under autocast to bfloat16, for which there are kernels of their own.
 
-    They may differ by a few times of what the precision itself makes of the results.
+    They may differ by a few times of what the precision itself makes of the results. The state has
+    to stay in the precision in which it starts: in bfloat16, sums over words lose their last terms.
     """
     with torch.autocast(grid.device.type, torch.bfloat16):
+        with torch.no_grad():
+            memory = decoder.prepare(grid)
+            state = decoder.start(memory, tokens.shape[1])
+            after = decoder.step(tokens[..., 0], state, memory).state
+        for part, value in state.items():
+            assert part not in after or after[part].dtype == value.dtype, (
+                f"{_name(decoder)}: in mixed precision, state[{part!r}] begins in {value.dtype} "
+                f"and is in {after[part].dtype} after a word, as layers return it: cast it back."
+            )
         plain, found = (
             _with_gradients(decoder, grid, tokens, backend) for backend in ("torch", "auto")
         )

@@ -307,6 +307,14 @@ class CountsSteps(LSTM):
         return step._replace(logits=step.logits + self.steps * torch.arange(9))
 
 
+class LosesPrecision(LSTM):
+    def recurrent_step(
+        self, inputs: Mapping[str, Tensor], state: State, memory: Memory, rows: Rows
+    ) -> State:
+        new = super().recurrent_step(inputs, state, memory, rows)
+        return new | {"hidden": new["hidden"] @ torch.eye(self.hidden_dim).to(new["hidden"])}
+
+
 class KeepsTensor(LSTM):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -317,6 +325,7 @@ class KeepsTensor(LSTM):
     ("broken", "words"),
     [
         (CountsSteps, "CountsSteps: logits of a second `step` with the same arguments; .* state"),
+        (LosesPrecision, r"mixed precision, state\['hidden'\] begins in torch.float32 .* bfloat16"),
         (KeepsTensor, "KeepsTensor.output_hidden.last keeps a tensor of an earlier call: .* state"),
         (SeesTheFuture, "SeesTheFuture: log-probabilities by `step`, word by word, and by `for"),
         (OtherStep, "OtherStep: log-probabilities by `step`, word by word, and by `forward`"),
