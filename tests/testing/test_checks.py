@@ -327,7 +327,7 @@ class KeepsTensor(LSTM):
         (CountsSteps, "CountsSteps: logits of a second `step` with the same arguments; .* state"),
         (
             LosesPrecision,
-            r"mixed precision, state\['hidden'\] begins in torch\.float32 and is in torch\.bfloat16",
+            r"precision, state\['hidden'\] begins in torch\.float32 and is in torch\.bfloat16",
         ),
         (KeepsTensor, "KeepsTensor.output_hidden.last keeps a tensor of an earlier call: .* state"),
         (SeesTheFuture, "SeesTheFuture: log-probabilities by `step`, word by word, and by `for"),
