@@ -24,6 +24,7 @@ from captioning.apps import leaderboard
 from captioning.captioner import Captioner
 from captioning.data import scenes
 from captioning.data.corpus import read_corpus
+from captioning.data.datamodule import CaptionDataModule
 from captioning.kernels.ops import Rows
 from captioning.models.attention.additive import AdditiveAttention
 from captioning.models.attention.base import Attention
@@ -311,6 +312,11 @@ def test_grids_from_files_are_those_of_their_images(folder: Path, tmp_path: Path
         CaptioningError, match=r"precomputed: grids .* are read by data=precomputed"
     ):
         captioner.caption(data.images("test")[0].path)
+    usual = CaptionDataModule(name="scenes", min_count=1, cache=str(folder / "cache"))
+    with pytest.raises(
+        CaptioningError, match=r"precomputed: grids .* are read by data=precomputed"
+    ):
+        usual.open_features(encoder)
     with pytest.raises(CaptioningError, match="encoder=precomputed"):
         data.open_features(tiny.Encoder())
     np.save(files / f"{Path(names[0]).stem}.npy", np.zeros((4, 8)))

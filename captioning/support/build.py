@@ -181,7 +181,10 @@ def import_class(path: str, base: Callable[..., T], key: str) -> type[T]:
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise CaptioningError(f"{key}={path}: no such class ({error}).") from error
+        package, remedy = module.partition(".")[0], ""
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            remedy = f": start in the folder that has {package}, or add that folder to PYTHONPATH"
+        raise CaptioningError(f"{key}={path}: no such class ({error}){remedy}.") from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise CaptioningError(f"{key}={path} is not a {base.__name__}.")
     if inspect.isabstract(found):

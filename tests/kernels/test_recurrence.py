@@ -331,6 +331,27 @@ def test_recurrent_dropout_has_the_same_mask_either_way(calls: list[int]) -> Non
         assert relative_error(decoder(small_grid(), TOKENS).logits, found[0]) > 0.05
 
 
+class AsksTheWord(AttentionLSTM):
+    """Adds to the query without ``word_query``."""
+
+    share = 1.0
+
+    def word_inputs(self, embedded: Tensor) -> dict[str, Tensor]:
+        inputs = super().word_inputs(embedded)
+        query = self.share * embedded[:, :1].expand(-1, self.attention.query.out_features)
+        return inputs | {"query": query.to(inputs["gates"].dtype)}
+
+
+def test_what_words_add_to_the_query_is_added(calls: list[int]) -> None:
+    decoder = small_decoder()
+    decoder.__class__ = AsksTheWord
+    assert_as_without_kernels(decoder)
+    assert calls == [TOKEN_COUNT]
+    plain = decoder(small_grid(), TOKENS).attention
+    decoder.share = 20.0
+    assert (decoder(small_grid(), TOKENS).attention - plain).abs().max() > 1e-3
+
+
 class OtherStep(AttentionLSTM):
     def recurrent_step(self, *args: Any) -> dict[str, Tensor]:
         state = super().recurrent_step(*args)

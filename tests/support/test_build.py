@@ -77,7 +77,10 @@ def test_the_configuration_stays_as_it_was() -> None:
         # Of the right type, and yet refused by the class.
         ({"attention_dim": 0}, ["model.attention_dim=0", "1 or more"]),
         # What is named is not to be had, or not what is asked for.
-        ({"_target_": "nowhere.Decoder"}, ["model._target_=nowhere.Decoder", "no such class"]),
+        (
+            {"_target_": "nowhere.Decoder"},
+            ["model._target_=nowhere.Decoder", "no such class", "the folder that has nowhere"],
+        ),
         ({"_target_": "captioning.models.decoders.lstm.LSTN"}, ["LSTN", "no such class"]),
         ({"_target_": "AttentionLSTM"}, ["model._target_=AttentionLSTM", "no such class"]),
         ({"_target_": ".lstm.LSTM"}, ["model._target_=.lstm.LSTM", "no such class"]),
