@@ -343,11 +343,11 @@ class AsksTheWord(AttentionLSTM):
 
 
 def test_what_words_add_to_the_query_is_added(calls: list[int]) -> None:
-    decoder = small_decoder()
+    decoder = small_decoder(word_query=False)
     decoder.__class__ = AsksTheWord
     assert_as_without_kernels(decoder)
     assert calls == [TOKEN_COUNT]
-    plain = decoder(small_grid(), TOKENS).attention
+    plain = decoder.eval()(small_grid(), TOKENS).attention
     decoder.share = 20.0
     assert (decoder(small_grid(), TOKENS).attention - plain).abs().max() > 1e-3
 
