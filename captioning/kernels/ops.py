@@ -193,7 +193,7 @@ def cross_entropy(
     targets: Int64[Tensor, " tokens"],
     label_smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """The mean of -log softmax(logits)[target] over the real tokens.
+    """The mean of -log softmax(logits)[target] over the real tokens; 0 if there are none.
 
     Args:
         logits: of any floating type; the loss is computed in single precision at least.

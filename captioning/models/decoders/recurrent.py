@@ -177,7 +177,7 @@ class RecurrentDecoder(Decoder):
             packed.targets,
             packed.positions,
             packed.lengths,
-            tokens.shape[2] - 1,
+            packed.max_length,
             coverage,
             weights,
             words.get("location"),
