@@ -87,7 +87,7 @@ def join(members: Sequence[Captioner]) -> None:
     if len(distinct) == 1:
         first.decoder = Ensemble([member.decoder for member in members])
         return
-    joint = JointEncoder([member.encoder for member in distinct])
+    joint = JointEncoder([member.network for member in distinct])
     parts = [joint.parts[n] for n in encoders]
     first.replace_encoder(joint)
     first.decoder = JointEnsemble(

@@ -16,7 +16,7 @@ ALLOWED = {
     "support": (),
     "kernels": ("support",),
     "models": ("support", OPS),
-    # The data module opens the features of the model's encoder, which it knows as a GridEncoder.
+    # The data module opens the features of the model's encoder, which it knows as an Encoder.
     # The stores of several encoders are read together as these are joined.
     "data": ("support", ENCODER, "models.encoders.joint"),
     "decoding": ("support", OPS, DECODER, "metrics.utility"),
@@ -117,6 +117,17 @@ def test_only_the_captioner_and_what_runs_experiments_choose_a_backend() -> None
             names = {name for name, _ in imports(path)}
             assert "captioning.kernels.backend" not in names, path
             assert "captioning.kernels.reference" not in names, path
+
+
+def test_no_method_only_raises() -> None:
+    """A base class demands of its subclasses what each of them has."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lone = body[0] if len(body) == 1 else None
+                refuses = isinstance(lone, ast.Raise) and "NotImplementedError" in ast.dump(lone)
+                assert not refuses, f"{path.relative_to(PACKAGE)}: {node.name}"
 
 
 def test_nothing_imports_the_commands_but_the_command_line() -> None:

@@ -131,7 +131,7 @@ class Saving(CaptionModel):
         captioner = cls(**settings | {"encoder": first, "backend": backend})
         if contained:  # a checkpoint of this captioner names them as this one does
             captioner.hparams["encoder"] = encoder
-            built, found = captioner.encoder, checkpoint["encoder"]["fingerprint"]
+            built, found = captioner.network, checkpoint["encoder"]["fingerprint"]
             known = {"random": built.fingerprint}
             if built.imagenet is not None and built.imagenet.archive is not None:
                 known["imagenet"] = built.imagenet.archive.fingerprint

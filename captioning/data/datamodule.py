@@ -30,7 +30,7 @@ from captioning.data.text import (
     save_descriptions,
 )
 from captioning.data.views import ORIGINAL, ORIGINAL_ALONE, find_views, side_ids
-from captioning.models.encoders.base import GridEncoder
+from captioning.models.encoders.base import Encoder
 from captioning.support.errors import CaptioningError, shortened
 from captioning.support.memory import own_gpu_memory
 
@@ -153,7 +153,7 @@ class CaptionDataModule(pl.LightningDataModule):
         self.add_words = add_words
         self.predict_split = predict_split
         self.train_views = tuple(train_views)
-        self.encoder: GridEncoder | None = None
+        self.encoder: Encoder | None = None
         self.stores: dict[str, Store] = {}
         self._text_is_read = False
         self._store_folder: Path | None = None  # of the original
@@ -184,9 +184,9 @@ class CaptionDataModule(pl.LightningDataModule):
             return
         module = self.trainer.lightning_module
         encoder = getattr(module, "encoder", None)
-        if not isinstance(encoder, GridEncoder):
+        if not isinstance(encoder, Encoder):
             raise CaptioningError(
-                f"{type(module).__name__} has no attribute `encoder` that is a GridEncoder: the "
+                f"{type(module).__name__} has no attribute `encoder` that is an Encoder: the "
                 "data module opens the grids of that encoder."
             )
         self.open_features(encoder, self._splits_of(stage))
@@ -298,7 +298,7 @@ class CaptionDataModule(pl.LightningDataModule):
 
     def open_features(
         self,
-        encoder: GridEncoder,
+        encoder: Encoder,
         splits: Sequence[str] = SPLITS,
         views: Sequence[str] | None = None,
     ) -> None:

@@ -96,7 +96,7 @@ def config_of(captioner: Captioner, shared: Mapping[str, str]) -> Config:
         captioner: the model.
         shared: names of weights that are the same tensor as another one, by that other name.
     """
-    encoder = captioner.encoder
+    encoder = captioner.network
     settings: dict[str, Any] = plain(without_vocabulary(captioner.hparams))
     if encoder.weights not in BY_NAME:
         settings["encoder"]["weights"] = "contained"

@@ -9,7 +9,7 @@ from jaxtyping import Float16
 from torch import Tensor
 
 from captioning.data.features.store import FeatureStore, build_store
-from captioning.models.encoders.base import GridEncoder
+from captioning.models.encoders.base import Encoder
 from captioning.models.encoders.joint import JointEncoder
 
 
@@ -64,7 +64,7 @@ Store = FeatureStore | JointStore
 
 
 def open_store(
-    directory: Path, encoder: GridEncoder, images: Sequence[tuple[str, Path]], **settings: Any
+    directory: Path, encoder: Encoder, images: Sequence[tuple[str, Path]], **settings: Any
 ) -> Store:
     """Open the store of an encoder, or those of the members of a joint one.
 

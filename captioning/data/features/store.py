@@ -48,7 +48,7 @@ from torch import Tensor
 from captioning.data.features.digests import try_image_digests
 from captioning.data.features.extraction import choose_device, choose_precision, extract_grids
 from captioning.data.views import ORIGINAL, View
-from captioning.models.encoders.base import GridEncoder
+from captioning.models.encoders.base import Encoder
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json, writing
 from captioning.support.locks import file_lock
@@ -246,7 +246,7 @@ class FeatureStore:
 
 def build_store(
     directory: Path,
-    encoder: GridEncoder,
+    encoder: Encoder,
     images: Sequence[tuple[str, Path]],
     *,
     batch_size: int = 16,
@@ -373,7 +373,7 @@ def build_store(
     return store
 
 
-def store_folder(directory: Path, encoder: GridEncoder, view: View = ORIGINAL) -> Path:
+def store_folder(directory: Path, encoder: Encoder, view: View = ORIGINAL) -> Path:
     """The folder of a store; other weights, another preprocessing or view have another folder."""
     return directory / _folder_name(_identity(encoder, view))
 
@@ -389,7 +389,7 @@ def _raise_unless(skip_bad: bool, errors: Mapping[str, CaptioningError]) -> None
         raise CaptioningError(f"{first}{more} With skip_bad=true such images are left out.")
 
 
-def _identity(encoder: GridEncoder, view: View) -> dict[str, Any]:
+def _identity(encoder: Encoder, view: View) -> dict[str, Any]:
     """Everything that a grid depends on, as it is written into ``meta.json``."""
     # Stores of the original are as they were before there were views.
     part = {"view": {"box": list(view.box), "mirrored": view.mirrored}}
