@@ -29,7 +29,8 @@ def load_captioner(
     they read grids of different encoders, the captioner has a
     :class:`~captioning.models.encoders.joint.JointEncoder` of these. Such a captioner is for
     writing captions; it cannot be saved as a checkpoint. Its ``run`` has the settings that all
-    members were trained with, without the seed, and their reward.
+    members were trained with, without the seed, their reward, and the ``run`` of each as
+    ``members``.
 
     Args:
         ckpt: the file, or the files.
@@ -60,7 +61,7 @@ def load_captioner(
     configs = [member.run["config"] for member in members if "config" in member.run]
     rewards = {member.objective.reward_signature for member in members}
     join(members)
-    first.run = {"name": f"ensemble of {len(paths)}"}
+    first.run = {"name": f"ensemble of {len(paths)}", "members": [each.run for each in members]}
     if len(rewards) == 1 and None not in rewards:
         first.run["reward"] = rewards.pop()
     if len(configs) == len(members):
