@@ -64,6 +64,26 @@ def stopping_later() -> Iterator[Request]:
 
 
 @contextmanager
+def keeping_sigterm() -> Iterator[None]:
+    """Within the block, a library may take over SIGTERM; afterwards, it is handled as before.
+
+    Raises:
+        Stopped: the signal came within the block, and the library's handler called ``sys.exit``
+            with its number, as Ray's does.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as error:
+        if error.code == signal.SIGTERM:
+            raise Stopped(signal.SIGTERM) from error
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _handled_by(handler: Any) -> Iterator[None]:
     """Handle :data:`STOPPING` by a function, except those that this process was told to ignore."""
     before = {}
