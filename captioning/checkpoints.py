@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from captioning.data.text import Vocabulary
+from captioning.data.vocabulary import Vocabulary
 from captioning.pretrained.folder import read_folder
 from captioning.pretrained.places import find_model
 from captioning.support.checkpoint_file import damaged_part

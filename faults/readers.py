@@ -18,9 +18,10 @@ import numpy as np
 
 from captioning.data.boxes import read_boxes
 from captioning.data.corpus import read_corpus
+from captioning.data.descriptions import load_saved_descriptions
 from captioning.data.features.digests import image_digests
 from captioning.data.references import read_references
-from captioning.data.text import Vocabulary, load_saved_descriptions
+from captioning.data.vocabulary import Vocabulary
 from captioning.evaluation.captions_file import match_captions
 from captioning.metrics.bootstrap import Statistics
 from captioning.reporting.curves import chart, read_curves

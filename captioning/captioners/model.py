@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from captioning.data.text import Vocabulary
 from captioning.data.views import ORIGINAL_ALONE, find_views, side_ids
+from captioning.data.vocabulary import Vocabulary
 from captioning.decoding import Decoding, Hypothesis
 from captioning.kernels.backend import Backend, use_backend
 from captioning.models.decoders.base import Decoder

@@ -12,24 +12,18 @@ from torch.utils.data import DataLoader, Sampler
 
 from captioning.data.batch import Batch
 from captioning.data.boxes import ImageBoxes, read_boxes
+from captioning.data.cleaning import Cleaner, clean_descriptions
 from captioning.data.corpus import CaptionedImage, Corpus, read_corpus
 from captioning.data.dataset import CaptionDataset, identity_collate
+from captioning.data.descriptions import save_descriptions
 from captioning.data.features.joint import Store, open_store
 from captioning.data.features.store import store_folder
 from captioning.data.locations import cache_folder, ensure_data_folder
 from captioning.data.readers.registry import find_reader
 from captioning.data.sampler import LengthGroupedSampler
 from captioning.data.splits import SPLITS, Split
-from captioning.data.text import (
-    Cleaner,
-    Vocabulary,
-    build_vocabulary,
-    clean_descriptions,
-    coverage,
-    extend_vocabulary,
-    save_descriptions,
-)
 from captioning.data.views import ORIGINAL, ORIGINAL_ALONE, find_views, side_ids
+from captioning.data.vocabulary import Vocabulary, build_vocabulary, coverage, extend_vocabulary
 from captioning.models.encoders.base import Encoder
 from captioning.support.errors import CaptioningError, shortened
 from captioning.support.memory import own_gpu_memory
@@ -71,7 +65,7 @@ class CaptionDataModule(pl.LightningDataModule):
         max_words: Words of a training caption that are kept.
         min_count: How often a word must occur in the training split to get a token.
         max_size: The most words of the vocabulary.
-        cleaner: How training captions are cleaned; see :class:`captioning.data.text.Cleaner`.
+        cleaner: How training captions are cleaned; see :class:`captioning.data.cleaning.Cleaner`.
         resident: Keep all grids in the memory of the device that trains. ``auto``: if it is a GPU,
             and they take no more than half of its free memory, or of this process's share; see
             :func:`captioning.support.memory.own_gpu_memory`.

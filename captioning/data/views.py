@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from captioning.data.text import Vocabulary
+from captioning.data.vocabulary import Vocabulary
 from captioning.support.errors import CaptioningError
 from captioning.support.nearest import did_you_mean
 from captioning.support.regions import WHOLE, Region

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from captioning.data.cleaning import Cleaner
 from captioning.data.corpus import fingerprint
 from captioning.data.names import composed, without_zeros
 from captioning.data.references import References, read_references
-from captioning.data.text import Cleaner
 from captioning.data.views import ORIGINAL_ALONE, find_views
 from captioning.evaluation.extra_metrics import ExtraMetrics
 from captioning.metrics import METRICS, CaptionScorer, intervals

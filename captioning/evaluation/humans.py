@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from captioning.data.cleaning import Cleaner
 from captioning.data.references import read_references
-from captioning.data.text import Cleaner
 from captioning.evaluation.captions_file import UNKNOWN, EvalSettings, find_photographs
 from captioning.metrics import METRICS, CaptionScorer, Scores
 from captioning.metrics.bootstrap import mean_intervals

@@ -13,7 +13,7 @@ from captioning.captioners.choices import NAMES
 from captioning.captioners.saving import encoder_of
 from captioning.checkpoints import first_difference, read_checkpoint, restoring
 from captioning.data.datamodule import CaptionDataModule
-from captioning.data.text import Vocabulary, coverage
+from captioning.data.vocabulary import Vocabulary, coverage
 from captioning.models.decoders.base import Decoder
 from captioning.models.encoders.base import GridEncoder
 from captioning.support.build import build, expand, locate, parameters_of

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from captioning.apps.prepare import _parser
 from captioning.data import datamodule
 from captioning.data.batch import Batch
+from captioning.data.cleaning import Cleaner
 from captioning.data.corpus import read_corpus
 from captioning.data.datamodule import CaptionDataModule
 from captioning.data.images import load_rgb
-from captioning.data.text import Cleaner, build_vocabulary
+from captioning.data.vocabulary import build_vocabulary
 from captioning.models.encoders.vgg16 import VGG16
 from captioning.support.build import build
 from captioning.support.errors import CaptioningError

@@ -90,3 +90,8 @@ def test_a_message_keeps_its_beginning_and_its_remedy() -> None:
     assert message.endswith("; delete it.")
     assert message.isprintable()
     assert len(message) <= 1000
+
+
+def test_a_missing_document_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CaptioningError, match=r"nothing\.txt"):
+        load_document(tmp_path / "nothing.txt")
