@@ -15,7 +15,7 @@ from captioning.models.decoders.joint import JointEnsemble
 from captioning.models.decoders.views import ViewDecoder
 from captioning.models.encoders.joint import JointEncoder
 from captioning.support.errors import CaptioningError
-from captioning.support.weights import fingerprint
+from captioning.support.state_dicts import fingerprint
 
 
 def load_captioner(

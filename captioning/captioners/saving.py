@@ -24,8 +24,9 @@ from captioning.pretrained.places import DEFAULT, find_model, find_pretrained, s
 from captioning.reporting.results import Results
 from captioning.support.build import expand, validated
 from captioning.support.errors import CaptioningError
+from captioning.support.state_dicts import fingerprint
 from captioning.support.trust import check_trusted, classes_of_a_checkpoint, packages
-from captioning.support.weights import BY_NAME, fingerprint
+from captioning.support.weights import BY_NAME
 from captioning.training.checkpoint_io import make_checkpoints_atomic
 from captioning.training.moved_checkpoints import find_moved_checkpoints
 from captioning.training.resumable_settings import check_same_settings

@@ -19,8 +19,8 @@ from captioning.models.encoders.base import GridEncoder
 from captioning.support.build import build, expand, locate, parameters_of
 from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import SPECIAL_WORDS
+from captioning.support.state_dicts import fingerprint
 from captioning.support.trust import classes_of_a_checkpoint
-from captioning.support.weights import fingerprint
 from captioning.training.lineage import started_from
 
 log = logging.getLogger(__name__)

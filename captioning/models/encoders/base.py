@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from captioning.support.errors import CaptioningError
 from captioning.support.regions import WHOLE, Region
-from captioning.support.weights import ImageNet, State, fingerprint, load_weights
+from captioning.support.state_dicts import State, fingerprint
+from captioning.support.weights import ImageNet, load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green and blue over ImageNet's pictures, for pixels in [0, 1]."""

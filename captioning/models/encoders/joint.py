@@ -19,7 +19,7 @@ from captioning.models.encoders.base import (
 )
 from captioning.support.errors import CaptioningError
 from captioning.support.regions import WHOLE, Region
-from captioning.support.weights import fingerprint
+from captioning.support.state_dicts import fingerprint
 
 
 @dataclass(frozen=True)
