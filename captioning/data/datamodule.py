@@ -17,7 +17,7 @@ from captioning.data.corpus import CaptionedImage, Corpus, read_corpus
 from captioning.data.dataset import CaptionDataset, identity_collate
 from captioning.data.descriptions import save_descriptions
 from captioning.data.features.joint import Store, open_store
-from captioning.data.features.store import store_folder
+from captioning.data.features.meta import store_folder
 from captioning.data.locations import cache_folder, ensure_data_folder
 from captioning.data.readers.registry import find_reader
 from captioning.data.sampler import LengthGroupedSampler
