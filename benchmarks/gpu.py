@@ -211,7 +211,7 @@ class MadeUp(CaptionDataModule):
         encoder, generator = VGG16(weights="random"), torch.Generator().manual_seed(0)
         row = pack(make_grid(encoder))
         store = make_store(folder, encoder, images, row)
-        self.stores = {ORIGINAL.name: store}
+        self.features.stores = {ORIGINAL.name: store}
         (store.folder / "grids.bin").write_bytes(row * images)
         self.load_resident(device)
         _, made = batch_of(generator, images=images, locations=1)

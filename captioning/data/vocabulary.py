@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from captioning.support.errors import CaptioningError
+from captioning.support.errors import CaptioningError, shortened
 from captioning.support.files import atomic_write_json
 from captioning.support.reading import load_json
 from captioning.support.special_tokens import END, SPECIAL_WORDS, START, UNK
+
+log = logging.getLogger(__name__)
+
+_MOST_WORDS = 0.9
+"""A vocabulary with a smaller share of the words of the training captions is warned of."""
 
 
 class Vocabulary:
@@ -207,3 +213,45 @@ def coverage(vocabulary: Vocabulary, captions: Iterable[str]) -> Coverage:
     counts = _count_words(captions)
     known = [count for word, count in counts.items() if word in vocabulary]
     return Coverage(len(known), len(counts), sum(known) / max(1, counts.total()))
+
+
+def choose_vocabulary(
+    captions: Sequence[str],
+    given: Vocabulary | None,
+    *,
+    add_words: bool,
+    min_count: int,
+    max_size: int | None,
+) -> Vocabulary:
+    """The vocabulary of a run, with a warning if it lacks many words of the captions.
+
+    Args:
+        captions: The cleaned captions of the training split.
+        given: The vocabulary of a trained model; None: one is built.
+        add_words: Append the words of the captions that the given one lacks.
+        min_count: How often a word must occur to get an id.
+        max_size: The most words, or new words, to keep.
+
+    Raises:
+        CaptioningError: as for :func:`build_vocabulary`.
+    """
+    if given is None:
+        vocabulary = build_vocabulary(captions, min_count, max_size)
+    elif not add_words:
+        return given
+    else:
+        vocabulary = extend_vocabulary(given, captions, min_count, max_size)
+        new = vocabulary.words[len(given.words) :]
+        log.info(
+            "Data: words added to the %d of the vocabulary: %d%s",
+            *(len(given.words), len(new)),
+            f" ({shortened(', '.join(new), 200)})" if new else "",
+        )
+    known, different, share = coverage(vocabulary, captions)
+    if share < _MOST_WORDS:
+        log.warning(
+            "Data: data.min_count=%d leaves %d of the %d different words of the training "
+            "captions; %.0f %% of their words become <unk>, and data.min_count=1 keeps all.",
+            *(min_count, known, different, 100 * (1 - share)),
+        )
+    return vocabulary

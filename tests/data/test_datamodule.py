@@ -18,6 +18,7 @@ from captioning.data.batch import Batch
 from captioning.data.cleaning import Cleaner
 from captioning.data.corpus import read_corpus
 from captioning.data.datamodule import CaptionDataModule
+from captioning.data.features import opened
 from captioning.data.images import load_rgb
 from captioning.data.vocabulary import build_vocabulary
 from captioning.models.encoders.vgg16 import VGG16
@@ -164,7 +165,7 @@ def test_setup_may_be_called_again_and_after_its_steps(
     data.read_text()
     data.open_features(encoder)
     corpus, vocabulary, store = data.corpus, data.vocabulary, data.store
-    monkeypatch.delattr(datamodule, "open_store")
+    monkeypatch.delattr(opened, "open_store")
     trainer = make_trainer()
     trainer.fit(Witness(encoder), datamodule=data)
     for stage in ("fit", "validate", "test", "predict", None):
@@ -364,7 +365,7 @@ def test_resident_grids_give_the_same_batches_without_their_file(
     held.read_text()
     held.open_features(encoder)
     held.load_resident(torch.device("cpu"))
-    monkeypatch.delattr(os, "preadv")
+    monkeypatch.delattr(os, "pread")
     for ours, theirs in zip(held.train_dataloader(), expected, strict=True):
         assert ours.ids == theirs.ids
         assert torch.equal(ours.images, theirs.images)
