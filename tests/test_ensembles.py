@@ -58,6 +58,8 @@ def test_several_have_all_decoders_and_the_settings_that_they_share(tmp_path: Pa
         alone = Captioner.load_from_checkpoint(path, trust="tiny").decoder.state_dict()
         assert all(torch.equal(value, alone[key]) for key, value in member.state_dict().items())
     config = {"epochs": 2, "model": {"hidden_dim": 12}}
+    members = captioner.run.pop("members")
+    assert [each["config"]["seed"] for each in members] == [1, 2]
     assert captioner.run == {"name": "ensemble of 2", "config": config}
     assert [*captioner.decoder.words][-4:] == WORDS  # for decoding.required and the like
 
