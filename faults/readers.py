@@ -22,7 +22,7 @@ from captioning.data.features.digests import image_digests
 from captioning.data.references import read_references
 from captioning.data.text import Vocabulary, load_saved_descriptions
 from captioning.evaluation.captions_file import match_captions
-from captioning.metrics.bootstrap import Statistics
+from captioning.metrics.statistics import Statistics
 from captioning.reporting.curves import chart, read_curves
 from captioning.reporting.gallery import (
     CaptionData,

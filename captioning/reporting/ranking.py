@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from captioning.metrics.bootstrap import Paired, Statistics, resampled
+from captioning.metrics.bootstrap import Paired, resampled
 from captioning.metrics.registry import BUILT_IN
+from captioning.metrics.statistics import Statistics
 from captioning.reporting.configurations import arithmetic_values, differing, grouped
 from captioning.reporting.published import Published
 from captioning.reporting.results import (

@@ -31,8 +31,8 @@ from pydantic import (
 )
 
 from captioning.metrics import registry
-from captioning.metrics.bootstrap import Statistics
 from captioning.metrics.registry import BUILT_IN
+from captioning.metrics.statistics import Statistics
 from captioning.reporting.arithmetic import (
     Arithmetic,
     HasParameters,
@@ -116,7 +116,7 @@ class Data(_Record):
         fingerprint: changes with the images, the splits or the references.
         images: number of images of each split, after any limit.
         references: the fingerprint of the references of each split that was scored; see
-            `captioning.metrics.bootstrap.fingerprint_references`. Early files lack it.
+            `captioning.metrics.statistics.fingerprint_references`. Early files lack it.
         tokenization: the name of the tokeniser of captions and references. Early files lack it.
     """
 

@@ -11,12 +11,8 @@ import numpy as np
 import pytest
 
 from captioning.apps.leaderboard import main
-from captioning.metrics.bootstrap import (
-    MIN_IMAGES_FOR_P_VALUE,
-    Statistics,
-    compare,
-    mean_intervals,
-)
+from captioning.metrics.bootstrap import MIN_IMAGES_FOR_P_VALUE, compare, mean_intervals
+from captioning.metrics.statistics import Statistics
 from captioning.reporting.ranking import find_results, rank
 from captioning.reporting.results import write_statistics
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from captioning.metrics.bootstrap import Statistics
+from captioning.metrics.statistics import Statistics
 from captioning.reporting.results import (
     Results,
     commit,
