@@ -33,9 +33,9 @@ from captioning.reporting.gallery import (
     read_report_data,
 )
 from captioning.reporting.leaderboard import to_csv, to_markdown
+from captioning.reporting.per_image import read_statistics
 from captioning.reporting.published import read_published
 from captioning.reporting.ranking import find_failures, find_results, rank
-from captioning.reporting.results import read_statistics
 from captioning.sweeps.jobs import read_failure, read_job, relevant_settings
 from captioning.sweeps.summary import swept_runs
 from faults.attempt import attempt

@@ -11,9 +11,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from captioning.reporting.measures import LANGUAGE_COLUMNS, LANGUAGE_MEASURES, OBJECT_COLUMNS
 from captioning.reporting.notes import endings, notes
-from captioning.reporting.ranking import LANGUAGE_COLUMNS, OBJECT_COLUMNS, Leaderboard
-from captioning.reporting.results import LANGUAGE_MEASURES
+from captioning.reporting.ranking import Leaderboard
 from captioning.reporting.tables import (
     LAST_COLUMN,
     MISSING,

@@ -19,14 +19,13 @@ from captioning.metrics.bootstrap import Paired, resampled
 from captioning.metrics.registry import BUILT_IN
 from captioning.metrics.statistics import Statistics
 from captioning.reporting.configurations import arithmetic_values, differing, grouped
+from captioning.reporting.measures import LANGUAGE_COLUMNS, OBJECT_COLUMNS
+from captioning.reporting.per_image import read_statistics
 from captioning.reporting.published import Published
 from captioning.reporting.results import (
-    OBJECT_MEASURES,
     DeclaredMetric,
-    Language,
     Results,
     read_results,
-    read_statistics,
 )
 from captioning.support.errors import CaptioningError, shortened
 from captioning.support.reading import load_json
@@ -34,14 +33,6 @@ from captioning.support.reading import load_json
 log = logging.getLogger(__name__)
 
 RANKED_BY: Final = "CIDEr"
-
-OBJECT_COLUMNS: Final = {
-    # Without `complete`, to keep tables narrow.
-    label: name
-    for label, name in OBJECT_MEASURES.items()
-    if name != "complete"
-}
-LANGUAGE_COLUMNS: Final = tuple(name for name in Language.model_fields)
 
 _CLIP = {
     "clip_weights": ("CLIPScore", "RefCLIPScore"),

@@ -28,10 +28,11 @@ from captioning.reporting.gallery import (
     read_report_data,
     score_of,
 )
+from captioning.reporting.measures import OBJECT_MEASURES
 from captioning.reporting.notes import endings, notes
 from captioning.reporting.ranking import RANKED_BY, Leaderboard, Ranking, Row
 from captioning.reporting.rendering import render_page
-from captioning.reporting.results import OBJECT_MEASURES, Results, read_results
+from captioning.reporting.results import Results, read_results
 from captioning.reporting.tables import Cell, RankingTable, ranking_table
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text

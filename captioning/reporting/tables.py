@@ -6,15 +6,14 @@ from datetime import UTC
 from typing import Any, Final
 
 from captioning.metrics.registry import STANDARD_SCORES, ordered_scores
-from captioning.reporting.published import Published
-from captioning.reporting.ranking import (
+from captioning.reporting.measures import (
+    BOX_SHARE,
     LANGUAGE_COLUMNS,
+    LANGUAGE_MEASURES,
     OBJECT_COLUMNS,
-    Ranking,
-    Row,
-    one_line,
 )
-from captioning.reporting.results import BOX_SHARE, LANGUAGE_MEASURES
+from captioning.reporting.published import Published
+from captioning.reporting.ranking import Ranking, Row, one_line
 
 LAST_COLUMN: Final = "when (UTC)"
 MAX_SETTINGS: Final = 8

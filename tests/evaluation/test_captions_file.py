@@ -22,8 +22,9 @@ from captioning.evaluation.captions_file import match_captions
 from captioning.metrics import registry
 from captioning.metrics.spice import CORENLP
 from captioning.metrics.tokenizer import tokenize
+from captioning.reporting.per_image import read_captions, read_statistics
 from captioning.reporting.ranking import find_results, rank
-from captioning.reporting.results import read_captions, read_results, read_statistics
+from captioning.reporting.results import read_results
 from captioning.support.errors import CaptioningError
 
 ROOT = Path(__file__).parents[2]

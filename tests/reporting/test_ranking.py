@@ -13,8 +13,8 @@ import pytest
 from captioning.apps.leaderboard import main
 from captioning.metrics.bootstrap import MIN_IMAGES_FOR_P_VALUE, compare, mean_intervals
 from captioning.metrics.statistics import Statistics
+from captioning.reporting.per_image import write_statistics
 from captioning.reporting.ranking import find_results, rank
-from captioning.reporting.results import write_statistics
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results" / "published.yaml"
 IMAGES = [f"{number}.jpg" for number in range(200)]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from captioning.metrics.registry import STANDARD_SCORES
-from captioning.reporting.results import Data, Results, versions, write_results
+from captioning.reporting.provenance import versions
+from captioning.reporting.results import Data, Results, write_results
 from captioning.sweeps.jobs import optimized_score
 from captioning.sweeps.summary import summarise, swept_runs
 
