@@ -23,14 +23,9 @@ from captioning.reporting.leaderboard import (
 )
 from captioning.reporting.notes import endings, notes
 from captioning.reporting.published import read_published
-from captioning.reporting.ranking import (
-    RANKED_BY,
-    Leaderboard,
-    find_failures,
-    find_results,
-    rank,
-)
+from captioning.reporting.ranking import RANKED_BY, Leaderboard, rank
 from captioning.reporting.report import write_leaderboard_page
+from captioning.reporting.runs import find_failures, find_runs
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text
 
@@ -106,14 +101,14 @@ def _report(options: argparse.Namespace) -> int:
     out: Path = options.out or folders[0]
     filters = [Filter.parse(text) for text in options.filter]
     published = read_published(options.published) if options.published else []
-    entries, errors = find_results(folders)
+    runs, errors = find_runs(folders)
     failures = find_failures(folders)
     for error in errors:
         print(error, file=sys.stderr)
     status = 1 if errors else 0
-    chosen = choose([entry.results for entry in entries], filters)
-    entries = [entry for entry, is_chosen in zip(entries, chosen, strict=True) if is_chosen]
-    if not entries and not failures:
+    chosen = choose([run.results for run in runs], filters)
+    runs = [run for run, is_chosen in zip(runs, chosen, strict=True) if is_chosen]
+    if not runs and not failures:
         where = ", ".join(str(folder) for folder in folders)
         if chosen:
             print(f"No run below {where} meets all filters.")
@@ -122,7 +117,7 @@ def _report(options: argparse.Namespace) -> int:
         return status
 
     board = rank(
-        entries,
+        runs,
         options.split,
         metric=options.sort,
         best_by="test" if options.choose_on_test else "dev",

@@ -47,7 +47,7 @@ def terminal_tables(board: Leaderboard, width: int = 1000) -> list[RenderableTyp
         content = ranking_table(ranking, board.metric, board.lower_is_better)
         words = [name for name in content.header if name in LANGUAGE_MEASURES]
         names = [name for name in content.header if name not in words]
-        title, shown = str(ranking.ground), names
+        title, shown = str(ranking.protocol), names
         missing: list[str] = []
         fold = _table_width(content, names, fold=False) > width
         if fold:
@@ -208,7 +208,7 @@ def to_markdown(board: Leaderboard) -> str:
     lines += [part for note in notes(board, _markdown) for part in ("", note)]
     for ranking in board.rankings:
         table = ranking_table(ranking, board.metric, board.lower_is_better)
-        lines += ["", f"## {_markdown(str(ranking.ground))}", ""]
+        lines += ["", f"## {_markdown(str(ranking.protocol))}", ""]
         lines += [_markdown_row(map(_markdown, table.header)), "|" + " --- |" * len(table.header)]
         lines += [
             _markdown_row(_markdown_cell(cell) for cell in row)
@@ -254,21 +254,21 @@ def csv_records(board: Leaderboard) -> list[dict[str, Any]]:
     others = [
         name for name in (*OBJECT_COLUMNS, *LANGUAGE_COLUMNS) if any(name in row for row in means)
     ]
-    seeds = any(len(row.entries) > 1 for row in every)
+    seeds = any(len(row.runs) > 1 for row in every)
     intervals = any(row.intervals for row in every)
     compared = any(row.differences for row in every)
     for ranking in board.rankings:
         for row in ranking.rows:
             mean, spread = row.means(board.split), row.spreads(board.split)
-            results = [entry.results for entry in row.entries]
+            results = [run.results for run in row.runs]
             record: dict[str, Any] = {
                 "run": row.results.name,
                 "model": row.results.model.name if row.results.model else None,
                 "decoding": row.results.decoding.label if row.results.decoding else None,
-                "seeds": len(row.entries),
+                "seeds": len(row.runs),
                 "published": None,
                 **{key: row.settings.get(key) for key in keys},
-                **ranking.ground._asdict(),
+                **ranking.protocol._asdict(),
             }
             for metric in metrics:
                 record[metric] = mean.get(metric)
@@ -289,7 +289,7 @@ def csv_records(board: Leaderboard) -> list[dict[str, Any]]:
             record["commit"] = "; ".join(
                 dict.fromkeys(each.commit for each in results if each.commit)
             )
-            record["path"] = "; ".join(str(entry.path) for entry in row.entries)
+            record["path"] = "; ".join(str(run.path) for run in row.runs)
             records.append(record)
         for each in ranking.published:
             record = {

@@ -14,7 +14,8 @@ from captioning.apps.leaderboard import main
 from captioning.metrics.bootstrap import MIN_IMAGES_FOR_P_VALUE, compare, mean_intervals
 from captioning.metrics.statistics import Statistics
 from captioning.reporting.per_image import write_statistics
-from captioning.reporting.ranking import find_results, rank
+from captioning.reporting.ranking import rank
+from captioning.reporting.runs import find_runs
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results" / "published.yaml"
 IMAGES = [f"{number}.jpg" for number in range(200)]
@@ -201,8 +202,8 @@ def test_equal_scores_are_ranked_by_name_in_whatever_order_they_are_found(tmp_pa
     same = ciders(1, 0.5)
     for folder, name in (("1", "c"), ("2", "a"), ("3", "b")):
         write_run(tmp_path / folder, name, same, dev=0.5)
-    entries, _ = find_results([tmp_path])
-    for order in (entries, entries[::-1]):
+    runs, _ = find_runs([tmp_path])
+    for order in (runs, runs[::-1]):
         (ranking,) = rank(order, "test").rankings
         assert [row.name for row in ranking.rows] == ["a", "b", "c"]
         assert ranking.against is not None
@@ -212,7 +213,7 @@ def test_equal_scores_are_ranked_by_name_in_whatever_order_they_are_found(tmp_pa
 def test_a_tie_on_dev_is_not_decided_by_the_test_scores(tmp_path: Path) -> None:
     write_run(tmp_path / "1", "a", ciders(1, 0.5), dev=0.5)
     write_run(tmp_path / "2", "b", ciders(2, 0.9), dev=0.5)
-    (ranking,) = rank(find_results([tmp_path])[0], "test").rankings
+    (ranking,) = rank(find_runs([tmp_path])[0], "test").rankings
     assert [row.name for row in ranking.rows] == ["b", "a"]
     assert ranking.against is not None
     assert ranking.against.name == "a"
@@ -253,7 +254,7 @@ def test_a_handful_of_images_has_no_p_value_and_a_note(
         ({"scores": {"CLIPScore": 0.7}, "config": {"clip_weights": "x"}}, "weights of CLIPScore"),
     ],
 )
-def test_other_grounds_are_other_tables_with_the_reason(
+def test_other_protocols_are_other_tables_with_the_reason(
     tmp_path: Path, other: dict[str, Any], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     same: dict[str, Any] = {"references": {"test": "r"}, "tokenization": "t"}
@@ -269,7 +270,7 @@ def test_a_run_without_clipscore_stands_beside_one_with_it(tmp_path: Path) -> No
     clip = {"scores": {"CLIPScore": 0.7}, "config": {"clip_weights": "y"}}
     write_run(tmp_path / "a", "a", ciders(1, 0.5), **clip)
     write_run(tmp_path / "b", "b", ciders(2, 0.5))
-    assert len(rank(find_results([tmp_path])[0], "test").rankings) == 1
+    assert len(rank(find_runs([tmp_path])[0], "test").rankings) == 1
     assert main([str(tmp_path), "--sort", "CLIPScore"]) == 0
     assert [row["CLIPScore"] for row in rows_of(tmp_path)] == ["0.7", ""]
 
