@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the leaderboard and write ``leaderboard.md``, ``.csv`` and ``.html``.
 
     Returns:
-        The exit status, which is 1 if a folder is missing or a ``results.json`` cannot be read. All
-        readable results are ranked nevertheless.
+        The exit status, which is 1 if a folder is missing, no run is found, or a ``results.json``
+        cannot be read. All readable results are ranked nevertheless.
     """
     options = _parser().parse_args(arguments)
     return status_of(lambda: _report(options), options.out or options.folders[0])
@@ -111,10 +111,11 @@ def _report(options: argparse.Namespace) -> int:
     if not runs and not failures:
         where = ", ".join(str(folder) for folder in folders)
         if chosen:
-            print(f"No run below {where} meets all filters.")
-        else:
-            print(f"No run below {where} has a readable results.json; run `python train.py` first.")
-        return status
+            raise CaptioningError(f"no run below {where} meets all filters: leave one of them out")
+        raise CaptioningError(
+            f"{where}: no run below has a readable results.json; name the folder that runs were "
+            "written to, or write one first with `python train.py`"
+        )
 
     board = rank(
         runs,

@@ -47,7 +47,7 @@ def terminal_tables(board: Leaderboard, width: int = 1000) -> list[RenderableTyp
         content = ranking_table(ranking, board.metric, board.lower_is_better)
         words = [name for name in content.header if name in LANGUAGE_MEASURES]
         names = [name for name in content.header if name not in words]
-        title, shown = str(ranking.protocol), names
+        title, shown = ranking.title, names
         missing: list[str] = []
         fold = _table_width(content, names, fold=False) > width
         if fold:
@@ -208,13 +208,14 @@ def to_markdown(board: Leaderboard) -> str:
     lines += [part for note in notes(board, _markdown) for part in ("", note)]
     for ranking in board.rankings:
         table = ranking_table(ranking, board.metric, board.lower_is_better)
-        lines += ["", f"## {_markdown(str(ranking.protocol))}", ""]
+        lines += ["", f"## {_markdown(ranking.title)}", ""]
         lines += [_markdown_row(map(_markdown, table.header)), "|" + " --- |" * len(table.header)]
         lines += [
             _markdown_row(_markdown_cell(cell) for cell in row)
             for row in (*table.rows, *table.published)
         ]
         lines += [part for each in ranking.published for part in ("", _markdown(each.note))]
+        lines += ["", _markdown(ranking.protocol.details)]
     lines += [part for note in endings(board, _markdown) for part in ("", note)]
     return "\n".join(lines) + "\n"
 

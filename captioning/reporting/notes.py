@@ -20,7 +20,7 @@ def notes(board: Leaderboard, escape: Callable[[str], str] = str) -> list[str]:
     if any(len(row.runs) > 1 for row in rows):
         found.append("Several seeds are one row: mean ± standard deviation over the seeds.")
     for ranking in board.rankings:
-        data = escape(printable(ranking.protocol.data))
+        data = _place(board, ranking, escape)
         if ranking.against and any(row.differences for row in ranking.rows):
             chosen = f", the best by {board.metric} on {board.best_by}" if board.best_by else ""
             base = escape(printable(ranking.against.label))
@@ -39,10 +39,16 @@ def notes(board: Leaderboard, escape: Callable[[str], str] = str) -> list[str]:
     return found
 
 
+def _place(board: Leaderboard, ranking: Ranking, escape: Callable[[str], str]) -> str:
+    """The table that a sentence is about: its data set, and more if there are several tables."""
+    is_alone = len(board.rankings) == 1
+    return escape(printable(ranking.protocol.data) if is_alone else ranking.title)
+
+
 def _why_not_compared(
     board: Leaderboard, ranking: Ranking, escape: Callable[[str], str]
 ) -> list[str]:
-    data = escape(printable(ranking.protocol.data))
+    data = _place(board, ranking, escape)
     if len(ranking.rows) < 2:
         return []
     if ranking.against is None:

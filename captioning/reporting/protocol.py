@@ -24,6 +24,19 @@ _PARTS: Final = {
 }
 """What a sentence calls the parts of a protocol."""
 
+_DETAILS: Final = {
+    "fingerprint": "fingerprint of the data",
+    "references": "fingerprint of the references",
+    "tokenization": "tokeniser",
+    "clip_weights": "CLIPScore with",
+    "pac_weights": "PAC-S with",
+}
+"""What stands before those parts that distinguish protocols of the same data set and split."""
+
+_FINGERPRINTS: Final = ("fingerprint", "references")
+_DIGITS: Final = 8
+"""The number of a fingerprint's characters that are shown, unless it takes more to distinguish."""
+
 
 class EvaluationProtocol(NamedTuple):
     """What two runs must have in common to be ranked together; unknown parts are empty.
@@ -37,6 +50,7 @@ class EvaluationProtocol(NamedTuple):
         tokenization: the name of the tokeniser.
         clip_weights: the weights of CLIPScore, if the run has it.
         pac_weights: the weights of PAC-S, if the run has it.
+        leave_one_out: whether references were scored against the others of their image.
     """
 
     data: str
@@ -47,13 +61,19 @@ class EvaluationProtocol(NamedTuple):
     tokenization: str = ""
     clip_weights: str = ""
     pac_weights: str = ""
+    leave_one_out: bool = False
 
-    def __str__(self) -> str:
-        parts = [f"{self.data} {self.fingerprint[:8]}", f"{self.split} split"]
-        parts += [f"{self.images} images"]
-        parts += [f"references {self.references[:8]}"] * bool(self.references)
-        parts += [part for part in (self.tokenization, self.clip_weights, self.pac_weights) if part]
-        return printable(", ".join(parts))
+    @property
+    def name(self) -> str:
+        """The test set in words, such as ``flickr8k, test split, 1,000 images``."""
+        people = ", human captions against each other" * self.leave_one_out
+        return printable(f"{self.data}, {self.split} split, {self.images:,} images{people}")
+
+    @property
+    def details(self) -> str:
+        """A sentence with the known parts that `name` leaves out; fingerprints are shortened."""
+        known = [part for part in _DETAILS if getattr(self, part)]
+        return f"Protocol: {', '.join(_detail(self, part) for part in known)}."
 
     @classmethod
     def of(cls, results: Results, split: str) -> "EvaluationProtocol":
@@ -73,7 +93,28 @@ class EvaluationProtocol(NamedTuple):
             data.references.get(split, ""),
             data.tokenization or "",
             **weights,
+            leave_one_out=bool(results.leave_one_out),
         )
+
+
+def _detail(protocol: EvaluationProtocol, part: str, digits: int | None = _DIGITS) -> str:
+    value = getattr(protocol, part) or "unknown"
+    return printable(f"{_DETAILS[part]} {value[:digits] if part in _FINGERPRINTS else value}")
+
+
+def titles(protocols: Sequence[EvaluationProtocol]) -> list[str]:
+    """A distinct title of each protocol: its name, and what distinguishes it from its namesakes."""
+    found = []
+    for protocol in protocols:
+        alike = [each for each in protocols if each.name == protocol.name]
+        parts = []
+        for part in _DETAILS:
+            values = {getattr(each, part) for each in alike}
+            if len(values) > 1:
+                is_distinct = len({value[:_DIGITS] for value in values}) == len(values)
+                parts.append(_detail(protocol, part, _DIGITS if is_distinct else None))
+        found.append(f"{protocol.name} ({', '.join(parts)})" if parts else protocol.name)
+    return found
 
 
 def united(protocols: Iterable[EvaluationProtocol]) -> dict[EvaluationProtocol, EvaluationProtocol]:

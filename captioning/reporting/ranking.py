@@ -15,7 +15,7 @@ from captioning.metrics.bootstrap import resampled
 from captioning.metrics.registry import BUILT_IN
 from captioning.metrics.statistics import Statistics
 from captioning.reporting.per_image import read_statistics
-from captioning.reporting.protocol import EvaluationProtocol, differing_parts, united
+from captioning.reporting.protocol import EvaluationProtocol, differing_parts, titles, united
 from captioning.reporting.published import Published
 from captioning.reporting.results import DeclaredMetric
 from captioning.reporting.rows import Row, mixed_arithmetic, rows_of
@@ -33,6 +33,7 @@ class Ranking:
 
     Attributes:
         protocol: theirs.
+        title: the protocol in words, which no other ranking of the leaderboard has.
         rows: the configurations.
         against: the row that the others are compared with.
         published: results that others published on the same split, which are not ranked.
@@ -40,6 +41,7 @@ class Ranking:
     """
 
     protocol: EvaluationProtocol
+    title: str
     rows: tuple[Row, ...]
     against: Row | None = None
     published: tuple[Published, ...] = ()
@@ -154,7 +156,8 @@ def rank(
     scored = [run for run in runs if run.results.scores.get(split)]
     unscored = [run for run in runs if not run.results.scores.get(split)]
     rankings = []
-    for protocol, members in _by_protocol(scored, split):
+    tables = _by_protocol(scored, split)
+    for title, (protocol, members) in zip(titles(list(tables)), tables.items(), strict=True):
         rows = sorted(rows_of(members, each_seed=each_seed), key=lambda row: by_score(row, split))
         if against:
             best = _named(rows, against)
@@ -163,9 +166,9 @@ def rank(
             known = (row for row in rows if metric in row.means(best_by))
             best = min(known, key=lambda row: by_score(row, best_by), default=None)
         # Published results are on all references.
-        of_others = () if _of_people(members) else published
+        of_others = () if protocol.leave_one_out else published
         shown = tuple(each for each in of_others if _is_on(each, protocol))
-        rankings.append(Ranking(protocol, *_compared(rows, split, best), shown, language))
+        rankings.append(Ranking(protocol, title, *_compared(rows, split, best), shown, language))
     if against and not any(ranking.against for ranking in rankings):
         raise CaptioningError(
             f"--against {against}: no run with scores on {split} has that name or folder"
@@ -202,19 +205,15 @@ def _lower_is_better(runs: Sequence[Run], metric: str) -> frozenset[str]:
     return frozenset(built_in | own)
 
 
-def _by_protocol(runs: Sequence[Run], split: str) -> list[tuple[EvaluationProtocol, list[Run]]]:
+def _by_protocol(runs: Sequence[Run], split: str) -> dict[EvaluationProtocol, list[Run]]:
     """The runs of each table; people, scored on one reference less, come after the models."""
     protocols = [EvaluationProtocol.of(run.results, split) for run in runs]
     of_table = united(protocols)
     tables: dict[EvaluationProtocol, list[Run]] = defaultdict(list)
     for run, protocol in zip(runs, protocols, strict=True):
         tables[of_table[protocol]].append(run)
-    return sorted(tables.items(), key=lambda table: (_of_people(table[1]), table[0]))
-
-
-def _of_people(runs: Iterable[Run]) -> bool:
-    """Whether the scores are those of references against each other."""
-    return any(run.results.leave_one_out for run in runs)
+    order = sorted(tables, key=lambda protocol: (protocol.leave_one_out, protocol))
+    return {protocol: tables[protocol] for protocol in order}
 
 
 def _named(rows: Sequence[Row], name: str) -> Row | None:

@@ -192,6 +192,7 @@ class _RankingPart(NamedTuple):
     """The content of one ranking on a page. ``links`` holds the report of each row, or None."""
 
     title: str
+    details: str
     table: RankingTable
     links: list[str | None]
     sources: list[str]
@@ -223,7 +224,8 @@ def _ranking_part(
     if len(galleries) == MAX_COMPARED_RUNS < len(runs):
         note += f" Of the runs that have a report, the {MAX_COMPARED_RUNS} best are shown."
     return _RankingPart(
-        str(ranking.protocol),
+        ranking.title,
+        ranking.protocol.details,
         ranking_table(ranking, board.metric, board.lower_is_better),
         [_first_report(row, folder) for row in ranking.rows],
         [each.note for each in ranking.published],
