@@ -21,6 +21,8 @@ LAST_COLUMN: Final = "when (UTC)"
 MAX_SETTINGS: Final = 8
 """The number of columns for settings; notes name further ones, and the CSV file has them all."""
 
+_BEFORE_SCORES = 2  # columns of settings that stand before the scores, which a screen then shows
+
 MISSING: Final = "-"
 
 _LONGEST = 24  # characters of a setting's value
@@ -140,9 +142,9 @@ def ranking_table(ranking: Ranking, metric: str, lower: Collection[str] = ()) ->
                 )
         rows.append(cells)
     header = (
-        *("run", *settings, *(("seeds",) if seeds else ()), "model", "decoding"),
+        *("run", *settings[:_BEFORE_SCORES], *(("seeds",) if seeds else ()), "model", "decoding"),
         *(_LANGUAGE_LABELS.get(column, column) for column in columns),
-        LAST_COLUMN,
+        *(*settings[_BEFORE_SCORES:], LAST_COLUMN),
     )
     return RankingTable(
         header,
