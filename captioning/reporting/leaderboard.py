@@ -230,7 +230,8 @@ def to_csv(board: Leaderboard) -> str:
 
     Each score is followed by its standard deviation over the seeds, the ends of its interval, and
     the difference from the best row with the ends of its interval and its p-value, if some row has
-    them. Text that a spreadsheet would run as a formula is prefixed with an apostrophe.
+    them. What a row lacks is an empty cell. Text that a spreadsheet would run as a formula is
+    prefixed with an apostrophe.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -268,7 +269,7 @@ def csv_records(board: Leaderboard) -> list[dict[str, Any]]:
                 "decoding": row.results.decoding.label if row.results.decoding else None,
                 "seeds": len(row.runs),
                 "published": None,
-                **{key: row.settings.get(key) for key in keys},
+                **{key: _known(row.settings.get(key)) for key in keys},
                 **ranking.protocol._asdict(),
             }
             for metric in metrics:
@@ -311,5 +312,15 @@ def _markdown_row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def _known(value: str | None) -> str | None:
+    return None if value == MISSING else value
+
+
 def _csv(text: str) -> str:
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    """A text that no spreadsheet takes for a formula; negative numbers stay as they are."""
+    try:
+        float(text)
+    except ValueError:
+        is_formula = text.startswith(("=", "+", "-", "@", "\t", "\r"))
+        return f"'{text}" if is_formula else text
+    return text

@@ -26,7 +26,8 @@ def notes(board: Leaderboard, escape: Callable[[str], str] = str) -> list[str]:
             base = escape(printable(ranking.against.label))
             found.append(
                 f"Δ is the paired difference from {base}{chosen}, with its p-value over the images "
-                f"({data})."
+                f"({data}), which says nothing about other seeds and is not corrected for the "
+                "number of comparisons."
             )
             if ranking.without_p_values:
                 found.append(

@@ -254,14 +254,14 @@ def _compared(
     if best is None:
         return tuple(compared), None
     place = next(place for place, row in enumerate(rows) if row is best)
-    if place in drawn:
-        try:
-            differences = {n: drawn[n].minus(drawn[place]) for n in read if n != place}
-        except CaptioningError as error:
-            log.warning("No comparison: %s", error)
-            differences = {}
-        for n, of_row in differences.items():
-            compared[n] = replace(compared[n], differences=of_row)
+    for n in read if place in drawn else ():
+        if n != place:
+            try:
+                differences = drawn[n].minus(drawn[place])
+            except CaptioningError as error:
+                log.warning("%s is not compared: %s", printable(rows[n].label), error)
+            else:
+                compared[n] = replace(compared[n], differences=differences)
     return tuple(compared), compared[place]
 
 
@@ -273,9 +273,11 @@ def _statistics(row: Row, split: str) -> list[Statistics]:
     try:
         runs = [read_statistics(path) for path in paths]
     except CaptioningError as error:
-        log.warning("Not compared: %s", error)
+        log.warning("%s is not compared: %s", printable(row.label), error)
         return []
     if any(set(run.images) != set(runs[0].images) for run in runs):
-        log.warning("Not compared: the seeds of %s captioned different images", row.label)
+        log.warning(
+            "%s is not compared: its seeds captioned different images", printable(row.label)
+        )
         return []
     return runs

@@ -17,7 +17,9 @@ def test_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = rows_of(tmp_path)
     assert row["path"] == str(tmp_path / "0.5" / "results.json")
     assert main([str(tmp_path), "--filter", "model.drop=0.5"]) == 1
-    assert "there is model.dropout" in capsys.readouterr().err
+    assert "; did you mean model.dropout?\n" in capsys.readouterr().err
+    assert main([str(tmp_path), "--filter", "colour=red"]) == 1
+    assert "; there is name, data, model, encoder, decoding\n" in capsys.readouterr().err
     assert main([str(tmp_path), "--filter", "model"]) == 1
     assert "write key=value" in capsys.readouterr().err
     assert main([str(tmp_path), "--filter", "name=b"]) == 1

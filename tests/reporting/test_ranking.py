@@ -59,6 +59,7 @@ def test_seeds_are_one_row_with_mean_spread_interval_and_difference(
     )
     assert "from a, the best by CIDEr on dev" in shown
     assert "p=0.002" in shown
+    assert "is not corrected for the number of comparisons." in shown
 
 
 def test_each_seed_is_listed_when_asked_for(tmp_path: Path, two_models: object) -> None:
@@ -106,6 +107,21 @@ def test_a_difference_that_cannot_be_taken_is_no_silent_gap(
     shown = capsys.readouterr().out
     assert "No difference is known of a: it takes statistics_test.json beside" in shown
     assert [row["CIDEr p"] != "" for row in rows_of(tmp_path)] == [False, True, False]
+
+
+def test_a_run_on_other_images_does_not_cost_the_others_their_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, mean in (("a", 0.5), ("b", 0.6), ("c", 0.7)):
+        run = write_run(tmp_path / name, name, ciders(1, mean), dev=1 - mean)
+    fewer = Statistics(tuple(IMAGES[:100]), {"CIDEr": ciders(1, 0.7)[:100, None]}, "r")
+    write_statistics(run / "statistics_test.json", fewer)
+    assert main([str(tmp_path)]) == 0
+    assert [(row["run"], row["CIDEr p"] != "") for row in rows_of(tmp_path)] == [
+        ("c", False), ("b", True), ("a", False),
+    ]  # fmt: skip
+    assert "from a, the best by CIDEr on dev" in capsys.readouterr().out
+    assert "c is not compared: the two systems captioned different images" in caplog.text
 
 
 @pytest.mark.usefixtures("two_models")

@@ -35,3 +35,11 @@ def test_other_settings_or_the_same_seed_twice_are_no_further_seed(tmp_path: Pat
     write_run(tmp_path / "4", "a", ciders(4, 0.3), seed=2, config={"model": {"dropout": 0.3}})
     assert main([str(tmp_path)]) == 0
     assert sorted(row["seeds"] for row in rows_of(tmp_path)) == ["1", "1", "2"]
+
+
+def test_what_a_row_lacks_is_an_empty_cell_for_programs(tmp_path: Path) -> None:
+    for name, model in (("a", {"dropout": 0.5}), ("b", {"dropout": -0.25, "dim": 8}), ("c", {})):
+        write_run(tmp_path / name, "run", ciders(1, 0.5), config={"model": model})
+    assert main([str(tmp_path)]) == 0
+    cells = [(row["model.dropout"], row["model.dim"]) for row in rows_of(tmp_path)]
+    assert sorted(cells) == [("", ""), ("-0.25", "8"), ("0.5", "")]
