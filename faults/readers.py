@@ -32,11 +32,12 @@ from captioning.reporting.gallery import (
     data_block,
     read_report_data,
 )
-from captioning.reporting.leaderboard import to_csv, to_markdown
+from captioning.reporting.leaderboard import to_markdown
 from captioning.reporting.per_image import read_statistics
 from captioning.reporting.published import read_published
 from captioning.reporting.ranking import rank
 from captioning.reporting.runs import find_failures, find_runs
+from captioning.reporting.spreadsheet import to_csv
 from captioning.sweeps.jobs import read_failure, read_job, relevant_settings
 from captioning.sweeps.summary import swept_runs
 from faults.attempt import attempt

@@ -15,17 +15,13 @@ from rich.console import Console
 from captioning.apps.status import status_of
 from captioning.metrics.registry import BUILT_IN
 from captioning.reporting.filters import Filter, choose
-from captioning.reporting.leaderboard import (
-    csv_records,
-    terminal_tables,
-    to_csv,
-    to_markdown,
-)
+from captioning.reporting.leaderboard import terminal_tables, to_markdown
 from captioning.reporting.notes import endings, notes
 from captioning.reporting.published import read_published
 from captioning.reporting.ranking import RANKED_BY, Leaderboard, rank
 from captioning.reporting.report import write_leaderboard_page
 from captioning.reporting.runs import find_failures, find_runs
+from captioning.reporting.spreadsheet import csv_records, to_csv
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text
 

@@ -69,6 +69,18 @@ def test_headings_of_one_test_set_say_in_what_the_tables_differ(
     assert headings(tmp_path) == [f"flickr8k, test split, 200 images ({part})" for part in parts]
 
 
+def test_a_sentence_about_one_of_several_tables_says_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, tokenizer in enumerate("aabb"):
+        write_run(tmp_path / str(number), f"{number}", ciders(number, 0.5), tokenization=tokenizer)
+    assert main([str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    for tokenizer in "ab":
+        title = f"flickr8k, test split, 200 images (tokeniser {tokenizer})"
+        assert f"No run on {title} has CIDEr on dev" in shown
+
+
 def test_other_test_sets_need_no_fingerprints(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "a", ciders(1, 0.5), **LONG)
     write_run(tmp_path / "b", "b", ciders(1, 0.5), images=100, fingerprint="b")
