@@ -75,7 +75,8 @@ class Sweep(Callback):
     Each sweep gets its own folder, and each job a subfolder that is named by its swept overrides.
     The sweep's folder name ends in a digest of the settings that all jobs share, so that the same
     command finds its folder again and different sweeps never share one. After the last job the
-    callback writes the summary and exits with status 1 if a job failed.
+    callback writes the summary and exits with status 1 if a job failed, or if the leaderboard lacks
+    one.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -106,13 +107,13 @@ class Sweep(Callback):
 
         folder = Path(config.hydra.sweep.dir)
         try:
-            summarise(folder)
+            status = summarise(folder)
         except CaptioningError as error:  # Hydra would only warn and exit with status 0
             sys.exit(f"error: {error}")
         except Exception:  # likewise, but this is a bug, so the traceback is shown
             traceback.print_exc()
             sys.exit(1)
-        if failures(folder) - self.failures:
+        if status or failures(folder) - self.failures:
             sys.exit(1)
 
 
