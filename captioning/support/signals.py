@@ -39,6 +39,12 @@ def signal_of(error: KeyboardInterrupt) -> Signals:
     return error.signal if isinstance(error, Stopped) else Signals.SIGINT
 
 
+def ended_by(error: KeyboardInterrupt) -> str:
+    """How a command was ended: ``interrupted``, by Ctrl-C, or ``stopped by SIGTERM``."""
+    number = signal_of(error)
+    return "interrupted" if number is Signals.SIGINT else f"stopped by {number.name}"
+
+
 @contextmanager
 def stopping_by_signals() -> Iterator[None]:
     """Within the block, each of :data:`STOPPING` raises :class:`Stopped`, as Ctrl-C would."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from captioning.reporting.per_image import read_captions, read_statistics
 from captioning.reporting.published import read_published
-from captioning.reporting.results import read_captions, read_results, read_statistics
+from captioning.reporting.results import read_results
 from captioning.support.errors import CaptioningError
 from captioning.support.reading import load_document, load_json, load_lines, load_yaml
 from captioning.sweeps.jobs import read_failure, read_job

@@ -9,6 +9,7 @@ import pytest
 from captioning.support.signals import (
     STOPPING,
     Stopped,
+    ended_by,
     keeping_sigterm,
     signal_of,
     stopping_by_signals,
@@ -24,6 +25,8 @@ def test_a_signal_ends_the_work_as_ctrl_c_does(number: signal.Signals) -> None:
     assert signal_of(ended.value) == number
     assert signal.getsignal(number) == before
     assert signal_of(KeyboardInterrupt()) == signal.SIGINT
+    assert ended_by(ended.value) == f"stopped by {number.name}"
+    assert ended_by(KeyboardInterrupt()) == "interrupted"
 
 
 def test_a_signal_waits_for_a_place_to_stop_and_a_second_one_does_not() -> None:
