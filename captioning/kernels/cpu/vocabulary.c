@@ -113,11 +113,10 @@ void NAMED(cross_entropy_backward)(ELEMENT *out, const float *grad_loss, const f
             memset(to, 0, sizeof *to * (size_t)count);
             continue;
         }
-        for (int64_t w = 0; w < count; w += WIDTH) {
-            int64_t left = count - w;
+        FOR_VECTORS(w, left, count, {
             vec share = exponential(NAMED(load)(row + w, left) - normalizer[r]);
             NAMED(store)(to + w, by * (share - shares[1]), left);
-        }
+        });
         int64_t w = targets[r];
         vec share = exponential(NAMED(load)(row + w, 1) - normalizer[r]);
         NAMED(store)(to + w, by * (share - shares[1] - shares[0]), 1);
