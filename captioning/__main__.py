@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from captioning.support.extras import EXTRAS, missing
+from captioning.support.imports import importing
 from captioning.support.nearest import did_you_mean
 from captioning.support.output import lasting_output
 from captioning.support.signals import ended_by, signal_of, stopping_by_signals
@@ -57,7 +58,9 @@ def run_command(name: str) -> int:
     del sys.argv[1]
     try:
         with stopping_by_signals():
-            status: int = import_module(f"captioning.apps.{name}").main()
+            with importing():
+                command = import_module(f"captioning.apps.{name}")
+            status: int = command.main()
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise

@@ -38,9 +38,7 @@ FOR_TYPES_ALONE = {"objectives": ("data.batch", "data.datamodule")}
 
 LIBRARIES = {
     "hydra": (), "omegaconf": (), "wandb": (), "flask": (), "matplotlib": (), "jinja2": (),
-    "pytorch_lightning": (
-        "data/datamodule.py", "data/features/opened.py", "evaluation/", "support/optional.py",
-    ),
+    "pytorch_lightning": ("data/datamodule.py", "data/features/opened.py", "evaluation/"),
     "torchvision": ("data/", "models/encoders/", "metrics/clip_embeddings.py"),
     "timm": ("models/encoders/timm.py",),
     "pyarrow": ("data/readers/huggingface.py",),

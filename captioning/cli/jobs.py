@@ -18,6 +18,7 @@ from captioning.cli.overrides import swept_overrides
 from captioning.support.claims import check_unused, discard
 from captioning.support.errors import CaptioningError
 from captioning.support.files import naming_disk_faults
+from captioning.support.imports import importing
 from captioning.support.signals import ended_by, signal_of
 
 Task = Literal["train", "evaluate", "caption"]
@@ -81,12 +82,10 @@ def _run_task(
     task: Task, settings: dict[str, Any], hydra: HydraConf | DictConfig
 ) -> dict[str, dict[str, float]]:
     # Imported here, so that --help and wrong keys need not wait for torch.
-    from captioning.support.optional import import_lightning
-
     if task == "caption":
-        import_lightning(settings)
-        from captioning.apps.caption import caption
-        from captioning.support.build import only_groups
+        with importing():
+            from captioning.apps.caption import caption
+            from captioning.support.build import only_groups
 
         only_groups(settings, ("decoding",))
         caption(settings)
@@ -108,11 +107,12 @@ def _run_task(
             return score_humans(settings, folder, command)
         if asked.captions:
             return score_file(settings, folder, command)
-        from captioning.evaluation.evaluate import evaluate
+        with importing():
+            from captioning.evaluation.evaluate import evaluate
 
         return evaluate(settings, folder, command)
-    import_lightning(settings)
-    from captioning.training import fit
+    with importing():
+        from captioning.training import fit
 
     return fit.train(settings, folder, command, only_new=True)
 

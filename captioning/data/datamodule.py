@@ -96,7 +96,7 @@ class CaptionDataModule(pl.LightningDataModule):
         skip_bad: bool = False,
         split_seed: int = 0,
         batch_size: int = 16,
-        eval_batch_size: int = 50,
+        eval_batch_size: int = 80,
         workers: int = 2,
         max_words: int = 25,
         min_count: int = 5,

@@ -282,7 +282,7 @@ def test_the_defaults_of_the_class_and_of_the_configuration_are_the_same() -> No
 def test_the_defaults_are_those_of_the_published_results() -> None:
     data = CaptionDataModule()
     assert (data.max_words, data.min_count, data.max_size) == (25, 5, None)
-    assert (data.batch_size, data.eval_batch_size) == (16, 50)
+    assert (data.batch_size, data.eval_batch_size) == (16, 80)
     assert data.seed is None
     assert inspect.signature(build_vocabulary).parameters["min_count"].default == 5
     prepared = _parser().parse_args(["--root", "x"])

@@ -72,6 +72,13 @@ def test_normalisers_and_highest_logits_of_any_leading_dimensions(
     assert (marked.sort(-1).values.diff() > 0).all()  # no word twice
 
 
+@pytest.mark.parametrize("words", [3, 16, 41])
+def test_the_highest_of_log_probabilities_which_are_all_negative(words: int) -> None:
+    logits = logits_of(4, words).detach().log_softmax(-1) - 1
+    assert topk(logits, 2)[0].equal(logits.topk(2).values)
+    assert topk(logits, 2)[1].equal(logits.topk(2).indices)
+
+
 def test_a_transposed_tensor_is_read_as_what_it_is() -> None:
     logits = logits_of(9, 4).detach()
     torch.testing.assert_close(log_sum_exp(logits.T), logits.T.logsumexp(-1))

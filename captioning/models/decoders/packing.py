@@ -105,6 +105,24 @@ def _pack_all(tokens: Int[Tensor, "images captions length"]) -> Packed:
     )
 
 
+def distinct(
+    tokens: Int[Tensor, " rows"],
+) -> tuple[Int[Tensor, " words"], Int[Tensor, " rows"]] | None:
+    """The words among some tokens, and the place of each token among them.
+
+    Partial captions of many images read the same few words, so that what depends on a word alone is
+    computed once. The words are filled up with padding to a multiple of :data:`ROW_MULTIPLE`.
+
+    Returns:
+        None on a GPU, with which counting would synchronise, and while a model is exported, when
+        shapes may not depend on values.
+    """
+    if tokens.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    words, places = tokens.unique(return_inverse=True)
+    return torch.nn.functional.pad(words, (0, -len(words) % ROW_MULTIPLE), value=PAD), places
+
+
 def _rounded_up(counts: Int[Tensor, " words"], rows: int) -> Int[Tensor, " words"]:
     """Round numbers of rows up to a multiple of :data:`ROW_MULTIPLE`, but not above ``rows``."""
     if rows < 4 * ROW_MULTIPLE:
