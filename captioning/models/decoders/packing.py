@@ -119,7 +119,7 @@ def distinct(
     """
     if tokens.device.type != "cpu" or torch.compiler.is_compiling():
         return None
-    words, places = tokens.unique(return_inverse=True)
+    words, places = tokens.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     return torch.nn.functional.pad(words, (0, -len(words) % ROW_MULTIPLE), value=PAD), places
 
 
