@@ -12,12 +12,16 @@ def importing() -> Iterator[None]:
     Torch and Lightning make some 350,000 objects that stay to the end. While their number grows,
     Python searches all of them for garbage again and again, which takes a fifth of the time. Later
     searches, during training or decoding, would take 0.15 s each.
+
+    Only the first block of a process exempts anything: before a later one, there may be garbage,
+    such as the previous job of a sweep.
     """
-    enabled = gc.isenabled()
+    enabled, first = gc.isenabled(), gc.get_freeze_count() == 0
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if first:
+            gc.freeze()
         if enabled:
             gc.enable()

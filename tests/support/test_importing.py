@@ -2,10 +2,19 @@
 
 import gc
 import weakref
+from collections.abc import Iterator
 
 import pytest
 
 from captioning.support.imports import importing
+
+
+@pytest.fixture(autouse=True)
+def nothing_exempt() -> Iterator[None]:
+    """As in a new process."""
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
 
 
 class Node:
@@ -16,7 +25,6 @@ class Node:
 
 
 def test_within_the_block_no_search_happens_and_afterwards_garbage_is_found_again() -> None:
-    assert gc.isenabled()
     with importing():
         assert not gc.isenabled()
         kept = weakref.ref(Node())
@@ -27,7 +35,18 @@ def test_within_the_block_no_search_happens_and_afterwards_garbage_is_found_agai
     later = weakref.ref(Node())
     gc.collect()
     assert later() is None
-    gc.unfreeze()
+
+
+def test_what_a_job_leaves_behind_is_freed_although_another_job_begins() -> None:
+    with importing():
+        pass
+    left = Node()
+    behind = weakref.ref(left)
+    del left
+    with importing():
+        pass
+    gc.collect()
+    assert behind() is None
 
 
 def test_an_import_that_fails_leaves_the_search_on_and_one_that_was_off_stays_off() -> None:
@@ -41,4 +60,3 @@ def test_an_import_that_fails_leaves_the_search_on_and_one_that_was_off_stays_of
         assert not gc.isenabled()
     finally:
         gc.enable()
-        gc.unfreeze()
