@@ -10,7 +10,7 @@ from captioning.decoding import Beam
 from captioning.models.decoders.base import Decoder
 from captioning.support.memory import keep_freed_memory
 
-IMAGES, WIDTH, LENGTH, BATCH = 200, 5, 12, 50
+IMAGES, WIDTH, LENGTH, BATCH = 240, 5, 12, 80
 
 PLAIN = {"allow_unknown": True, "allow_repeats": True, "no_repeat_ngram": 0, "min_length": 0}
 """Options that switch off this project's decoding rules, which the textbook does not have."""

@@ -44,7 +44,7 @@ from captioning.captioner import Captioner
 from captioning.data.corpus import CaptionedImage
 from captioning.data.datamodule import Batch, CaptionDataModule
 from captioning.data.dataset import CaptionDataset
-from captioning.data.features import store as stores
+from captioning.data.features.packed_grids import pack
 from captioning.data.sampler import LengthGroupedSampler
 from captioning.data.views import ORIGINAL
 from captioning.models.decoders.base import Decoder
@@ -209,9 +209,9 @@ class MadeUp(CaptionDataModule):
     def __init__(self, folder: Path, images: int, device: torch.device) -> None:
         super().__init__(batch_size=IMAGES)
         encoder, generator = VGG16(weights="random"), torch.Generator().manual_seed(0)
-        row = stores.pack(make_grid(encoder))
+        row = pack(make_grid(encoder))
         store = make_store(folder, encoder, images, row)
-        self.stores = {ORIGINAL.name: store}
+        self.features.stores = {ORIGINAL.name: store}
         (store.folder / "grids.bin").write_bytes(row * images)
         self.load_resident(device)
         _, made = batch_of(generator, images=images, locations=1)

@@ -5,7 +5,6 @@ The file of the feature store is sparse: only the grids that are read are writte
 
 import hashlib
 import itertools
-import json
 import resource
 import sys
 import tempfile
@@ -20,7 +19,9 @@ from benchmarks.measure import Figure, native_precision, seconds
 from benchmarks.training import IMAGES, Step, batch_of, decoder_of
 from captioning.data.corpus import CaptionedImage
 from captioning.data.dataset import CaptionDataset
-from captioning.data.features import store as stores
+from captioning.data.features.meta import identity_of, store_folder, write_meta
+from captioning.data.features.packed_grids import pack
+from captioning.data.features.rows import index_line
 from captioning.data.features.store import FeatureStore
 from captioning.data.sampler import LengthGroupedSampler
 from captioning.data.views import ORIGINAL
@@ -44,12 +45,10 @@ def make_store(folder: Path, encoder: VGG16, images: int, row: bytes) -> Feature
 
     The file of the grids has the size of all rows, and no contents.
     """
-    identity = stores._identity(encoder, ORIGINAL)
-    place = folder / stores._folder_name(identity)
-    place.mkdir()
-    (place / "meta.json").write_text(json.dumps({**identity, "precisions": ["fp32"]}))
+    place = store_folder(folder, encoder)
+    write_meta(place, identity_of(encoder, ORIGINAL), "fp32")
     digests = {str(n): hashlib.sha256(str(n).encode()).hexdigest() for n in range(images)}
-    (place / "index.txt").write_text("".join(stores._line(d, row) for d in digests.values()))
+    (place / "index.txt").write_text("".join(index_line(d, row) for d in digests.values()))
     with (place / "grids.bin").open("wb") as file:
         file.truncate(images * len(row))
     start = time.perf_counter()
@@ -73,7 +72,7 @@ def run(rounds: int) -> list[Figure]:
     step(*batch)
     of_step = min(seconds(lambda: step(*batch)) for _ in range(max(3, rounds)))
     with tempfile.TemporaryDirectory() as folder:
-        row = stores.pack(make_grid(encoder))
+        row = pack(make_grid(encoder))
         store = make_store(Path(folder), encoder, COCO, row)
         before = memory()
         start = time.perf_counter()

@@ -17,7 +17,7 @@ from benchmarks.features import write_photographs, write_splits
 from benchmarks.loading import make_grid, make_store
 from benchmarks.measure import Figure
 from benchmarks.startup import ROOT, command
-from captioning.data.features import store as stores
+from captioning.data.features.packed_grids import pack
 from captioning.models.encoders.vgg16 import VGG16
 
 FLICKR8K, COCO = 6000, 120_000  # training images
@@ -75,7 +75,7 @@ def make_data(folder: Path, images: int, scored: int, words: int, zeros: float) 
     features.mkdir(parents=True)
     total = images + 2 * scored
     encoder = VGG16(weights="random")
-    row = stores.pack(make_grid(encoder, zeros))
+    row = pack(make_grid(encoder, zeros))
     store = make_store(features, encoder, total, row)
     with (store.folder / "grids.bin").open("wb") as file:
         for _ in range(total):

@@ -22,6 +22,7 @@ from captioning.models.decoders.base import Decoder
 from captioning.objectives import CrossEntropy, Objective
 from captioning.support.memory import keep_freed_memory
 from captioning.support.special_tokens import END, PAD, SPECIAL_WORDS, START
+from captioning.training.clipping import clip_gradient_norm
 
 IMAGES, CAPTIONS, LOCATIONS, CHANNELS, SIZE, WORDS = 16, 5, 196, 512, 512, 2600
 WARM_UP = 30  # steps before the first one that is timed; an epoch of Flickr8k has 375
@@ -108,7 +109,7 @@ class Step:
                 loss = self.losses(batch)["loss"]
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.decoder.parameters(), 2.0)
+        clip_gradient_norm(self.decoder.parameters(), 2.0)
         self.optimizer.step()
 
 

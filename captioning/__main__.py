@@ -6,9 +6,10 @@ from importlib import import_module
 from pathlib import Path
 
 from captioning.support.extras import EXTRAS, missing
+from captioning.support.imports import importing
 from captioning.support.nearest import did_you_mean
 from captioning.support.output import lasting_output
-from captioning.support.signals import signal_of, stopping_by_signals
+from captioning.support.signals import ended_by, signal_of, stopping_by_signals
 
 SCRIPTS = {
     "train": "train and score a model, as train.py does; takes Hydra's KEY=VALUE",
@@ -27,7 +28,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command line, and exit with its status."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in SCRIPTS:
         with lasting_output():
             status = run_command(name)
@@ -40,27 +41,33 @@ def main() -> None:
 
 
 def run_command(name: str) -> int:
-    """Hand the rest of the command line to a command; give its exit status."""
+    """Hand the rest of the command line to a command; give its exit status.
+
+    Without a name, as after ``--help``, the commands are listed, but that is a mistake (status 2).
+    """
     if name not in COMMANDS:
         commands = SCRIPTS | COMMANDS
-        if name not in ("-h", "--help"):
+        if name and name not in ("-h", "--help"):
             offer = did_you_mean(name, commands) or f"there are {', '.join(commands)}."
             print(f"error: {name}: no such command; {offer}", file=sys.stderr)
             return 2
         listed = "\n".join(f"  {key:12} {about}" for key, about in commands.items())
-        print(f"usage: captioning COMMAND ...\n\n{listed}")
-        return 0
+        usage = f"usage: captioning COMMAND ...\n\n{listed}"
+        print(usage, file=sys.stdout if name else sys.stderr)
+        return 0 if name else 2
     del sys.argv[1]
     try:
         with stopping_by_signals():
-            status: int = import_module(f"captioning.apps.{name}").main()
+            with importing():
+                command = import_module(f"captioning.apps.{name}")
+            status: int = command.main()
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
         print(f"error: {missing(f'captioning {name}', error.name)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        print("interrupted", file=sys.stderr)
+        print(ended_by(error), file=sys.stderr)
         return 128 + signal_of(error)
     return status
 

@@ -14,7 +14,7 @@ from captioning.captioners.saving import Saving
 from captioning.captioners.scoring import Scoring
 from captioning.captioners.training import Training
 from captioning.data.datamodule import CaptionDataModule
-from captioning.data.text import Vocabulary
+from captioning.data.vocabulary import Vocabulary
 from captioning.decoding import Decoding
 from captioning.kernels.backend import Backend, use_backend
 from captioning.kernels.cuda_graphs import LossGraphs

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from captioning.data.text import Vocabulary
+from captioning.data.vocabulary import Vocabulary
 from captioning.pretrained.folder import read_folder
 from captioning.pretrained.places import find_model
 from captioning.support.checkpoint_file import damaged_part
@@ -193,6 +193,8 @@ def check_complete(checkpoint: Mapping[str, Any], name: str) -> None:
     for what, found, kind in (
         ("name of its run", run.get("name"), str),
         ("configuration of its run", run.get("config", {}), Mapping),
+        ("earlier_data of its run", run.get("earlier_data", []), list),
+        ("teachers of its run", run.get("teachers", []), list),
         ("noise_seed", checkpoint.get("noise_seed", ...), int | None),
         ("fingerprint of its encoder", encoder.get("fingerprint"), str),
         ("weights_source of its encoder", encoder.get("weights_source"), str),

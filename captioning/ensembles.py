@@ -15,7 +15,7 @@ from captioning.models.decoders.joint import JointEnsemble
 from captioning.models.decoders.views import ViewDecoder
 from captioning.models.encoders.joint import JointEncoder
 from captioning.support.errors import CaptioningError
-from captioning.support.weights import fingerprint
+from captioning.support.state_dicts import fingerprint
 
 
 def load_captioner(
@@ -29,7 +29,8 @@ def load_captioner(
     they read grids of different encoders, the captioner has a
     :class:`~captioning.models.encoders.joint.JointEncoder` of these. Such a captioner is for
     writing captions; it cannot be saved as a checkpoint. Its ``run`` has the settings that all
-    members were trained with, without the seed, and their reward.
+    members were trained with, without the seed, their reward, and the ``run`` of each as
+    ``members``.
 
     Args:
         ckpt: the file, or the files.
@@ -60,7 +61,7 @@ def load_captioner(
     configs = [member.run["config"] for member in members if "config" in member.run]
     rewards = {member.objective.reward_signature for member in members}
     join(members)
-    first.run = {"name": f"ensemble of {len(paths)}"}
+    first.run = {"name": f"ensemble of {len(paths)}", "members": [each.run for each in members]}
     if len(rewards) == 1 and None not in rewards:
         first.run["reward"] = rewards.pop()
     if len(configs) == len(members):
@@ -87,7 +88,7 @@ def join(members: Sequence[Captioner]) -> None:
     if len(distinct) == 1:
         first.decoder = Ensemble([member.decoder for member in members])
         return
-    joint = JointEncoder([member.encoder for member in distinct])
+    joint = JointEncoder([member.network for member in distinct])
     parts = [joint.parts[n] for n in encoders]
     first.replace_encoder(joint)
     first.decoder = JointEnsemble(

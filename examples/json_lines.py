@@ -13,8 +13,8 @@ from pathlib import Path
 
 from captioning.data.readers.base import CorpusReader, RawCorpus
 from captioning.data.readers.image_folders import find_image_folder
-from captioning.data.text import numbered_lines
 from captioning.support.errors import CaptioningError
+from captioning.support.reading import numbered_lines
 
 
 class JsonLinesReader(CorpusReader):

@@ -20,9 +20,9 @@ from captioning.data.datamodule import CaptionDataModule
 from captioning.data.features.store import FeatureStore
 from captioning.data.splits import SPLITS
 from captioning.data.views import ORIGINAL
-from captioning.models.encoders.base import GridEncoder
+from captioning.models.encoders.base import Encoder, GridEncoder
 from captioning.support.errors import CaptioningError
-from captioning.support.weights import State
+from captioning.support.state_dicts import State
 
 
 class PrecomputedGrids(GridEncoder):
@@ -118,7 +118,7 @@ class PrecomputedData(CaptionDataModule):
 
     def open_features(
         self,
-        encoder: GridEncoder,
+        encoder: Encoder,
         splits: Sequence[str] = SPLITS,
         views: Sequence[str] | None = None,
     ) -> None:
@@ -132,5 +132,5 @@ class PrecomputedData(CaptionDataModule):
             for image in self.corpus.split(split):
                 if not encoder.file(image.id).is_file():
                     raise CaptioningError(f"{encoder.file(image.id)} is missing.")
-        self.encoder = encoder
-        self.stores = {ORIGINAL.name: PrecomputedStore(encoder)}
+        self.features.encoder = encoder
+        self.features.stores = {ORIGINAL.name: PrecomputedStore(encoder)}

@@ -13,7 +13,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from captioning.reporting.results import commit
+from captioning.reporting.provenance import commit
 from captioning.support.files import atomic_write_json, atomic_write_text
 from faults.outcome import SUCCESSES
 from faults.record import HEADER, Record, fill, record_of, rows, total

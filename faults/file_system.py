@@ -31,7 +31,7 @@ from PIL import Image
 
 import captioning.training.fit  # noqa: F401 (imported for the children)
 from captioning.apps import prepare  # noqa: F401
-from captioning.data.features.store import build_store
+from captioning.data.features.building import build_store
 from captioning.kernels.cpu import build
 from captioning.kernels.cpu.bindings import CKernels
 from captioning.kernels.library import CompilationError

@@ -18,11 +18,12 @@ import numpy as np
 
 from captioning.data.boxes import read_boxes
 from captioning.data.corpus import read_corpus
+from captioning.data.descriptions import load_saved_descriptions
 from captioning.data.features.digests import image_digests
 from captioning.data.references import read_references
-from captioning.data.text import Vocabulary, load_saved_descriptions
+from captioning.data.vocabulary import Vocabulary
 from captioning.evaluation.captions_file import match_captions
-from captioning.metrics.bootstrap import Statistics
+from captioning.metrics.statistics import Statistics
 from captioning.reporting.curves import chart, read_curves
 from captioning.reporting.gallery import (
     CaptionData,
@@ -32,10 +33,12 @@ from captioning.reporting.gallery import (
     data_block,
     read_report_data,
 )
-from captioning.reporting.leaderboard import to_csv, to_markdown
+from captioning.reporting.leaderboard import to_markdown
+from captioning.reporting.per_image import read_statistics
 from captioning.reporting.published import read_published
-from captioning.reporting.ranking import find_failures, find_results, rank
-from captioning.reporting.results import read_statistics
+from captioning.reporting.ranking import rank
+from captioning.reporting.runs import find_failures, find_runs
+from captioning.reporting.spreadsheet import to_csv
 from captioning.sweeps.jobs import read_failure, read_job, relevant_settings
 from captioning.sweeps.summary import swept_runs
 from faults.attempt import attempt
@@ -264,18 +267,18 @@ def _match(path: Path) -> object:
 
 
 def _leaderboard(path: Path) -> object:
-    entries, errors = find_results([path.parent.parent])
+    runs, errors = find_runs([path.parent.parent])
     for error in errors:
         raise error
-    board = rank(entries, "test", language=True)
+    board = rank(runs, "test", language=True)
     return to_markdown(board), to_csv(board)
 
 
 def _leaderboard_of_others(path: Path) -> object:
     run = path.with_name("results.json")
     run.write_text(json.dumps(_results()))
-    entries, _ = find_results([path.parent])
-    return to_markdown(rank(entries, "test", published=read_published(path)))
+    runs, _ = find_runs([path.parent])
+    return to_markdown(rank(runs, "test", published=read_published(path)))
 
 
 def _curves(path: Path) -> object:

@@ -243,7 +243,7 @@ def test_a_checkpoint_holds_all_that_captions_need(
     path = tmp_path / "captioner.ckpt"
     trainer.save_checkpoint(path)
     weights.unlink()
-    for source in ("_load_file", "_load_imagenet"):
+    for source in ("load_file", "_load_imagenet"):
         monkeypatch.setattr(
             f"captioning.support.weights.{source}", lambda *_: pytest.fail("looked for weights")
         )

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import Logger
 
 from captioning.apps.caption import CaptionSettings
+from captioning.data.cleaning import Cleaner
 from captioning.data.datamodule import CaptionDataModule
-from captioning.data.text import Cleaner
 from captioning.decoding import Decoding
 from captioning.evaluation.captions_file import EvalSettings
 from captioning.models.decoders.base import Decoder

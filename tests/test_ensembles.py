@@ -16,6 +16,7 @@ from captioning.data.views import ORIGINAL, find_views
 from captioning.ensembles import load_captioner, shared_settings
 from captioning.models.decoders.ensemble import Ensemble
 from captioning.models.encoders.joint import JointEncoder
+from captioning.pretrained.onnx import save_onnx
 from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import END, START
 
@@ -57,6 +58,8 @@ def test_several_have_all_decoders_and_the_settings_that_they_share(tmp_path: Pa
         alone = Captioner.load_from_checkpoint(path, trust="tiny").decoder.state_dict()
         assert all(torch.equal(value, alone[key]) for key, value in member.state_dict().items())
     config = {"epochs": 2, "model": {"hidden_dim": 12}}
+    members = captioner.run.pop("members")
+    assert [each["config"]["seed"] for each in members] == [1, 2]
     assert captioner.run == {"name": "ensemble of 2", "config": config}
     assert [*captioner.decoder.words][-4:] == WORDS  # for decoding.required and the like
 
@@ -136,6 +139,15 @@ def test_members_with_one_encoder_share_its_grid(tmp_path: Path) -> None:
     assert isinstance(encoder, JointEncoder)
     assert [member.name for member in encoder.members] == ["vgg16", "tiny"]
     assert (encoder.locations, encoder.channels, encoder.grid_size) == (4 + 225, 512, (15, 15))
+
+
+def test_several_encoders_cannot_be_exported_as_one(tmp_path: Path) -> None:
+    settings = [{"encoder": VGG}, FINE]
+    paths = [checkpoint(tmp_path / f"{n}.ckpt", n, **each) for n, each in enumerate(settings)]
+    together = load_captioner(paths, trust="tiny")
+    with pytest.raises(CaptioningError, match="several models: export each of them"):
+        save_onnx(together, tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
 
 
 def test_attention_of_a_coarse_grid_is_shared_among_the_locations_that_it_covers() -> None:

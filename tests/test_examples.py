@@ -29,7 +29,8 @@ from captioning.kernels.ops import Rows
 from captioning.models.attention.additive import AdditiveAttention
 from captioning.models.attention.base import Attention
 from captioning.models.encoders.base import GridEncoder
-from captioning.reporting.results import read_captions, read_results
+from captioning.reporting.per_image import read_captions
+from captioning.reporting.results import read_results
 from captioning.support import trust
 from captioning.support.build import build
 from captioning.support.errors import CaptioningError

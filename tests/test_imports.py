@@ -16,7 +16,7 @@ ALLOWED = {
     "support": (),
     "kernels": ("support",),
     "models": ("support", OPS),
-    # The data module opens the features of the model's encoder, which it knows as a GridEncoder.
+    # The data module opens the features of the model's encoder, which it knows as an Encoder.
     # The stores of several encoders are read together as these are joined.
     "data": ("support", ENCODER, "models.encoders.joint"),
     "decoding": ("support", OPS, DECODER, "metrics.utility"),
@@ -38,10 +38,8 @@ FOR_TYPES_ALONE = {"objectives": ("data.batch", "data.datamodule")}
 
 LIBRARIES = {
     "hydra": (), "omegaconf": (), "wandb": (), "flask": (), "matplotlib": (), "jinja2": (),
-    "pytorch_lightning": ("data/datamodule.py", "evaluation/", "support/optional.py"),
-    "torchvision": (
-        "data/", "models/encoders/", "support/weights.py", "metrics/clip_embeddings.py",
-    ),
+    "pytorch_lightning": ("data/datamodule.py", "data/features/opened.py", "evaluation/"),
+    "torchvision": ("data/", "models/encoders/", "metrics/clip_embeddings.py"),
     "timm": ("models/encoders/timm.py",),
     "pyarrow": ("data/readers/huggingface.py",),
     "pycocoevalcap": ("metrics/",),
@@ -119,9 +117,20 @@ def test_only_the_captioner_and_what_runs_experiments_choose_a_backend() -> None
             assert "captioning.kernels.reference" not in names, path
 
 
+def test_no_method_only_raises() -> None:
+    """A base class demands of its subclasses what each of them has."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lone = body[0] if len(body) == 1 else None
+                refuses = isinstance(lone, ast.Raise) and "NotImplementedError" in ast.dump(lone)
+                assert not refuses, f"{path.relative_to(PACKAGE)}: {node.name}"
+
+
 def test_nothing_imports_the_commands_but_the_command_line() -> None:
     # At its end, a sweep writes the leaderboard of its runs as the command would.
-    may = ("apps/", "__main__.py", "cli.py", "sweeps/summary.py")
+    may = ("apps/", "__main__.py", "cli/", "sweeps/summary.py")
     for path in PACKAGE.rglob("*.py"):
         place = path.relative_to(PACKAGE).as_posix()
         if place.startswith(may):

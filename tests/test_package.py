@@ -1,6 +1,7 @@
 """What ``import captioning`` offers, and what it costs."""
 
 import os
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import captioning
-from captioning.__main__ import run_command
+from captioning.__main__ import COMMANDS, SCRIPTS, main, run_command
+from captioning.apps import leaderboard
+from captioning.support.signals import Stopped
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,3 +83,44 @@ def test_a_command_that_there_is_not_is_answered_with_the_nearest(
 ) -> None:
     assert run_command(command) == 2
     assert capsys.readouterr() == ("", sentence)
+
+
+@pytest.mark.parametrize(("arguments", "status"), [([], 2), (["--help"], 0), (["-h"], 0)])
+def test_without_a_command_all_are_listed_which_is_a_mistake_unless_asked_for(
+    arguments: list[str],
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["captioning", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == status
+    said = capsys.readouterr()
+    listed, other = (said.err, said.out) if status else (said.out, said.err)
+    assert other == ""
+    assert listed.startswith("usage: captioning COMMAND ...\n")
+    assert [line.split()[0] for line in listed.splitlines()[2:]] == [*SCRIPTS, *COMMANDS]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM\n"),
+    ],
+)
+def test_a_command_that_is_stopped_says_by_what(
+    error: KeyboardInterrupt,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped() -> int:
+        raise error
+
+    monkeypatch.setattr(leaderboard, "main", stopped)
+    monkeypatch.setattr(sys, "argv", ["captioning", "leaderboard"])
+    assert run_command("leaderboard") == status
+    assert capsys.readouterr() == ("", said)

@@ -32,7 +32,8 @@ from captioning.decoding import Beam
 from captioning.metrics import intervals, paired, score_captions
 from captioning.metrics.clipscore import ClipScorer
 from captioning.models.decoders.ensemble import Ensemble
-from captioning.reporting.results import read_captions, read_results, read_statistics
+from captioning.reporting.per_image import read_captions, read_statistics
+from captioning.reporting.results import read_results
 from captioning.training.mlflow_logger import LightningLogger as LightningMLFlowLogger
 from captioning.training.wandb_logger import WandbLogger
 

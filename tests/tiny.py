@@ -29,6 +29,13 @@ QUIET = (
 
 MODEL = {"hidden_dim": 12, "embed_dim": 8, "attention_dim": 6, "dropout": 0.3}
 
+ODD_FILE_NAMES = (
+    "my photo, 1.png", "a=b.png", "a[1].png", "2024_01", "Straße (1) {2}.png", "写真.png",
+    "it's \"it\".png", "${odd}.png", "back\\slash\\", "'half.png",
+    "a.png", "flickr8k-vgg16-attn", "_a", "True", "False", "NULL", "nan", "Inf", "e5", "nullable",
+)  # fmt: skip
+"""Names that Hydra's grammar would read as something else, or not at all; and plain ones."""
+
 
 class Encoder(TorchvisionEncoder):
     """25,632 parameters, and a grid of 7 x 7 locations of 128 channels."""

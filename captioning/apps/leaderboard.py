@@ -15,22 +15,13 @@ from rich.console import Console
 from captioning.apps.status import status_of
 from captioning.metrics.registry import BUILT_IN
 from captioning.reporting.filters import Filter, choose
-from captioning.reporting.leaderboard import (
-    csv_records,
-    terminal_tables,
-    to_csv,
-    to_markdown,
-)
+from captioning.reporting.leaderboard import terminal_tables, to_markdown
 from captioning.reporting.notes import endings, notes
 from captioning.reporting.published import read_published
-from captioning.reporting.ranking import (
-    RANKED_BY,
-    Leaderboard,
-    find_failures,
-    find_results,
-    rank,
-)
+from captioning.reporting.ranking import RANKED_BY, Leaderboard, rank
 from captioning.reporting.report import write_leaderboard_page
+from captioning.reporting.runs import find_failures, find_runs
+from captioning.reporting.spreadsheet import csv_records, to_csv
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text
 
@@ -39,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the leaderboard and write ``leaderboard.md``, ``.csv`` and ``.html``.
 
     Returns:
-        The exit status, which is 1 if a folder is missing or a ``results.json`` cannot be read. All
-        readable results are ranked nevertheless.
+        The exit status, which is 1 if a folder is missing, no run is found, or a ``results.json``
+        cannot be read. All readable results are ranked nevertheless.
     """
     options = _parser().parse_args(arguments)
     return status_of(lambda: _report(options), options.out or options.folders[0])
@@ -106,23 +97,24 @@ def _report(options: argparse.Namespace) -> int:
     out: Path = options.out or folders[0]
     filters = [Filter.parse(text) for text in options.filter]
     published = read_published(options.published) if options.published else []
-    entries, errors = find_results(folders)
+    runs, errors = find_runs(folders)
     failures = find_failures(folders)
     for error in errors:
         print(error, file=sys.stderr)
     status = 1 if errors else 0
-    chosen = choose([entry.results for entry in entries], filters)
-    entries = [entry for entry, is_chosen in zip(entries, chosen, strict=True) if is_chosen]
-    if not entries and not failures:
+    chosen = choose([run.results for run in runs], filters)
+    runs = [run for run, is_chosen in zip(runs, chosen, strict=True) if is_chosen]
+    if not runs and not failures:
         where = ", ".join(str(folder) for folder in folders)
         if chosen:
-            print(f"No run below {where} meets all filters.")
-        else:
-            print(f"No run below {where} has a readable results.json; run `python train.py` first.")
-        return status
+            raise CaptioningError(f"no run below {where} meets all filters: leave one of them out")
+        raise CaptioningError(
+            f"{where}: no run below has a readable results.json; name the folder that runs were "
+            "written to, or write one first with `python train.py`"
+        )
 
     board = rank(
-        entries,
+        runs,
         options.split,
         metric=options.sort,
         best_by="test" if options.choose_on_test else "dev",

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from captioning.apps.status import status_of
+from captioning.data.cleaning import Cleaner, clean_descriptions
 from captioning.data.corpus import read_corpus
+from captioning.data.descriptions import save_descriptions
 from captioning.data.readers.registry import LAYOUTS
 from captioning.data.splits import SPLITS
-from captioning.data.text import Cleaner, build_vocabulary, clean_descriptions, save_descriptions
+from captioning.data.vocabulary import build_vocabulary
 
 
 def _parser() -> argparse.ArgumentParser:

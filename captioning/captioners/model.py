@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from captioning.data.text import Vocabulary
 from captioning.data.views import ORIGINAL_ALONE, find_views, side_ids
+from captioning.data.vocabulary import Vocabulary
 from captioning.decoding import Decoding, Hypothesis
 from captioning.kernels.backend import Backend, use_backend
 from captioning.models.decoders.base import Decoder
 from captioning.models.decoders.views import ViewDecoder, ViewEnsemble
-from captioning.models.encoders.base import GridEncoder
+from captioning.models.encoders.base import Encoder, GridEncoder
 from captioning.objectives import Objective
 from captioning.pictures import Caption, Picture, caption_pictures
 from captioning.support.errors import CaptioningError
@@ -42,10 +42,10 @@ class CaptionModel(pl.LightningModule):
     validation: Decoding
     backend: Backend
     run: dict[str, Any]
-    _frozen_encoder: list[GridEncoder]  # in a list, so that it is not registered as a submodule
+    _frozen_encoder: list[Encoder]  # in a list, so that it is not registered as a submodule
 
     @property
-    def encoder(self) -> GridEncoder:
+    def encoder(self) -> Encoder:
         """The image encoder, on the module's device."""
         if self.trainable_encoder is not None:
             return self.trainable_encoder
@@ -58,7 +58,19 @@ class CaptionModel(pl.LightningModule):
         kinds = {name: type(part) for name, part in parts.items()}
         return {name: f"{kind.__module__}.{kind.__qualname__}" for name, kind in kinds.items()}
 
-    def replace_encoder(self, encoder: GridEncoder) -> None:
+    @property
+    def network(self) -> GridEncoder:
+        """The encoder, which is one network except in an ensemble.
+
+        Raises:
+            CaptioningError: this is an ensemble whose members have different encoders.
+        """
+        encoder = self.encoder
+        if not isinstance(encoder, GridEncoder):
+            raise CaptioningError("An ensemble is several models: export each of them.")
+        return encoder
+
+    def replace_encoder(self, encoder: Encoder) -> None:
         """Take another, frozen encoder; the decoder must be one that reads its grids."""
         self.trainable_encoder, self._frozen_encoder = None, [encoder]
         self.encoder_trains = False

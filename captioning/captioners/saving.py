@@ -24,8 +24,9 @@ from captioning.pretrained.places import DEFAULT, find_model, find_pretrained, s
 from captioning.reporting.results import Results
 from captioning.support.build import expand, validated
 from captioning.support.errors import CaptioningError
+from captioning.support.state_dicts import fingerprint
 from captioning.support.trust import check_trusted, classes_of_a_checkpoint, packages
-from captioning.support.weights import BY_NAME, fingerprint
+from captioning.support.weights import BY_NAME
 from captioning.training.checkpoint_io import make_checkpoints_atomic
 from captioning.training.moved_checkpoints import find_moved_checkpoints
 from captioning.training.resumable_settings import check_same_settings
@@ -134,7 +135,7 @@ class Saving(CaptionModel):
         captioner = cls(**settings | {"encoder": first, "backend": backend})
         if contained:  # a checkpoint of this captioner names them as this one does
             captioner.hparams["encoder"] = encoder
-            built, found = captioner.encoder, checkpoint["encoder"]["fingerprint"]
+            built, found = captioner.network, checkpoint["encoder"]["fingerprint"]
             known = {"random": built.fingerprint}
             if built.imagenet is not None and built.imagenet.archive is not None:
                 known["imagenet"] = built.imagenet.archive.fingerprint

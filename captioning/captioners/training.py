@@ -18,6 +18,7 @@ from captioning.kernels.backend import check_backend, use_backend
 from captioning.kernels.cuda_graphs import LossGraphs
 from captioning.support.build import build
 from captioning.support.errors import CaptioningError
+from captioning.training.clipping import clip_gradient_norm
 from captioning.training.loss_monitor import LossMonitor
 from captioning.training.schedules import build_scheduler
 
@@ -183,4 +184,7 @@ class Training(CaptionModel):
             )
         else:
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-            Precision.clip_gradients(precision, optimizer, gradient_clip_val or 0.0, algorithm)
+            if algorithm is GradClipAlgorithmType.NORM and gradient_clip_val:
+                clip_gradient_norm(precision.main_params(optimizer), gradient_clip_val)
+            else:
+                Precision.clip_gradients(precision, optimizer, gradient_clip_val or 0.0, algorithm)

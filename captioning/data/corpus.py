@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from captioning.data.descriptions import doubts
 from captioning.data.division import divide, is_flickr8k
 from captioning.data.names import composed
 from captioning.data.readers.base import RawCorpus
@@ -23,7 +24,6 @@ from captioning.data.readers.registry import (
 )
 from captioning.data.readers.table import why_no_table
 from captioning.data.splits import SPLITS, Split
-from captioning.data.text import doubts
 from captioning.support.errors import CaptioningError, shortened
 
 _SKIP = "data.skip_bad=true (--skip-bad of python -m captioning prepare) leaves them out"

@@ -7,39 +7,28 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Sampler
 
 from captioning.data.batch import Batch
 from captioning.data.boxes import ImageBoxes, read_boxes
+from captioning.data.cleaning import Cleaner, clean_descriptions
 from captioning.data.corpus import CaptionedImage, Corpus, read_corpus
 from captioning.data.dataset import CaptionDataset, identity_collate
-from captioning.data.features.joint import Store, open_store
-from captioning.data.features.store import store_folder
+from captioning.data.descriptions import save_descriptions
+from captioning.data.features.joint import Store
+from captioning.data.features.opened import OpenFeatures
 from captioning.data.locations import cache_folder, ensure_data_folder
 from captioning.data.readers.registry import find_reader
 from captioning.data.sampler import LengthGroupedSampler
 from captioning.data.splits import SPLITS, Split
-from captioning.data.text import (
-    Cleaner,
-    Vocabulary,
-    build_vocabulary,
-    clean_descriptions,
-    coverage,
-    extend_vocabulary,
-    save_descriptions,
-)
 from captioning.data.views import ORIGINAL, ORIGINAL_ALONE, find_views, side_ids
-from captioning.models.encoders.base import GridEncoder
-from captioning.support.errors import CaptioningError, shortened
-from captioning.support.memory import own_gpu_memory
+from captioning.data.vocabulary import Vocabulary, choose_vocabulary
+from captioning.models.encoders.base import Encoder
+from captioning.support.errors import CaptioningError
 
 __all__ = ["Batch", "CaptionDataModule"]
 
 log = logging.getLogger(__name__)
-
-_MOST_WORDS = 0.9
-"""A vocabulary with a smaller share of the words of the training captions is warned of."""
 
 
 class CaptionDataModule(pl.LightningDataModule):
@@ -71,7 +60,7 @@ class CaptionDataModule(pl.LightningDataModule):
         max_words: Words of a training caption that are kept.
         min_count: How often a word must occur in the training split to get a token.
         max_size: The most words of the vocabulary.
-        cleaner: How training captions are cleaned; see :class:`captioning.data.text.Cleaner`.
+        cleaner: How training captions are cleaned; see :class:`captioning.data.cleaning.Cleaner`.
         resident: Keep all grids in the memory of the device that trains. ``auto``: if it is a GPU,
             and they take no more than half of its free memory, or of this process's share; see
             :func:`captioning.support.memory.own_gpu_memory`.
@@ -91,9 +80,7 @@ class CaptionDataModule(pl.LightningDataModule):
         descriptions: The cleaned captions of every image, by its id.
         vocabulary: The words and their ids.
         boxes: The objects of every image, by its id; empty if the data set has no ``boxes.json``.
-        encoder: The encoder whose grids are opened; None before :meth:`open_features`.
-        stores: The grids of the opened splits, by the name of the view; empty if the encoder is
-            trained, and sees pixels.
+        features: The grids that are open.
     """
 
     corpus: Corpus
@@ -109,7 +96,7 @@ class CaptionDataModule(pl.LightningDataModule):
         skip_bad: bool = False,
         split_seed: int = 0,
         batch_size: int = 16,
-        eval_batch_size: int = 50,
+        eval_batch_size: int = 80,
         workers: int = 2,
         max_words: int = 25,
         min_count: int = 5,
@@ -153,11 +140,8 @@ class CaptionDataModule(pl.LightningDataModule):
         self.add_words = add_words
         self.predict_split = predict_split
         self.train_views = tuple(train_views)
-        self.encoder: GridEncoder | None = None
-        self.stores: dict[str, Store] = {}
+        self.features = OpenFeatures(self.cache / "features", skip_bad=skip_bad)
         self._text_is_read = False
-        self._store_folder: Path | None = None  # of the original
-        self._opened: set[tuple[str, str]] = set()  # views and splits that are in `stores`
         self._fit_seed: int | None = None
 
     # Lightning's hooks
@@ -184,9 +168,9 @@ class CaptionDataModule(pl.LightningDataModule):
             return
         module = self.trainer.lightning_module
         encoder = getattr(module, "encoder", None)
-        if not isinstance(encoder, GridEncoder):
+        if not isinstance(encoder, Encoder):
             raise CaptioningError(
-                f"{type(module).__name__} has no attribute `encoder` that is a GridEncoder: the "
+                f"{type(module).__name__} has no attribute `encoder` that is an Encoder: the "
                 "data module opens the grids of that encoder."
             )
         self.open_features(encoder, self._splits_of(stage))
@@ -264,32 +248,24 @@ class CaptionDataModule(pl.LightningDataModule):
         self.boxes = read_boxes(self.corpus.root)
         captions = {image.id: image.captions for image in self.corpus.images}
         self.descriptions = clean_descriptions(captions, self.cleaner)
-        self.vocabulary = self._choose_vocabulary()
+        self.vocabulary = choose_vocabulary(
+            [text for image in self.corpus.split("train") for text in self.descriptions[image.id]],
+            self.given_vocabulary,
+            add_words=self.add_words,
+            min_count=self.min_count,
+            max_size=self.max_size,
+        )
         self._text_is_read = True
 
-    def _choose_vocabulary(self) -> Vocabulary:
-        captions = [c for image in self.corpus.split("train") for c in self.descriptions[image.id]]
-        limits = (self.min_count, self.max_size)
-        if self.given_vocabulary is not None:
-            if not self.add_words:
-                return self.given_vocabulary
-            vocabulary = extend_vocabulary(self.given_vocabulary, captions, *limits)
-            new = vocabulary.words[len(self.given_vocabulary.words) :]
-            log.info(
-                "Data: words added to the %d of the vocabulary: %d%s",
-                *(len(self.given_vocabulary.words), len(new)),
-                f" ({shortened(', '.join(new), 200)})" if new else "",
-            )
-        else:
-            vocabulary = build_vocabulary(captions, *limits)
-        known, different, share = coverage(vocabulary, captions)
-        if share < _MOST_WORDS:
-            log.warning(
-                "Data: data.min_count=%d leaves %d of the %d different words of the training "
-                "captions; %.0f %% of their words become <unk>, and data.min_count=1 keeps all.",
-                *(self.min_count, known, different, 100 * (1 - share)),
-            )
-        return vocabulary
+    @property
+    def encoder(self) -> Encoder | None:
+        """The encoder whose grids are open; None before :meth:`open_features`."""
+        return self.features.encoder
+
+    @property
+    def stores(self) -> dict[str, Store]:
+        """The open grids by view; empty if the encoder is trained, and sees pixels."""
+        return self.features.stores
 
     @property
     def store(self) -> Store | None:
@@ -298,7 +274,7 @@ class CaptionDataModule(pl.LightningDataModule):
 
     def open_features(
         self,
-        encoder: GridEncoder,
+        encoder: Encoder,
         splits: Sequence[str] = SPLITS,
         views: Sequence[str] | None = None,
     ) -> None:
@@ -319,42 +295,12 @@ class CaptionDataModule(pl.LightningDataModule):
                 damaged or cannot be written, or there is no such view.
         """
         self.read_text()
-        trained = any(parameter.requires_grad for parameter in encoder.parameters())
-        directory = self.cache / "features"
-        folder = None if trained else store_folder(directory, encoder)
-        if folder != self._store_folder:
-            self.stores = {}
-            self._opened.clear()
-        self.encoder = encoder
-        self._store_folder = folder
-        new: dict[str, list[str]] = {}  # the splits to open of each view
+        wanted: dict[str, list[str]] = {}  # the splits of each view
         for split in dict.fromkeys(splits):
             usual = self.train_views if split == "train" else ORIGINAL_ALONE
             for name in usual if views is None else views:
-                if (name, split) not in self._opened:
-                    new.setdefault(name, []).append(split)
-        found = find_views(list(new)) if new else ()
-        if trained or not new:
-            return
-        # Lightning's logger speaks in a notebook, where nobody has configured logging.
-        rank_zero_info(
-            f"Opening the grids of {encoder.name}: images that are not in the feature store yet "
-            "are encoded first, once, which takes minutes for thousands of them."
-        )
-        for view in found:
-            images = [image for split in new[view.name] for image in self.corpus.split(split)]
-            opened = open_store(
-                directory,
-                encoder,
-                [(image.id, image.path) for image in images],
-                view=view,
-                skip_bad=self.skip_bad,
-            )
-            if view.name in self.stores:
-                self.stores[view.name].extend(opened)  # type: ignore[arg-type]  # of the same kind
-            else:
-                self.stores[view.name] = opened
-            self._opened.update((view.name, split) for split in new[view.name])
+                wanted.setdefault(name, []).append(split)
+        self.features.open(encoder, wanted, self.corpus.split)
 
     def load_resident(self, device: torch.device) -> None:
         """Read the opened grids into a device's memory, if ``resident`` says so.
@@ -362,17 +308,7 @@ class CaptionDataModule(pl.LightningDataModule):
         Raises:
             CaptioningError: ``resident`` is True, and they do not fit.
         """
-        left = [store for store in self.stores.values() if not store.is_resident(device)]
-        nbytes = sum(store.nbytes for store in left)
-        if not left or self.resident is False:
-            return
-        if self.resident == "auto" and not (
-            device.type == "cuda" and 2 * nbytes < own_gpu_memory(*torch.cuda.mem_get_info(device))
-        ):
-            return
-        log.info("Reading %.1f GB of grids into the memory of %s", nbytes / 1e9, device)
-        for store in left:
-            store.load_resident(device)
+        self.features.load_resident(device, self.resident)
 
     # What users ask for
 
@@ -383,9 +319,7 @@ class CaptionDataModule(pl.LightningDataModule):
 
     def images(self, split: str) -> list[CaptionedImage]:
         """The images of a split; once the split is open, without those that could not be read."""
-        images = self.corpus.split(split)
-        stores = [store for view, store in self.stores.items() if (view, split) in self._opened]
-        return [image for image in images if all(image.id in store for store in stores)]
+        return self.features.readable(split, self.corpus.split(split))
 
     def references(self, split: str) -> dict[str, list[str]]:
         """The raw captions of a split's images by id, as the metrics take them."""

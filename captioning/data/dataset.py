@@ -16,7 +16,7 @@ from captioning.data.corpus import CaptionedImage
 from captioning.data.features.joint import Store
 from captioning.data.images import load_rgb
 from captioning.data.views import ORIGINAL_ALONE, View, find_views
-from captioning.models.encoders.base import GridEncoder, Preprocessing
+from captioning.models.encoders.base import Encoder, PicturePreprocessing
 
 Item = int | tuple[int, str]
 """The index of an image, or an index and the name of a view."""
@@ -42,7 +42,7 @@ class CaptionDataset(Dataset[Batch]):
         images: Sequence[CaptionedImage],
         tokens: Sequence[Sequence[Sequence[int]]],
         stores: Mapping[str, Store] | None,
-        encoder: GridEncoder,
+        encoder: Encoder,
         views: Sequence[str] = ORIGINAL_ALONE,
         sides: Sequence[int] = (),
     ) -> None:
@@ -119,8 +119,8 @@ def identity_collate(batch: Any) -> Any:
 
 
 def stacked_pixels(
-    picture: Image.Image, preprocessing: Preprocessing, views: Sequence[View]
-) -> Float[Tensor, "*views 3 size size"]:
+    picture: Image.Image, preprocessing: PicturePreprocessing, views: Sequence[View]
+) -> Float[Tensor, "*views 3 height width"]:
     """Views of a picture as the input of an encoder; a single view has no dimension of its own."""
     pixels = [view.pixels(picture, preprocessing) for view in views]
     return torch.stack(pixels) if len(pixels) > 1 else pixels[0]

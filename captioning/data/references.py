@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from captioning.data.corpus import fingerprint, read_corpus
+from captioning.data.descriptions import doubts, load_descriptions
 from captioning.data.readers.karpathy import parse_karpathy
 from captioning.data.splits import SPLITS, read_split_lists
-from captioning.data.text import doubts, load_descriptions
 from captioning.support.errors import CaptioningError
 from captioning.support.reading import load_document, parse_json
 

@@ -10,8 +10,8 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from captioning.data.text import numbered_lines
 from captioning.support.errors import CaptioningError
+from captioning.support.reading import numbered_lines
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from captioning.data.text import Vocabulary
+from captioning.data.vocabulary import Vocabulary
 from captioning.support.errors import CaptioningError
 from captioning.support.nearest import did_you_mean
 from captioning.support.regions import WHOLE, Region
@@ -27,7 +27,7 @@ from captioning.support.regions import WHOLE, Region
 if TYPE_CHECKING:  # scoring a file of captions imports this module, and not torch
     from torch import Tensor
 
-    from captioning.models.encoders.base import Preprocessing
+    from captioning.models.encoders.base import PicturePreprocessing
 
 _FLIP = "_flip"
 _NUMBER = r"(\d*\.?\d+)"
@@ -54,8 +54,8 @@ class View:
         return self.box == WHOLE and not self.mirrored
 
     def pixels(
-        self, picture: Image.Image, preprocessing: "Preprocessing"
-    ) -> "Float[Tensor, '3 size size']":
+        self, picture: Image.Image, preprocessing: "PicturePreprocessing"
+    ) -> "Float[Tensor, '3 height width']":
         """The view of an RGB picture as the input of an encoder."""
         if self.is_original:  # an encoder's own preprocessing need not know of views
             return preprocessing(picture)

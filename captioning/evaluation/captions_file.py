@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from captioning.data.cleaning import Cleaner
 from captioning.data.corpus import fingerprint
 from captioning.data.names import composed, without_zeros
 from captioning.data.references import References, read_references
-from captioning.data.text import Cleaner
 from captioning.data.views import ORIGINAL_ALONE, find_views
 from captioning.evaluation.extra_metrics import ExtraMetrics
 from captioning.metrics import METRICS, CaptionScorer, intervals
 from captioning.metrics.language import describe_each, describe_language
 from captioning.metrics.tokenizer import TOKENIZATION
-from captioning.reporting import results
+from captioning.reporting import measures, per_image, provenance, results
 from captioning.reporting.gallery import GalleryImage
 from captioning.reporting.report import write_report
 from captioning.reporting.terminal import show_results
@@ -135,14 +135,14 @@ def score_file(
         said = {image: cleaner(captions[image]) for image in chosen}
         train = None if references.train is None else {cleaner(t) for t in references.train}
         language = describe_language(list(said.values()), train=train, unknown=UNKNOWN)
-    results.write_captions(
+    per_image.write_captions(
         folder / f"captions_{split}.json",
         {image: captions[image] for image in chosen},
         found.per_image,
         describe_each(said, train=train, unknown=UNKNOWN),
         references.numbers,
     )
-    results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
+    per_image.write_statistics(folder / f"statistics_{split}.json", found.statistics)
     written = results.Results(
         name=settings.name or Path(settings.captions).stem,
         command=command,
@@ -156,12 +156,12 @@ def score_file(
             references={split: found.statistics.references},
             tokenization=TOKENIZATION,
         ),
-        versions=results.versions(),
-        commit=results.commit(),
+        versions=provenance.versions(),
+        commit=provenance.commit(),
         seconds=clock.seconds,
         scores={split: found.corpus},
         intervals={split: intervals(found.statistics)},
-        language={split: results.Language(**asdict(language))},
+        language={split: measures.Language(**asdict(language))},
     )
     results.write_results(folder / "results.json", written)
     if photographs:
@@ -197,7 +197,7 @@ def match_captions(path: Path, references: References, *, subset: bool = False) 
         CaptioningError: the file cannot be read, has another format, has two captions of an image
             or an image without references, or, unless ``subset``, lacks an image.
     """
-    captions = results.read_captions(path)
+    captions = per_image.read_captions(path)
     if not captions:
         raise CaptioningError(f"{path}: this file has no captions to score.")
     known = references.captions

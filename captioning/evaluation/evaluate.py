@@ -20,7 +20,7 @@ from captioning.metrics.bootstrap import intervals
 from captioning.metrics.grounding import ground
 from captioning.metrics.language import describe_each, describe_language
 from captioning.metrics.torchmetric import CaptionScores
-from captioning.reporting import results
+from captioning.reporting import per_image
 from captioning.reporting.gallery import GalleryImage
 from captioning.reporting.report import write_report
 from captioning.reporting.terminal import show_results
@@ -132,10 +132,10 @@ def score_split(
     train = [text for captions_of_image in documents.values() for text in captions_of_image]
     each = describe_each(captions, train=train, unknown=SPECIAL_WORDS[UNK])
     numbers = {image.id: image.number for image in data.images(split) if image.number is not None}
-    results.write_captions(
+    per_image.write_captions(
         folder / f"captions_{split}.json", captions, found.per_image, each, numbers
     )
-    results.write_statistics(folder / f"statistics_{split}.json", found.statistics)
+    per_image.write_statistics(folder / f"statistics_{split}.json", found.statistics)
     maps = {
         image: weights.reshape(-1, *captioner.encoder.grid_size).numpy()
         for image, weights in captioner.attention_maps.items()

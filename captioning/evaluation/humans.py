@@ -14,14 +14,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from captioning.data.cleaning import Cleaner
 from captioning.data.references import read_references
-from captioning.data.text import Cleaner
 from captioning.evaluation.captions_file import UNKNOWN, EvalSettings, find_photographs
 from captioning.metrics import METRICS, CaptionScorer, Scores
 from captioning.metrics.bootstrap import mean_intervals
 from captioning.metrics.language import Language, describe_language
 from captioning.metrics.tokenizer import TOKENIZATION
-from captioning.reporting import results
+from captioning.reporting import measures, provenance, results
 from captioning.reporting.terminal import show_results
 from captioning.support.build import own
 from captioning.support.errors import CaptioningError
@@ -79,8 +79,8 @@ def score_humans(
             references={split: sha256(compared.encode()).hexdigest()},
             tokenization=TOKENIZATION,
         ),
-        versions=results.versions(),
-        commit=results.commit(),
+        versions=provenance.versions(),
+        commit=provenance.commit(),
         seconds=clock.seconds,
         scores={
             split: {
@@ -121,11 +121,11 @@ def rounds(
     ]
 
 
-def _mean_language(rounds: Sequence[Language]) -> results.Language:
+def _mean_language(rounds: Sequence[Language]) -> measures.Language:
     """The mean over the rounds; the number of different words is rounded."""
     columns = [asdict(each) for each in rounds]
     means: dict[str, Any] = {
         name: None if value is None else fmean(column[name] for column in columns)
         for name, value in columns[0].items()
     }
-    return results.Language(**means | {"vocabulary": round(means["vocabulary"])})
+    return measures.Language(**means | {"vocabulary": round(means["vocabulary"])})

@@ -19,7 +19,7 @@ from captioning.kernels.backend import Backend, report
 from captioning.metrics.grounding import Grounding
 from captioning.metrics.language import Language
 from captioning.metrics.tokenizer import TOKENIZATION
-from captioning.reporting import results
+from captioning.reporting import measures, provenance, results
 from captioning.reporting.arithmetic import Arithmetic
 from captioning.reporting.gallery import GalleryImage
 from captioning.support.own_code import own_code
@@ -143,17 +143,17 @@ def write_record(
         ),
         model=results.Model.of(model, parts_of(captioner)),
         arithmetic=arithmetic,
-        versions=results.versions(),
-        commit=results.commit(),
+        versions=provenance.versions(),
+        commit=provenance.commit(),
         own_code=own_code(*(without_metrics(each) for each in (config, training or {}, hparams))),
         seconds=seconds,
         scores={split: scored.corpus for split, scored in found.items()},
         intervals={split: scored.intervals for split, scored in found.items()},
         language={
-            split: results.Language(**asdict(scored.language)) for split, scored in found.items()
+            split: measures.Language(**asdict(scored.language)) for split, scored in found.items()
         },
         objects={
-            split: results.Objects(**asdict(scored.objects))
+            split: measures.Objects(**asdict(scored.objects))
             for split, scored in found.items()
             if scored.objects
         },

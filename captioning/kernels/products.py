@@ -5,6 +5,8 @@ words. On the processors for which it was measured (AVX512-BF16, without the til
 product of 80 rows reaches half of the processor's rate, and this one nine tenths.
 """
 
+import functools
+
 import torch
 from jaxtyping import BFloat16, Float32
 from torch import Tensor
@@ -13,6 +15,17 @@ from captioning.kernels.cpu.bindings import CKernels
 
 PANEL = 64
 """The number of columns that are packed together; the same as in ``product.c``."""
+
+
+@functools.cache
+def pays() -> bool:
+    """Whether this processor is of the kind for which these products were measured to be faster.
+
+    It has instructions for bfloat16, but not the tiles of AMX, which oneDNN uses and the C function
+    does not.
+    """
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16")) and not capabilities.get("amx_bf16")
 
 
 class PackedMatrix:

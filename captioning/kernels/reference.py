@@ -122,10 +122,15 @@ def cross_entropy(
     targets: Int64[Tensor, " tokens"],
     label_smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """The mean over the real tokens of -log softmax(logits)[target]."""
-    return nn.functional.cross_entropy(
-        at_least_single(logits), targets, label_smoothing=label_smoothing, ignore_index=PAD
+    """The mean over the real tokens of -log softmax(logits)[target]; 0 if there are none."""
+    total = nn.functional.cross_entropy(
+        at_least_single(logits),
+        targets,
+        label_smoothing=label_smoothing,
+        ignore_index=PAD,
+        reduction="sum",
     )
+    return total / (targets != PAD).sum().clamp(min=1)
 
 
 def log_sum_exp(logits: Float[Tensor, "*rows words"]) -> Float[Tensor, "*rows"]:

@@ -29,7 +29,7 @@ class CrossEntropy(torch.autograd.Function):
         loss, normalizer = shares.new_empty(tokens), shares.new_empty(tokens)
         tensors = loss, normalizer, logits, targets, shares
         kernels.call("cross_entropy", logits.dtype, tensors, tokens, words)
-        count = (targets != PAD).sum()
+        count = (targets != PAD).sum().clamp(min=1)
         ctx.kernels = kernels
         ctx.save_for_backward(count, normalizer, logits, targets, shares)
         return loss.sum() / count

@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from captioning.metrics.bootstrap import Paired, Statistics, compare, intervals, paired
+    from captioning.metrics.bootstrap import Paired, compare, intervals, paired
     from captioning.metrics.caption_scorer import CaptionScorer, Scores, score_captions
     from captioning.metrics.registry import METRICS
+    from captioning.metrics.statistics import Statistics
     from captioning.metrics.torchmetric import CaptionScores
 
 __all__ = [
@@ -31,7 +32,7 @@ _MODULES = {
     "CaptionScores": "torchmetric",
     "Paired": "bootstrap",
     "Scores": "caption_scorer",
-    "Statistics": "bootstrap",
+    "Statistics": "statistics",
     "compare": "bootstrap",
     "intervals": "bootstrap",
     "paired": "bootstrap",

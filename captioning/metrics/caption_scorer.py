@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from captioning.metrics.bootstrap import Statistics, fingerprint_references
 from captioning.metrics.inputs import (
     Hypotheses,
     References,
@@ -27,6 +26,7 @@ from captioning.metrics.inputs import (
 from captioning.metrics.meteor import METEOR, start_meteor
 from captioning.metrics.metric import Computed
 from captioning.metrics.registry import METRICS, STANDARD
+from captioning.metrics.statistics import Statistics, fingerprint_references
 from captioning.metrics.tokenizer import tokenize
 from captioning.support.errors import CaptioningError
 

@@ -26,10 +26,12 @@ from captioning.metrics.metric import Metric
 from captioning.support.errors import CaptioningError
 
 CLIP_SCORE = Metric("CLIPScore", ("CLIPScore",), highest=2.5, optional=True)
-REF_CLIP_SCORE = Metric("RefCLIPScore", ("RefCLIPScore",), highest=2.5, optional=True)
+REF_CLIP_SCORE = Metric("RefCLIPScore", ("RefCLIPScore",), highest=10 / 7, optional=True)
+"""The harmonic mean of at most 2.5 and at most 1."""
 
 PAC_SCORE = Metric("PAC-S", ("PAC-S",), highest=2.0, optional=True)
-REF_PAC_SCORE = Metric("RefPAC-S", ("RefPAC-S",), highest=2.0, optional=True)
+REF_PAC_SCORE = Metric("RefPAC-S", ("RefPAC-S",), highest=4 / 3, optional=True)
+"""The harmonic mean of at most 2 and at most 1."""
 
 _PROMPT = "A photo depicts "
 _WEIGHTS = {CLIP_SCORE.name: 2.5, PAC_SCORE.name: 2.0}

@@ -76,6 +76,8 @@ class Objective(nn.Module, ABC):
     def forward(self, decoder: Decoder, batch: "Batch") -> dict[str, Tensor]:
         """Compute the ``loss``, and any parts of it that are to be logged.
 
+        The loss of a batch without a single word is 0, and so are its gradients.
+
         Args:
             decoder: the decoder, to be called with ``batch.grid``.
             batch: images, each with all its captions.

@@ -70,4 +70,4 @@ class CrossEntropy(Objective):
         # Missing captions are multiplied by 0, because selecting the others would synchronise with
         # the GPU.
         real = lengths > 0
-        return (((1 - coverage) ** 2).mean(-1) * real).sum() / real.sum()
+        return (((1 - coverage) ** 2).mean(-1) * real).sum() / real.sum().clamp(min=1)

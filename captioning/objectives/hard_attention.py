@@ -72,7 +72,7 @@ class HardAttention(CrossEntropy):
             )
         parts = super().parts(output)
         real, captions = output.targets != PAD, output.positions // output.max_length
-        words = real.sum()
+        words = real.sum().clamp(min=1)
         log_weights = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
         chosen = log_weights.gather(1, location.clamp_min(0)[:, None]).squeeze(1)  # log p(s_t | a)
         with torch.no_grad():
@@ -84,8 +84,9 @@ class HardAttention(CrossEntropy):
                 real & (location >= 0), 0
             )
             if self.training:
-                mean = log_probs.sum() / words
-                self.baseline.lerp_(mean.to(self.baseline.dtype), 1 - self.baseline_decay)
+                mean = (log_probs.sum() / words).to(self.baseline.dtype)
+                mean = mean.where(real.any(), self.baseline)  # no words, no change
+                self.baseline.lerp_(mean, 1 - self.baseline_decay)
         parts["reinforce"] = -(advantage * chosen).sum() / words
         parts["entropy"] = -((weights * log_weights).sum(-1) * real).sum() / words
         parts["loss"] = (

@@ -14,6 +14,7 @@ from captioning.reporting.arithmetic import count_parameters
 from captioning.reporting.results import Results
 from captioning.reporting.tables import Cell
 from captioning.support.weights import BY_NAME
+from captioning.training.lineage import Teacher, earlier_data_of, teachers_of
 
 _TERMS: Final[Mapping[str, str]] = {
     "flickr8k": "Flickr8k (Hodosh, Young and Hockenmaier, JAIR 47, 2013) is for research and "
@@ -54,9 +55,9 @@ def model_card(captioner: Captioner, name: str, results: Results | None, license
         results: its scores; None if they are not known, which the card says.
         license: the hub's identifier of the licence of the weights.
     """
-    data = _trained_on(captioner, results)
+    data, sources = _trained_on(captioner, results), _sources(captioner, results)
     parts = [
-        f"---\n{_header(name, results, license, data)}---",
+        f"---\n{_header(name, results, license, sources)}---",
         f"# {name}",
         _summary(captioner, data),
         "## Use",
@@ -64,13 +65,13 @@ def model_card(captioner: Captioner, name: str, results: Results | None, license
         "## Scores",
         _scores(results) if results else "No scores were recorded for these weights.",
         "## Data",
-        _data(captioner, results),
+        f"{_data(captioner, results)} {_taught(captioner)}",
         "## Limits",
         "Captions say what such photographs mostly show in the training data, and are wrong for "
         "many others. They repeat the habits of its annotators, such as calling people men or "
         "women by their looks. Do not use them where a mistake harms anybody.",
         "## Licence",
-        _licence(license, data, captioner),
+        _licence(license, sources, captioner),
         "## How it was made",
         _origin(captioner, results),
     ]
@@ -79,8 +80,39 @@ def model_card(captioner: Captioner, name: str, results: Results | None, license
 
 def _trained_on(captioner: Captioner, results: Results | None) -> list[str]:
     """The data sets of the run, and before it those of the models that it started from."""
-    earlier = [" ".join(str(each).split()) for each in captioner.run.get("earlier_data", [])]
+    earlier = earlier_data_of(captioner.run)
     return list(dict.fromkeys([*earlier, *([results.data.name] if results else [])]))
+
+
+UNKNOWN: Final = "data that was not recorded"
+
+
+def _sources(captioner: Captioner, results: Results | None) -> list[str]:
+    """The data sets of the model and of its teachers, whose terms apply to its weights."""
+    of_teachers = [name for teacher in teachers_of(captioner.run) for name in _data_of(teacher)]
+    unknown = [UNKNOWN] if _has_unknown_teachers(captioner) else []
+    return list(dict.fromkeys([*_trained_on(captioner, results), *of_teachers, *unknown]))
+
+
+def _data_of(teacher: Teacher) -> Sequence[str]:
+    return teacher.data or [UNKNOWN]
+
+
+def _has_unknown_teachers(captioner: Captioner) -> bool:
+    """Whether the model had a teacher, but in a notebook or an earlier version."""
+    return captioner.objective.teachers is not None and not teachers_of(captioner.run)
+
+
+def _taught(captioner: Captioner) -> str:
+    """The teachers of the model, in a sentence; nothing without any."""
+    if _has_unknown_teachers(captioner):
+        return "It also learned from the word probabilities of other models, not recorded here."
+    names = [
+        f"{each.name} ({'' if each.seed is None else f'seed {each.seed}, '}trained on "
+        f"{' and then on '.join(_data_of(each))})"
+        for each in teachers_of(captioner.run)
+    ]
+    return f"It also learned from the word probabilities of {'; '.join(names)}." if names else ""
 
 
 def _header(name: str, results: Results | None, license: str, data: Sequence[str]) -> str:
@@ -199,7 +231,7 @@ def _data(captioner: Captioner, results: Results | None) -> str:
 
 def terms(captioner: Captioner, results: Results | None) -> str:
     """The terms of weights that have no licence of their own, as a page in Markdown."""
-    text = _licence("other", _trained_on(captioner, results), captioner)
+    text = _licence("other", _sources(captioner, results), captioner)
     return f"# Terms of these weights\n\n{text}\n"
 
 

@@ -17,10 +17,10 @@ from captioning.evaluation.records import plain
 from captioning.pretrained.card import model_card, terms
 from captioning.pretrained.folder import FROZEN, Config, EncoderRecord, InputRecord
 from captioning.pretrained.places import CARD, CONFIG, LICENCE, VOCABULARY, WEIGHTS
-from captioning.reporting.results import WHERE_DATA_LIES, Results
+from captioning.reporting.results import Results
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_bytes, atomic_write_json, atomic_write_text
-from captioning.support.settings import without
+from captioning.support.settings import WHERE_DATA_LIES, without
 from captioning.support.weights import BY_NAME
 
 _PLACES: Final = {
@@ -96,7 +96,7 @@ def config_of(captioner: Captioner, shared: Mapping[str, str]) -> Config:
         captioner: the model.
         shared: names of weights that are the same tensor as another one, by that other name.
     """
-    encoder = captioner.encoder
+    encoder = captioner.network
     settings: dict[str, Any] = plain(without_vocabulary(captioner.hparams))
     if encoder.weights not in BY_NAME:
         settings["encoder"]["weights"] = "contained"

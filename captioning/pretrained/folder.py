@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from captioning.data.text import Vocabulary
+from captioning.data.vocabulary import Vocabulary
 from captioning.pretrained.places import CONFIG, VOCABULARY, WEIGHTS
 from captioning.support.errors import CaptioningError
 from captioning.support.reading import load_record

@@ -45,8 +45,8 @@ def save_onnx(captioner: Captioner, folder: Path) -> list[Path]:
         The two files.
 
     Raises:
-        CaptioningError: onnx and onnxscript are not installed, torch cannot export the model, or
-            the folder cannot be written.
+        CaptioningError: onnx and onnxscript are not installed, the model is an ensemble of several
+            encoders, torch cannot export it, or the folder cannot be written.
     """
     try:
         import onnxscript  # noqa: F401  torch's exporter needs it
@@ -54,7 +54,7 @@ def save_onnx(captioner: Captioner, folder: Path) -> list[Path]:
         raise CaptioningError(
             "ONNX needs further packages: pip install 'captioning[onnx]'."
         ) from error
-    encoder, decoder = captioner.encoder, captioner.decoder
+    encoder, decoder = captioner.network, captioner.decoder
     pixels = torch.zeros(2, 3, *[encoder.preprocessing.size] * 2, device=captioner.device)
     with use_backend("torch"), torch.no_grad(), evaluation_mode(encoder, decoder):
         first = _Encode(encoder, decoder)

@@ -7,25 +7,24 @@ counts them as one configuration and says so.
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveInt
+from pydantic import JsonValue, PositiveInt
 
-Name = Annotated[str, Field(min_length=1)]
+from captioning.reporting.record import Name, Record
+
 Implementation = Literal["torch", "c", "triton"]
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
-class Backend(BaseModel):
+class Backend(Record):
     """The implementations that ran.
 
     Attributes:
         asked: the setting: ``auto``, ``torch`` or ``native``.
         ops: the implementation of each op; see ``captioning.kernels.backend.report``.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     asked: Name
     ops: dict[Name, Implementation]
@@ -41,7 +40,7 @@ class Backend(BaseModel):
         return ", ".join(f"{kind} ({' '.join(ops)})" for kind, ops in sorted(by_kind.items()))
 
 
-class Arithmetic(BaseModel):
+class Arithmetic(Record):
     """The resolved arithmetic of a run; see `Arithmetic.of`.
 
     Attributes:
@@ -50,8 +49,6 @@ class Arithmetic(BaseModel):
         backend: what was asked for, and what ran.
         threads: torch's number of threads on the CPU.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     precision: Name
     device: Name

@@ -6,8 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from captioning.reporting.results import WHERE_DATA_LIES, Results
+from captioning.reporting.results import Results
 from captioning.support.renamed import RENAMED
+from captioning.support.settings import WHERE_DATA_LIES
 
 ARITHMETIC: Final = ("precision", "device", "backend", "threads")
 """The parts of a run's arithmetic, see `captioning.reporting.arithmetic.Arithmetic`."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from captioning.reporting.configurations import flat
 from captioning.reporting.results import Results
 from captioning.support.errors import CaptioningError
+from captioning.support.nearest import did_you_mean
 
 # The largest number of values that an error message lists.
 _MAX_LISTED = 8
@@ -70,10 +70,9 @@ def choose(runs: Sequence[Results], filters: Sequence[Filter]) -> list[bool]:
         present = dict.fromkeys(text for results in runs for text in _texts(results, each.key))
         if runs and not present:
             known = {key for results in runs for key in dict(flat(results.settings))} | set(_FIELDS)
-            near = get_close_matches(each.key, sorted(known), n=3, cutoff=0.5) or sorted(_FIELDS)
+            offer = did_you_mean(each.key, sorted(known)) or f"there is {', '.join(_FIELDS)}"
             raise CaptioningError(
-                f"--filter {each.key}={each.value}: no run has `{each.key}`; "
-                f"there is {', '.join(near)}"
+                f"--filter {each.key}={each.value}: no run has `{each.key}`; {offer}"
             )
         if runs and not any(each(results) for results in runs):
             more = f", and {len(present) - _MAX_LISTED} more" if len(present) > _MAX_LISTED else ""

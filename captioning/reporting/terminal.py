@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from captioning.metrics.registry import STANDARD_SCORES, ordered_scores
+from captioning.reporting.measures import OBJECT_MEASURES, Language, Objects
 from captioning.reporting.report import REPORT
-from captioning.reporting.results import OBJECT_MEASURES, Language, Objects, Results
+from captioning.reporting.results import Results
 from captioning.reporting.tables import hundredfold
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,8 @@
 import hydra
 from omegaconf import DictConfig
 
-from captioning.cli import CONF, command_line, run_job
+from captioning.cli.command import CONF, command_line
+from captioning.cli.jobs import run_job
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="caption")

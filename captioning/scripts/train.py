@@ -3,7 +3,8 @@
 import hydra
 from omegaconf import DictConfig
 
-from captioning.cli import CONF, command_line, in_sweep, run_job, train_in_sweep
+from captioning.cli.command import CONF, command_line
+from captioning.cli.jobs import in_sweep, run_job, train_in_sweep
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="train")

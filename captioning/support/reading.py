@@ -77,6 +77,16 @@ def load_lines(path: str | os.PathLike[str]) -> list[str]:
     return text.split("\n")
 
 
+def numbered_lines(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
+    r"""The lines of a file that are not blank, with their numbers (from 1).
+
+    Raises:
+        CaptioningError: as :func:`load_lines`.
+    """
+    lines = enumerate(load_lines(path), start=1)
+    return [(number, line) for number, line in lines if line.strip()]
+
+
 def load_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file.
 

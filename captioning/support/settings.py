@@ -1,7 +1,10 @@
 """Parts of a configuration."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+WHERE_DATA_LIES: Final = {"root", "cache", "workers", "resident"}
+"""Settings of ``data`` for its place and for reading it, which do not change results."""
 
 
 def without(config: Mapping[str, Any], left_out: Mapping[str, object]) -> dict[str, Any]:

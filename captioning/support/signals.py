@@ -39,6 +39,12 @@ def signal_of(error: KeyboardInterrupt) -> Signals:
     return error.signal if isinstance(error, Stopped) else Signals.SIGINT
 
 
+def ended_by(error: KeyboardInterrupt) -> str:
+    """How a command was ended: ``interrupted``, by Ctrl-C, or ``stopped by SIGTERM``."""
+    number = signal_of(error)
+    return "interrupted" if number is Signals.SIGINT else f"stopped by {number.name}"
+
+
 @contextmanager
 def stopping_by_signals() -> Iterator[None]:
     """Within the block, each of :data:`STOPPING` raises :class:`Stopped`, as Ctrl-C would."""
@@ -61,6 +67,26 @@ def stopping_later() -> Iterator[Request]:
 
     with _handled_by(stop):
         yield request
+
+
+@contextmanager
+def keeping_sigterm() -> Iterator[None]:
+    """Within the block, a library may take over SIGTERM; afterwards, it is handled as before.
+
+    Raises:
+        Stopped: the signal came within the block, and the library's handler called ``sys.exit``
+            with its number, as Ray's does.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as error:
+        if error.code == signal.SIGTERM:
+            raise Stopped(signal.SIGTERM) from error
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def main(folder: Path) -> int:
         another signal, when it is 128 plus the signal's number.
     """
     threading.Thread(target=die_with_parent, daemon=True).start()
-    logging.raiseExceptions = False  # as in :func:`captioning.cli.command_line`
+    logging.raiseExceptions = False  # as in :func:`captioning.cli.command.command_line`
     job = read_job(folder)
     assert job is not None
     if is_first_process():

@@ -28,13 +28,13 @@ from pydantic import TypeAdapter
 
 from captioning.data.corpus import read_corpus
 from captioning.data.locations import cache_folder, ensure_data_folder
-from captioning.reporting.results import WHERE_DATA_LIES, read_results
+from captioning.reporting.results import read_results
 from captioning.support.errors import CaptioningError
 from captioning.support.files import atomic_write_json
 from captioning.support.locks import file_lock
 from captioning.support.own_code import own_code
 from captioning.support.reading import load_record
-from captioning.support.settings import without
+from captioning.support.settings import WHERE_DATA_LIES, without
 from captioning.support.signals import STOPPING
 
 log = logging.getLogger(__name__)

@@ -15,16 +15,21 @@ from captioning.reporting.sweep_figure import SweptRun, write_sweep
 from captioning.sweeps.jobs import OPTIMIZED_METRIC, optimized_score, read_failure, read_job
 
 
-def summarise(folder: Path) -> None:
+def summarise(folder: Path) -> int:
     """Print and write the summary of all jobs in a sweep's folder, including earlier multiruns.
+
+    Returns:
+        The status of the leaderboard: 1 if it could not be made of all finished jobs, else 0.
 
     Raises:
         CaptioningError: a job's files cannot be read, or the summary cannot be written.
     """
     folder = Path(os.path.relpath(folder))  # so that the written files hold no absolute paths
+    status = 0
     runs = swept_runs(folder)
+    if any(run.reason or run.score is not None for run in runs):
+        status = leaderboard.main([str(folder)])
     if runs:
-        leaderboard.main([str(folder)])
         for path in write_sweep(folder, runs, " ".join(OPTIMIZED_METRIC)):
             print(f"Wrote {path}")
     failed = [run for run in runs if run.reason]
@@ -32,6 +37,7 @@ def summarise(folder: Path) -> None:
     print(f"{finished} finished, {len(failed)} failed in {folder}")
     if failed:
         print("Run the same command again to run the unfinished jobs.")
+    return status
 
 
 def swept_runs(folder: Path) -> list[SweptRun]:

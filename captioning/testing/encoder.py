@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captioning.models.encoders.base import GridEncoder
-from captioning.support.weights import fingerprint
+from captioning.support.state_dicts import fingerprint
 
 
 def check_encoder(encoder: GridEncoder) -> None:

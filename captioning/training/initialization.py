@@ -13,14 +13,15 @@ from captioning.captioners.choices import NAMES
 from captioning.captioners.saving import encoder_of
 from captioning.checkpoints import first_difference, read_checkpoint, restoring
 from captioning.data.datamodule import CaptionDataModule
-from captioning.data.text import Vocabulary, coverage
+from captioning.data.vocabulary import Vocabulary, coverage
 from captioning.models.decoders.base import Decoder
 from captioning.models.encoders.base import GridEncoder
 from captioning.support.build import build, expand, locate, parameters_of
 from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import SPECIAL_WORDS
+from captioning.support.state_dicts import fingerprint
 from captioning.support.trust import classes_of_a_checkpoint
-from captioning.support.weights import fingerprint
+from captioning.training.lineage import started_from
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +125,8 @@ def initialize(captioner: Captioner, initial: Initial) -> None:
     the model's own rows stay as they are. As Hewitt (2021, "Initializing New Word Embeddings for
     Pretrained Language Models") shows, the model then hardly gives the new words any probability
     before it has learned them, and all others almost the one they had. The captioner's ``run`` says
-    which parameters have such rows, and from which row on, as ``new_rows``; and which data sets the
-    model was trained on, as ``earlier_data``.
+    which parameters have such rows, and from which row on, as ``new_rows``; and what the model has
+    learned from (:mod:`captioning.training.lineage`).
 
     ``encoder.trainable`` may be another one than that of the model's run: a decoder that was
     trained on stored features can then be trained together with its encoder, and afterwards alone
@@ -168,20 +169,13 @@ def initialize(captioner: Captioner, initial: Initial) -> None:
             "model=as_trained, or the same model.* settings."
         )
     own_rows = {name: len(own[name]) for name in given if own[name].shape != given[name].shape}
-    captioner.run = captioner.run | {"earlier_data": _data_of(initial.checkpoint["run"])}
+    captioner.run = started_from(captioner.run, initial.checkpoint["run"])
     captioner.run = captioner.run | ({"new_rows": own_rows} if own_rows else {})
     with restoring(initial.source, initial.size):
         captioner.load_state_dict(given, strict=False)
         if trained:
             source = f"{saved['weights_source']}, trained further ({initial.source})"
             take_encoder(captioner, trained, source)
-
-
-def _data_of(run: Mapping[str, Any]) -> list[str]:
-    """The names of the data sets on which a model was trained, the first one first."""
-    last = run.get("config", {}).get("data", {}).get("name")
-    names = [*run.get("earlier_data", []), *([last] if last else [])]
-    return list(dict.fromkeys(map(str, names)))
 
 
 def take_encoder(captioner: Captioner, weights: Mapping[str, Tensor], source: str) -> None:

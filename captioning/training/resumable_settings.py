@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from captioning.reporting.configurations import ORIGINAL_ALONE, flat
-from captioning.reporting.results import WHERE_DATA_LIES
 from captioning.support.errors import CaptioningError
+from captioning.support.settings import WHERE_DATA_LIES
 
 MAY_CHANGE: Final = frozenset(
     {

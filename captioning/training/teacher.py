@@ -3,10 +3,13 @@
 from captioning.captioner import Captioner
 from captioning.ensembles import check_same_input, load_captioner
 from captioning.support.errors import CaptioningError
+from captioning.training.lineage import taught_by
 
 
 def load_teacher(captioner: Captioner) -> None:
     """Give the objective of a captioner its teacher, if it has one.
+
+    The captioner's ``run`` then names the teacher, and the data on which it was trained.
 
     Where the objective says so, the vocabulary of the teacher may be the beginning of that of the
     captioner, as it is if words were added to a trained model that then teaches.
@@ -25,4 +28,5 @@ def load_teacher(captioner: Captioner) -> None:
     check_same_input(
         captioner, teacher, name, "this run", fewer_words=objective.teacher_lacks_words
     )
+    captioner.run = taught_by(captioner.run, teacher.run.get("members", [teacher.run]))
     objective.learn_from(teacher.decoder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from captioning.cli import swept_overrides
+from captioning.cli.overrides import swept_overrides
 from captioning.support.errors import CaptioningError
 from captioning.sweeps.jobs import OPTIMIZED_METRIC, optimized_score, read_failure, record_failure
 

@@ -48,6 +48,7 @@ class RayLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run the jobs and wait for all of them."""
+        from captioning.support.signals import keeping_sigterm
         from captioning.sweeps.gpu_sharing import memory_limit
         from hydra_plugins.captioning_sweeps._launching import (
             checked_return,
@@ -62,7 +63,8 @@ class RayLauncher(Launcher):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         try:
-            start_ray(self.ray.init)
+            with keeping_sigterm():
+                start_ray(self.ray.init)
         except Exception as error:  # Ray raises plain exceptions, for example on a busy machine
             reason = str(error).strip().partition("\n")[0]
             remedy = "run the same command again" if self.local else "start it with `ray start`"

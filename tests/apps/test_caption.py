@@ -15,10 +15,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from tiny import ODD_FILE_NAMES
 
 from captioning.apps import caption as module
 from captioning.captioner import Captioner
-from captioning.cli import take_literally
 from captioning.decoding import Beam, Hypothesis
 
 SCRIPT = Path(__file__).parents[2] / "caption.py"
@@ -308,69 +308,6 @@ def test_without_a_caption_no_file_is_overwritten(run: Run, tmp_path: Path) -> N
     assert Path("a.json").read_text() == "precious"
 
 
-NAMES = (
-    "my photo, 1.png", "a=b.png", "a[1].png", "2024_01", "Straße (1) {2}.png", "写真.png",
-    "it's \"it\".png", "${odd}.png", "back\\slash\\", "'half.png",
-    "a.png", "flickr8k-vgg16-attn", "_a", "True", "False", "NULL", "nan", "Inf", "e5", "nullable",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_hydra_is_given_names_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
-
-    def read(*arguments: str) -> list[Any]:
-        monkeypatch.setattr(sys, "argv", ["caption.py", *arguments])
-        take_literally("images", "out")
-        overrides = OverridesParser.create().parse_overrides(sys.argv[1:])
-        return [OmegaConf.create({"value": each.value()}).value for each in overrides]
-
-    assert read(f"images={name}", "out=null", "batch_size=3") == [name, None, 3]
-    if "'" not in name and "$" not in name and not name.endswith("\\"):  # quoted for Hydra
-        assert read(f"images='{name}'", f'out="{name}"') == [name, name]
-
-
-def test_a_plain_name_needs_no_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would be in the command that ``results.json`` and a model card show."""
-    given = ["train.py", "init_from=flickr8k-vgg16-attn", "data.root=photos"]
-    monkeypatch.setattr(sys, "argv", [*given])
-    take_literally("init_from", "data.root")
-    assert sys.argv == given
-
-
-def test_hydra_is_given_lists_of_files_whose_names_may_have_commas(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    monkeypatch.chdir(tmp_path)
-    Path("lr=0.1,seed=2").mkdir()
-    for name in ("lr=0.1,seed=2/best.ckpt", "[odd,b.ckpt]"):
-        Path(name).touch()
-
-    def read(value: str) -> Any:
-        monkeypatch.setattr(sys, "argv", ["caption.py", f"ckpt={value}"])
-        take_literally("ckpt", lists=["ckpt"])
-        (override,) = OverridesParser.create().parse_overrides(sys.argv[1:])
-        found = override.value()
-        return [str(each) for each in found] if isinstance(found, list) else found
-
-    assert read("[a.ckpt,2024/b.ckpt]") == ["a.ckpt", "2024/b.ckpt"]
-    assert read("[ a.ckpt, Straße (1).ckpt ]") == ["a.ckpt", "Straße (1).ckpt"]
-    assert read("[x=1.ckpt,lr=0.1,seed=2/best.ckpt,c]") == [
-        "x=1.ckpt",
-        "lr=0.1,seed=2/best.ckpt",
-        "c",
-    ]
-    assert read("['a,1.ckpt',\"b,2.ckpt\"]") == ["a,1.ckpt", "b,2.ckpt"]
-    assert read("[~/a.ckpt]") == [str(Path.home() / "a.ckpt")]
-    assert read("[]") == []
-    assert read("[odd,b.ckpt]") == "[odd,b.ckpt]"  # a file of this name
-    assert read("a,b.ckpt") == "a,b.ckpt"
-    assert read("[" + "x" * 5000 + "]") == ["x" * 5000]
-
-
 def test_several_checkpoints_caption_together(
     run: Run, photographs: dict[str, Image.Image], tmp_path: Path, ckpt: Path, blind_ckpt: Path
 ) -> None:
@@ -385,14 +322,16 @@ def test_several_checkpoints_caption_together(
 
 
 def test_names_reach_the_output_whole_and_on_one_line(run: Run, tmp_path: Path) -> None:
-    names = [*NAMES, "tab\tnew\nline\u2028.png", os.fsdecode(b"latin\xe9.png")]
+    names = [*ODD_FILE_NAMES, "tab\tnew\nline\u2028.png", os.fsdecode(b"latin\xe9.png")]
     picture = noise(0)
     for name in names:
         with (tmp_path / name).open("wb") as file:
             picture.save(file, "png")
-    one = run(f"images={tmp_path}/{NAMES[0]}")
-    assert list(one.captions) == [f"{tmp_path}/{NAMES[0]}"]
-    assert list(run(f"images='{tmp_path}/{NAMES[2]}'").captions) == [f"{tmp_path}/{NAMES[2]}"]
+    one = run(f"images={tmp_path}/{ODD_FILE_NAMES[0]}")
+    assert list(one.captions) == [f"{tmp_path}/{ODD_FILE_NAMES[0]}"]
+    assert list(run(f"images='{tmp_path}/{ODD_FILE_NAMES[2]}'").captions) == [
+        f"{tmp_path}/{ODD_FILE_NAMES[2]}"
+    ]
 
     ended = run(f"images={tmp_path}/*.png", "out=a.json")
     assert ended.status == 0, ended.err

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from captioning.apps.prepare import main
-from captioning.data.text import Cleaner, Vocabulary, load_descriptions, load_saved_descriptions
+from captioning.data.cleaning import Cleaner
+from captioning.data.descriptions import load_descriptions, load_saved_descriptions
+from captioning.data.vocabulary import Vocabulary
 
 
 def test_the_command_writes_cleaned_captions_and_the_vocabulary_of_train(

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from captioning.apps.prepare import _parser
 from captioning.data import datamodule
 from captioning.data.batch import Batch
+from captioning.data.cleaning import Cleaner
 from captioning.data.corpus import read_corpus
 from captioning.data.datamodule import CaptionDataModule
+from captioning.data.features import opened
 from captioning.data.images import load_rgb
-from captioning.data.text import Cleaner, build_vocabulary
+from captioning.data.vocabulary import build_vocabulary
 from captioning.models.encoders.vgg16 import VGG16
 from captioning.support.build import build
 from captioning.support.errors import CaptioningError
@@ -163,7 +165,7 @@ def test_setup_may_be_called_again_and_after_its_steps(
     data.read_text()
     data.open_features(encoder)
     corpus, vocabulary, store = data.corpus, data.vocabulary, data.store
-    monkeypatch.delattr(datamodule, "open_store")
+    monkeypatch.delattr(opened, "open_store")
     trainer = make_trainer()
     trainer.fit(Witness(encoder), datamodule=data)
     for stage in ("fit", "validate", "test", "predict", None):
@@ -280,7 +282,7 @@ def test_the_defaults_of_the_class_and_of_the_configuration_are_the_same() -> No
 def test_the_defaults_are_those_of_the_published_results() -> None:
     data = CaptionDataModule()
     assert (data.max_words, data.min_count, data.max_size) == (25, 5, None)
-    assert (data.batch_size, data.eval_batch_size) == (16, 50)
+    assert (data.batch_size, data.eval_batch_size) == (16, 80)
     assert data.seed is None
     assert inspect.signature(build_vocabulary).parameters["min_count"].default == 5
     prepared = _parser().parse_args(["--root", "x"])
@@ -363,7 +365,7 @@ def test_resident_grids_give_the_same_batches_without_their_file(
     held.read_text()
     held.open_features(encoder)
     held.load_resident(torch.device("cpu"))
-    monkeypatch.delattr(os, "preadv")
+    monkeypatch.delattr(os, "pread")
     for ours, theirs in zip(held.train_dataloader(), expected, strict=True):
         assert ours.ids == theirs.ids
         assert torch.equal(ours.images, theirs.images)

@@ -20,8 +20,9 @@ from torchvision.transforms.functional import center_crop, five_crop, hflip, res
 from captioning.captioner import Captioner
 from captioning.data.batch import Batch
 from captioning.data.datamodule import CaptionDataModule
-from captioning.data.features import store as stores
-from captioning.data.features.store import build_store, store_folder
+from captioning.data.features import building
+from captioning.data.features.building import build_store
+from captioning.data.features.meta import store_folder
 from captioning.data.images import load_rgb
 from captioning.data.views import VIEWS, find_views
 from captioning.models.encoders.base import Preprocessing
@@ -170,13 +171,13 @@ def test_each_view_is_extracted_once_into_a_store_of_its_own(
     drawn_pictures: Path, encoder: tiny.Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extracted: list[str] = []
-    extract = stores.extract_grids
+    extract = building.extract_grids
 
     def watched(*given: Any, **named: Any) -> Any:
         extracted.append(named["view"].name)
         return extract(*given, **named)
 
-    monkeypatch.setattr(stores, "extract_grids", watched)
+    monkeypatch.setattr(building, "extract_grids", watched)
     for names in (["original"], BOTH, ["flip", "crop_center"], BOTH):
         data = tiny.data(drawn_pictures, tmp_path)
         data.open_features(encoder, ["dev"], names)

@@ -22,8 +22,10 @@ from captioning.evaluation.captions_file import match_captions
 from captioning.metrics import registry
 from captioning.metrics.spice import CORENLP
 from captioning.metrics.tokenizer import tokenize
-from captioning.reporting.ranking import find_results, rank
-from captioning.reporting.results import read_captions, read_results, read_statistics
+from captioning.reporting.per_image import read_captions, read_statistics
+from captioning.reporting.ranking import rank
+from captioning.reporting.results import read_results
+from captioning.reporting.runs import find_runs
 from captioning.support.errors import CaptioningError
 
 ROOT = Path(__file__).parents[2]
@@ -195,12 +197,12 @@ def test_captions_of_others_stand_beside_runs_with_their_photographs(
     report = (tmp_path / "one" / "report.html").read_text()
     assert all(image in report for image in found)
     assert "data:image/webp" in report
-    # Both are on the ground of a run on that data set.
-    entries, errors = find_results([tmp_path])
+    # Both have the protocol of a run on that data set.
+    runs, errors = find_runs([tmp_path])
     assert not errors
-    (ranking,) = rank(entries, "test").rankings
-    assert len(ranking.entries) == 2
-    assert ranking.ground.data == "flickr8k"
+    (ranking,) = rank(runs, "test").rankings
+    assert len(ranking.runs) == 2
+    assert ranking.protocol.data == "flickr8k"
     language = read_results(tmp_path / "one" / "results.json").language["test"]
     assert language.novel is not None
     assert language.novel > 0.9

@@ -11,8 +11,9 @@ import pytest
 from captioning.evaluation.humans import rounds, score_humans
 from captioning.metrics.caption_scorer import score_captions
 from captioning.reporting.leaderboard import to_markdown
-from captioning.reporting.ranking import find_results, rank
+from captioning.reporting.ranking import rank
 from captioning.reporting.results import read_results
+from captioning.reporting.runs import find_runs
 from captioning.support.errors import CaptioningError
 
 REFERENCES = {
@@ -63,9 +64,9 @@ def test_the_mean_of_rounds_written_out(tmp_path: Path) -> None:
     )
     (tmp_path / "system").mkdir()
     (tmp_path / "system" / "results.json").write_text(system.model_dump_json(by_alias=True))
-    entries, errors = find_results([tmp_path])
+    runs, errors = find_runs([tmp_path])
     assert not errors
-    board = rank(entries, "test")
+    board = rank(runs, "test")
     assert [len(ranking.rows) for ranking in board.rankings] == [1, 1]
     page = to_markdown(board)
     assert "because runs differ in references" in page

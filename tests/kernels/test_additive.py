@@ -91,6 +91,20 @@ def test_any_number_of_units(units: int) -> None:
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 15, 16, 63, 64, 81, 150])
+def test_any_number_of_channels(channels: int) -> None:
+    """Sixty-four at a time are summed, then sixteen, and what is left."""
+    rows = ROWS["eighteen an image"]
+    keys, _, query, weight = leaves_of(len(rows.index), images=rows.images)
+    generator = torch.Generator().manual_seed(2)
+    grid = torch.randn(rows.images, LOCATIONS, channels, generator=generator).requires_grad_()
+    leaves = keys, grid, query, weight
+    ours, expected = attend(*leaves, rows), textbook(*leaves, rows)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=5e-6)
+    for got, wanted in zip(gradients(ours, leaves), gradients(expected, leaves), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=2e-5)
+
+
 def test_the_true_size() -> None:
     """196 locations of 512 numbers, 512 units and 5 captions an image."""
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from captioning.kernels import recurrence, reference
+from captioning.kernels import products, recurrence, reference
 from captioning.kernels.backend import load_kernels, use_backend
 from captioning.kernels.ops import AdditiveKeys, RecurrenceWeights, Rows, attention_recurrence
 from captioning.kernels.products import PackedMatrix
@@ -25,7 +25,14 @@ pytestmark = pytest.mark.skipif(load_kernels("cpu") is None, reason="there is no
 
 ROWS = Rows(torch.tensor([5, 0, 3, 7, 2, 6, 1]), 4, 2)  # one caption has no row
 COUNTS = (7, 7, 4, 3, 1)
+PAYS = products.pays
 TOKEN_COUNT = int((TOKENS[..., 1:] != 0).sum())
+
+
+@pytest.fixture(autouse=True)
+def on_any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the op whether or not it is faster than oneDNN on the processor of the test."""
+    monkeypatch.setattr(products, "pays", lambda: True)
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -273,6 +280,26 @@ def test_what_no_kernel_computes() -> None:
         assert in_bf16(given) is None
     with FlopCounterMode(display=False):
         assert in_bf16(given) is None
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "taken"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx512_bf16": True, "amx_bf16": True}, False),  # where oneDNN's products are faster
+        ({"avx2": True}, False),
+    ],
+)
+def test_processors_for_which_it_was_not_measured(
+    capabilities: dict[str, bool], taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "pays", PAYS)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    PAYS.cache_clear()
+    try:
+        assert (in_bf16(arguments(10, True, False)) is not None) == taken
+    finally:
+        PAYS.cache_clear()
 
 
 @pytest.fixture

@@ -72,6 +72,13 @@ def test_normalisers_and_highest_logits_of_any_leading_dimensions(
     assert (marked.sort(-1).values.diff() > 0).all()  # no word twice
 
 
+@pytest.mark.parametrize("words", [3, 16, 41])
+def test_the_highest_of_log_probabilities_which_are_all_negative(words: int) -> None:
+    logits = logits_of(4, words).detach().log_softmax(-1) - 1
+    assert topk(logits, 2)[0].equal(logits.topk(2).values)
+    assert topk(logits, 2)[1].equal(logits.topk(2).indices)
+
+
 def test_a_transposed_tensor_is_read_as_what_it_is() -> None:
     logits = logits_of(9, 4).detach()
     torch.testing.assert_close(log_sum_exp(logits.T), logits.T.logsumexp(-1))
@@ -122,9 +129,11 @@ def test_double_precision_stays_double_precision() -> None:
     torch.testing.assert_close(log_sum_exp(logits), logits.logsumexp(-1), rtol=1e-14, atol=0)
 
 
-def test_the_mean_of_no_tokens_is_nan_and_has_no_gradient() -> None:
-    """As PyTorch has it."""
+@pytest.mark.parametrize("rows", [0, 2])
+def test_the_loss_of_no_tokens_is_zero_and_so_is_its_gradient(rows: int) -> None:
+    """PyTorch's mean of nothing is NaN."""
     logits = logits_of(2, 5)
-    loss = cross_entropy(logits, torch.zeros(2, dtype=torch.long))
-    assert loss.isnan()
-    assert cross_entropy(logits[:0], torch.zeros(0, dtype=torch.long)).isnan()
+    loss = cross_entropy(logits[:rows], torch.zeros(rows, dtype=torch.long))
+    assert loss.item() == 0
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.eq(0).all()

@@ -3,11 +3,12 @@
 import gzip
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import pytest
+from scored_corpora import Case, made_up_corpus
 
 from captioning.metrics import meteor, tokenizer
 
@@ -54,3 +55,45 @@ def small_meteor(small_meteor_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(meteor, "_warm", {})
     yield
     meteor._close()
+
+
+@pytest.fixture(scope="session")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Case]:
+    """Makes a `Case` with a cache folder that all of them share."""
+    folder = tmp_path_factory.mktemp("cache")
+
+    def score(hypotheses: dict[str, str], references: dict[str, list[str]]) -> Case:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CAPTIONING_CACHE", os.fspath(folder))
+            return Case(hypotheses, references)
+
+    return score
+
+
+@pytest.fixture(scope="session")
+def made_up(scored: Callable[..., Case]) -> Case:
+    """Captions of few words, which share many n-grams."""
+    return scored(*made_up_corpus())
+
+
+@pytest.fixture(scope="session")
+def people(scored: Callable[..., Case], real_captions: dict[str, list[str]]) -> Case:
+    """What one person wrote against what the others did, of 200 images.
+
+    Of each fifth image the caption breaks off, and of each ninth it is among the references.
+    """
+    numbered = list(enumerate(real_captions.items()))
+    return scored(
+        {
+            image: " ".join(c[0].split()[: 4 if place % 5 == 0 else None])
+            for place, (image, c) in numbered
+        },
+        {image: c[0 if place % 9 == 0 else 1 :] for place, (image, c) in numbered},
+    )
+
+
+@pytest.fixture(params=["made up", "people"])
+def case(request: pytest.FixtureRequest) -> Case:
+    """Each of the two corpora."""
+    found: Case = request.getfixturevalue(request.param.replace(" ", "_"))
+    return found

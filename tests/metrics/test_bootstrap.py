@@ -1,155 +1,23 @@
-"""Statistics against really scoring the resampled images, and intervals against theory."""
+"""Intervals and comparisons against really scoring the resampled images, and against theory."""
 
-import json
 import math
-import random
-import tracemalloc
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider import cider_scorer
-from pycocoevalcap.rouge.rouge import Rouge
+from scored_corpora import ALL, Case, made_up_corpus, whole
 
 from captioning.metrics import (
     CaptionScorer,
     Paired,
     Scores,
     Statistics,
-    bootstrap,
     compare,
     intervals,
     paired,
     score_captions,
 )
-from captioning.metrics.meteor import meteor_scores
-from captioning.metrics.tokenizer import tokenize
-from captioning.metrics.torchmetric import CaptionScores
 from captioning.support.errors import CaptioningError
-
-ALL = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"]
-
-
-@dataclass
-class Case:
-    """A corpus, its scores, and its tokens as the original tools take them."""
-
-    hypotheses: dict[str, str]
-    references: dict[str, list[str]]
-
-    def __post_init__(self) -> None:
-        self.scorer = CaptionScorer(self.references)
-        self.scores = self.scorer.score(self.hypotheses)
-        self.captions = tokenize([self.hypotheses[image] for image in self.references])
-        every = [caption for captions in self.references.values() for caption in captions]
-        tokens = iter(tokenize(every, remember=True))
-        self.tokens = [[next(tokens) for _ in captions] for captions in self.references.values()]
-
-    def scored_again(self, drawn: list[int]) -> dict[str, float]:
-        """The original tools' scores of images that were drawn, as so many images."""
-        gts = {place: self.tokens[image] for place, image in enumerate(drawn)}
-        res = {place: [self.captions[image]] for place, image in enumerate(drawn)}
-        bleu = Bleu(4).compute_score(gts, res, verbose=0)[0]
-        scores = {f"BLEU-{n}": float(score) for n, score in enumerate(bleu, start=1)}
-        scores["METEOR"] = meteor_scores([res[place][0] for place in gts], list(gts.values()))[0]
-        scores["ROUGE-L"] = float(Rouge().compute_score(gts, res)[0])
-        cider = cider_scorer.CiderScorer()
-        cider.crefs = [cider_scorer.cook_refs(captions) for captions in self.tokens]
-        cider.compute_doc_freq()  # of the whole corpus, and no others hereafter
-        cider.crefs = [cider_scorer.cook_refs(gts[place]) for place in gts]
-        cider.ctest = [cider_scorer.cook_test(res[place][0]) for place in gts]
-        scores["CIDEr"] = float(np.mean(cider.compute_cider()))
-        return scores
-
-
-def made_up_corpus(images: int = 40) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Captions of few words, so that many n-grams are shared; empty ones and whole matches too."""
-    rng = random.Random(0)
-    words = ["a", "the", "on", "dog", "dogs", "puppy", "man", "runs", "running", "big", "field"]
-    references = {
-        f"{i}.jpg": [" ".join(rng.choices(words, k=rng.randint(1, 9))) for _ in range(i % 5 + 1)]
-        for i in range(images)
-    }
-    kinds: list[Callable[[list[str]], str]] = [
-        lambda captions: captions[-1],
-        lambda captions: "",
-        lambda captions: " ".join(reversed(captions[0].split())),
-        lambda captions: " ".join(rng.choices(words, k=rng.randint(1, 12))),
-        lambda captions: captions[0].replace("dog", "puppy") + " today",
-    ]
-    hypotheses = {
-        image: kinds[min(place % 7, 4)](captions)
-        for place, (image, captions) in enumerate(references.items())
-    }
-    return hypotheses, references
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache folder for the corpora that the tests share."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CAPTIONING_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def made_up() -> Case:
-    return Case(*made_up_corpus())
-
-
-@pytest.fixture(scope="module")
-def people(real_captions: dict[str, list[str]]) -> Case:
-    """What one person wrote against what the others did, of 200 images.
-
-    Of each fifth image the caption breaks off, and of each ninth it is among the references.
-    """
-    numbered = list(enumerate(real_captions.items()))
-    return Case(
-        {
-            image: " ".join(c[0].split()[: 4 if place % 5 == 0 else None])
-            for place, (image, c) in numbered
-        },
-        {image: c[0 if place % 9 == 0 else 1 :] for place, (image, c) in numbered},
-    )
-
-
-@pytest.fixture(params=["made up", "people"])
-def case(request: pytest.FixtureRequest) -> Case:
-    found: Case = request.getfixturevalue(request.param.replace(" ", "_"))
-    return found
-
-
-def whole(statistics: Statistics) -> dict[str, float]:
-    samples = statistics.corpus(np.ones((1, len(statistics.images))))
-    return {name: float(sample[0]) for name, sample in samples.items()}
-
-
-def test_a_row_of_ones_gives_the_scores_of_the_corpus(case: Case) -> None:
-    statistics = case.scores.statistics
-    assert list(statistics.images) == list(case.references)
-    assert list(whole(statistics)) == list(case.scores.corpus) == ALL
-    assert whole(statistics) == pytest.approx(case.scores.corpus, rel=1e-12, abs=1e-15)
-
-
-def test_a_row_of_one_image_gives_the_scores_of_that_image(case: Case) -> None:
-    samples = case.scores.statistics.corpus(np.eye(len(case.references)))
-    for place, expected in enumerate(case.scores.per_image.values()):
-        found = {name: float(sample[place]) for name, sample in samples.items()}
-        assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
-
-
-def test_resamples_score_as_if_each_drawing_were_an_image_of_its_own(case: Case) -> None:
-    images = len(case.references)
-    rng = random.Random(1)
-    draws = [rng.choices(range(images), k=images) for _ in range(5)]
-    counts = np.array([np.bincount(drawn, minlength=images) for drawn in draws], dtype=float)
-    samples = case.scores.statistics.corpus(counts)
-    for row, drawn in enumerate(draws):
-        found = {name: float(sample[row]) for name, sample in samples.items()}
-        assert found == pytest.approx(case.scored_again(drawn), rel=1e-12, abs=1e-15)
 
 
 def test_intervals_are_the_quantiles_of_the_resamples_scores(made_up: Case) -> None:
@@ -272,31 +140,6 @@ def test_the_same_seed_gives_the_same_and_another_seed_another() -> None:
     assert paired(first, second) != paired(first, second, seed=1)
 
 
-def test_the_size_of_a_block_changes_nothing(
-    made_up: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = made_up.scores.statistics
-    rolled = {metric: np.roll(table, 1, axis=0) for metric, table in first.tables.items()}
-    second = Statistics(first.images, rolled, first.references)
-    at_once = intervals(first), paired(first, second)
-    monkeypatch.setattr(bootstrap, "_BLOCK_VALUES", 7 * 40 + 3)
-    by_blocks = intervals(first), paired(first, second)
-    for name in ALL:
-        assert by_blocks[0][name] == pytest.approx(at_once[0][name], rel=1e-12)
-        assert vars(by_blocks[1][name]) == pytest.approx(vars(at_once[1][name]), abs=1e-12)
-
-
-def test_memory_does_not_grow_with_the_resamples() -> None:
-    statistics = mean_of(np.random.default_rng(0).normal(size=20_000))
-    tracemalloc.start()
-    try:
-        intervals(statistics, resamples=400)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 48 * 2**20  # all at once they would take 64 MiB, and their indices as much
-
-
 def test_one_image_has_scores_but_no_interval_and_no_comparison() -> None:
     scores = score_captions({"x": "a dog runs"}, {"x": ["The dog runs .", "a cat"]})
     assert whole(scores.statistics) == pytest.approx(scores.corpus, rel=1e-12)
@@ -319,71 +162,6 @@ def test_only_the_metrics_asked_for_have_intervals(made_up: Case) -> None:
 
 def test_scores_that_were_not_taken_from_captions_have_none() -> None:
     assert intervals(Scores({"CIDEr": 1.0}, {"x": {}}).statistics) == {}
-
-
-def test_validation_gives_statistics_of_the_images_seen() -> None:
-    hypotheses, references = made_up_corpus()
-    metric = CaptionScores(references, ["BLEU", "ROUGE-L", "CIDEr"])
-    seen = list(references)[5:30]
-    metric.update(seen, [hypotheses[image] for image in seen])
-    computed = {name: score.item() for name, score in metric.compute().items()}
-    assert list(metric.scores().statistics.images) == seen
-    assert whole(metric.scores().statistics) == pytest.approx(computed, rel=1e-12)
-
-
-def test_statistics_survive_json_as_plain_numbers(case: Case) -> None:
-    statistics = case.scores.statistics
-    written = json.dumps(statistics.to_json(), allow_nan=False)
-    read = Statistics.from_json(json.loads(written))
-    assert read.images == statistics.images
-    assert intervals(read) == intervals(statistics)
-    tables = json.loads(written)["tables"]
-    assert {metric: len(rows[0]) for metric, rows in tables.items()} == {
-        "BLEU": 10,
-        "METEOR": 23,
-        "ROUGE-L": 1,
-        "CIDEr": 1,
-    }
-    assert all(type(number) is int for number in tables["BLEU"][0] + tables["METEOR"][0])
-    assert Statistics.from_json(json.loads(written), ["CIDEr", "SPICE"]).tables.keys() == {"CIDEr"}
-    assert paired(statistics, read)["BLEU-4"].difference == 0  # the references are the same
-    nothing = Statistics()
-    assert Statistics.from_json(nothing.to_json()).images == ()
-
-
-@pytest.mark.parametrize(
-    ("tables", "message"),
-    [
-        ({"ROUGE-L": [[0.5]]}, "'ROUGE-L' must be 1 finite numbers for each of 2 images"),
-        ({"ROUGE-L": [[0.5], [0.5, 1]]}, "'ROUGE-L' must be 1 finite"),
-        ({"WMD": [[0.5, 1], [0.5, 1]]}, "'WMD' must be 1 finite"),
-        ({"BLEU": [[1] * 10, [1] * 9 + ["1"]]}, "'BLEU' must be 10 finite"),
-        ({"CIDEr": [[1], [math.nan]]}, "'CIDEr' must be 1 finite"),
-        ({"CIDEr": [[1], [None]]}, "'CIDEr' must be 1 finite"),
-        ({"CIDEr": [[True], [False]]}, "'CIDEr' must be 1 finite"),
-        ({"CIDEr": [1, 2]}, "'CIDEr' must be 1 finite"),
-        ({"CIDEr": 3.0}, "'CIDEr' must be 1 finite"),
-        ([], "not statistics"),
-    ],
-)
-def test_tables_of_anything_else_are_refused_by_name(tables: Any, message: str) -> None:
-    with pytest.raises(CaptioningError, match=message):
-        Statistics.from_json({"references": "", "images": ["1.jpg", "2.jpg"], "tables": tables})
-
-
-@pytest.mark.parametrize(
-    "written",
-    [
-        None,
-        {"1.jpg": {"CIDEr": [1.0]}},
-        {"references": "", "images": ["1.jpg", "1.jpg"], "tables": {}},
-        {"references": "", "images": [1], "tables": {}},
-        {"references": None, "images": [], "tables": {}},
-    ],
-)
-def test_what_is_no_statistics_at_all_is_refused(written: object) -> None:
-    with pytest.raises(CaptioningError, match="not statistics"):
-        Statistics.from_json(written)
 
 
 def test_references_are_told_apart_by_their_words_not_by_their_order() -> None:
@@ -419,35 +197,3 @@ def test_bad_input_is_refused() -> None:
         intervals(some, resamples=0)
     with pytest.raises(CaptioningError, match=r"level=95\.0"):
         paired(some, some, level=95.0)
-
-
-@pytest.mark.parametrize("images", [40, 3000])  # one block of resamples, and several
-def test_many_systems_at_once_have_the_samples_that_each_has_alone(images: int) -> None:
-    rng = np.random.default_rng(0)
-    names = tuple(str(number) for number in range(images))
-
-    def made_up() -> Statistics:
-        bleu = np.sort(rng.integers(1, 9, (images, 10)), axis=1)[:, ::-1].astype(float)
-        tables = {
-            "BLEU": bleu,
-            "ROUGE-L": rng.random((images, 1)),
-            "CIDEr": rng.random((images, 1)),
-        }
-        return Statistics(names, tables, "the same")
-
-    systems = [[made_up()] for _ in range(9)] + [[made_up(), made_up()]]
-    together = bootstrap.resampled(systems, resamples=400)
-    for system, found in zip(systems, together, strict=True):
-        alone = bootstrap.resampled([system], resamples=400)[0]
-        for score, samples in alone.samples.items():
-            np.testing.assert_allclose(found.samples[score], samples, rtol=1e-12)
-        assert found.intervals() == intervals_of_mean(system)
-    whole = together[0].minus(together[9])
-    assert whole == compare([systems[0]], systems[9], resamples=400)[0]
-
-
-def intervals_of_mean(system: list[Statistics]) -> dict[str, Any]:
-    return {
-        score: pytest.approx(ends, rel=1e-12)
-        for score, ends in bootstrap.mean_intervals(system, resamples=400).items()
-    }

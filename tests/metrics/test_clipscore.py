@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 from transformers import BertConfig, BertModel, CLIPModel, CLIPTokenizer
 
+from captioning.metrics import clip_embeddings
 from captioning.metrics.clipscore import ClipScorer
+from captioning.metrics.registry import BUILT_IN
 from captioning.support.errors import CaptioningError
 
 SIZE = 32  # of the images that the CLIP of these tests takes
@@ -136,3 +138,27 @@ def test_no_weights_is_one_sentence(clip_weights: Path, tmp_path: Path) -> None:
         ) as caught:
             ClipScorer(str(folder))
         assert "\n" not in str(caught.value)
+
+
+class SameEmbeddings:
+    """Stands for a CLIP to which all photographs and texts are the same."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def images(self, paths: list[Path], progress: bool) -> np.ndarray:
+        return np.full((len(paths), 4), 0.5, dtype=np.float32)
+
+    def texts(self, texts: list[str]) -> np.ndarray:
+        return np.full((len(texts), 4), 0.5, dtype=np.float32)
+
+
+@pytest.mark.parametrize("name", ["CLIPScore", "PAC-S"])
+def test_the_highest_scores_are_those_that_results_files_allow(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_embeddings, "ClipEmbedder", SameEmbeddings)
+    scorer = ClipScorer("any", name=name)
+    found = scorer.scores({"a": "a dog"}, {"a": Path("a.jpg")}, {"a": ["a dog"]}, progress=False)
+    assert list(found) == [name, f"Ref{name}"]
+    for score, (value,) in found.items():
+        assert value == pytest.approx(BUILT_IN[score].highest, abs=1e-6), score

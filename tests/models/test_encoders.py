@@ -10,7 +10,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from captioning.data.features.store import store_folder
+from captioning.data.features.meta import store_folder
 from captioning.models.encoders.base import GridEncoder, Preprocessing
 from captioning.models.encoders.resnet50 import ResNet50
 from captioning.models.encoders.torchvision import TorchvisionEncoder, _normalisation

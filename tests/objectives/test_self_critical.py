@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from captioning.data.batch import Batch
-from captioning.data.text import Vocabulary
+from captioning.data.vocabulary import Vocabulary
 from captioning.decoding import Hypothesis
 from captioning.metrics.reward import CaptionReward
 from captioning.models.decoders.attn_lstm import AttentionLSTM

@@ -27,7 +27,9 @@ from captioning.reporting.results import read_results
 from captioning.support import trust
 from captioning.support.errors import CaptioningError
 from captioning.training.initialization import initialize, read_initial
+from captioning.training.lineage import started_from, taught_by
 from captioning.training.resume import check_resumable
+from captioning.training.teacher import load_teacher
 
 ROOT = Path(__file__).parents[2]
 RECORDED = ROOT / "docs" / "results" / "flickr8k" / "attn_lstm_seed0" / "results.json"
@@ -206,6 +208,50 @@ def test_a_model_that_was_trained_further_keeps_the_terms_of_its_first_data(tmp_
     assert "research and education only" in (tmp_path / "model" / "LICENSE.md").read_text()
     again = Captioner.from_pretrained(tmp_path / "model")
     assert again.run["earlier_data"] == ["flickr8k"]
+
+
+def test_a_distilled_model_names_its_teachers_and_keeps_the_terms_of_their_data(
+    tmp_path: Path,
+) -> None:
+    """Two teachers, of which one was tuned on own photographs, and a student of own photographs."""
+    paths = []
+    for seed, earlier, data in ((1, [], "flickr8k"), (2, ["coco"], "own\nphotographs")):
+        teacher = made()
+        config = {"data": {"name": data}}
+        teacher.run = {"name": "big", "seed": seed, "earlier_data": earlier, "config": config}
+        paths.append(str(checkpoint(teacher, tmp_path / f"{seed}.ckpt")))
+    taught = made(objective={"_target_": "distillation", "teachers": paths})
+    load_teacher(taught)
+    recorded = read_results(RECORDED)
+    own = recorded.data.model_copy(update={"name": "own"})
+    results = recorded.model_copy(update={"data": own})
+
+    def card_of(captioner: Captioner) -> str:
+        captioner.save_pretrained(tmp_path / "model", results=results)
+        return (tmp_path / "model" / "README.md").read_text()
+
+    teachers = (
+        "learned from the word probabilities of big (seed 1, trained on flickr8k); "
+        "big (seed 2, trained on coco and then on own photographs)."
+    )
+    card = card_of(taught)
+    assert teachers in card
+    assert "license_name: research-and-education-only" in card
+    terms = (tmp_path / "model" / "LICENSE.md").read_text()
+    for part in ("research and education only", "CC BY 4.0", "terms of the training data apply"):
+        assert part in card
+        assert part in terms
+    # A checkpoint, an exported model, and a model that starts from it, as self-critical training.
+    again = Captioner.from_pretrained(tmp_path / "model")
+    again = Captioner.load_from_checkpoint(checkpoint(again, tmp_path / "taught.ckpt"))
+    assert teachers in card_of(again)
+    later = made()
+    later.run = started_from(later.run, again.run)
+    assert teachers in card_of(later)
+    assert taught_by({}, [again.run])["teachers"][1:] == again.run["teachers"]
+    # Of a teacher that was given in a notebook, nothing is known.
+    assert "other models, not recorded here" in card_of(made(objective="distillation"))
+    assert "word probabilities" not in card_of(made())
 
 
 def test_a_card_without_results_says_so(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from captioning.data.corpus import read_corpus
 from captioning.decoding import Beam, Greedy
 from captioning.pretrained.places import DEFAULT, find_model
 from captioning.support.errors import CaptioningError
+from captioning.training.lineage import teachers_of
 
 RECORDED = json.loads(Path(__file__).with_name("shipped_captions.json").read_text())
 """Captions of the checkpoint, by ``make_shipped_captions.py``."""
@@ -50,3 +51,15 @@ def test_it_writes_the_captions_of_the_checkpoint(
         for each in batch
     }
     assert found == RECORDED[name]
+
+
+def test_its_card_names_the_teachers_that_its_configuration_records() -> None:
+    folder = find_model(DEFAULT)
+    run = json.loads((folder / "config.json").read_text())["run"]
+    teachers = teachers_of(run)
+    assert [(each.name, each.seed) for each in teachers] == [
+        ("attn_lstm", 0), ("attn_lstm", 1), ("adaptive_lstm", 0)
+    ]  # fmt: skip
+    card = (folder / "README.md").read_text()
+    for each in teachers:
+        assert f"{each.name} (seed {each.seed}, trained on {each.data[0]})" in card

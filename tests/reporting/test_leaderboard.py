@@ -106,7 +106,8 @@ def test_best_cider_first_and_best_of_each_column_bold(tmp_path: Path, capsys) -
     assert rows[0]["when (UTC)"] == "2026-11-23 04:49"
 
     shown = capsys.readouterr().out
-    positions = [shown.index(text) for text in ("flickr8k aaaaaaaa, test", "high", "middle", "low")]
+    title = "flickr8k, test split, 1,000 images"
+    positions = [shown.index(text) for text in (title, "high", "middle", "low")]
     assert positions == sorted(positions)
     assert "55.0" in shown
 
@@ -180,11 +181,12 @@ def test_unreadable_file_is_named_the_rest_goes_on_and_the_status_tells(
 
 
 def test_folder_without_runs_and_missing_folder_get_one_sentence(tmp_path: Path, capsys) -> None:
-    assert main([str(tmp_path)]) == 0
+    assert main([str(tmp_path)]) == 1
     captured = capsys.readouterr()
-    assert captured.out.count("\n") == 1
-    assert str(tmp_path) in captured.out
-    assert captured.err == ""
+    assert captured.err.startswith(f"error: {tmp_path}: no run below has a readable results.json; ")
+    assert "train.py" in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
     assert list(tmp_path.iterdir()) == []
 
     assert main([str(tmp_path / "absent")]) == 1

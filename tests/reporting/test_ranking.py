@@ -1,66 +1,20 @@
-"""Seeds, significance, fairness and published results on the leaderboard, on files of runs."""
+"""Seeds, significance and fairness on the leaderboard, on files of runs."""
 
-import csv
 import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from run_folders import IMAGES, ciders, rows_of, write_run
 
 from captioning.apps.leaderboard import main
-from captioning.metrics.bootstrap import (
-    MIN_IMAGES_FOR_P_VALUE,
-    Statistics,
-    compare,
-    mean_intervals,
-)
-from captioning.reporting.ranking import find_results, rank
-from captioning.reporting.results import write_statistics
-
-PUBLISHED = Path(__file__).parents[2] / "docs" / "results" / "published.yaml"
-IMAGES = [f"{number}.jpg" for number in range(200)]
-
-
-def write_run(
-    folder: Path,
-    name: str,
-    ciders: np.ndarray,
-    *,
-    seed: int | None = None,
-    dev: float | None = None,
-    scores: dict[str, float] | None = None,
-    config: dict[str, Any] | None = None,
-    images: int = len(IMAGES),
-    **data: Any,
-) -> Path:
-    """A run whose CIDEr is the mean of ``ciders``, with its statistics."""
-    folder.mkdir(parents=True)
-    test = {"CIDEr": float(ciders.mean()), "BLEU-4": 0.2} | (scores or {})
-    content = {
-        "schema": 1, "name": name, "created": "2026-11-23T05:49:53Z", "command": "", "commit": None,
-        "config": (config or {}) | ({} if seed is None else {"seed": seed}),
-        "data": {"name": "flickr8k", "fingerprint": "f", "images": {"test": images}} | data,
-        "versions": {}, "free_running": True, "seconds": {},
-        "scores": {"test": test} | ({} if dev is None else {"dev": {"CIDEr": dev}}),
-    }  # fmt: skip
-    (folder / "results.json").write_text(json.dumps(content))
-    write_statistics(
-        folder / "statistics_test.json",
-        Statistics(tuple(IMAGES), {"CIDEr": ciders[:, None]}, "r"),
-    )
-    return folder
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "leaderboard.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def ciders(seed: int, mean: float) -> np.ndarray:
-    return np.random.default_rng(seed).gamma(4, mean / 4, len(IMAGES))
+from captioning.metrics.bootstrap import MIN_IMAGES_FOR_P_VALUE, compare, mean_intervals
+from captioning.metrics.statistics import Statistics
+from captioning.reporting.per_image import write_statistics
+from captioning.reporting.ranking import rank
+from captioning.reporting.runs import find_runs
 
 
 @pytest.fixture
@@ -105,41 +59,13 @@ def test_seeds_are_one_row_with_mean_spread_interval_and_difference(
     )
     assert "from a, the best by CIDEr on dev" in shown
     assert "p=0.002" in shown
-
-
-def test_rows_of_one_name_have_columns_for_what_differs_but_not_for_the_seed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for dropout in (0.3, 0.5):
-        for seed in (0, 1):
-            folder = tmp_path / f"dim=8,dropout={dropout},seed={seed}"
-            config = {"model": {"dropout": dropout, "dim": 8}, "data": {"root": str(folder)}}
-            write_run(folder, "a", ciders(seed, 1 - dropout), seed=seed, config=config, dev=dropout)
-    assert main([str(tmp_path)]) == 0
-    lines = (tmp_path / "leaderboard.md").read_text().splitlines()
-    header, _, *rows = (line for line in lines if line.startswith("|"))
-    assert header.startswith("| run | model.dropout | seeds | model |")
-    assert [row[:16] for row in rows] == ["| a | 0.3 | 2 | ", "| a | 0.5 | 2 | "]
-    assert "from a (model.dropout=0.5), the best by CIDEr on dev" in capsys.readouterr().out
-    assert [row["model.dropout"] for row in rows_of(tmp_path)] == ["0.3", "0.5"]
-    assert str(tmp_path) not in (tmp_path / "leaderboard.md").read_text()
+    assert "is not corrected for the number of comparisons." in shown
 
 
 def test_each_seed_is_listed_when_asked_for(tmp_path: Path, two_models: object) -> None:
     assert main([str(tmp_path), "--seeds"]) == 0
     assert [row["seeds"] for row in rows_of(tmp_path)] == ["1"] * 4
     assert rows_of(tmp_path)[0]["CIDEr low"] != ""
-
-
-def test_other_settings_or_the_same_seed_twice_are_no_further_seed(tmp_path: Path) -> None:
-    config = {"model": {"dropout": 0.5}, "data": {"root": "here"}}
-    write_run(tmp_path / "1", "a", ciders(1, 0.5), seed=0, config=config)
-    elsewhere = config | {"data": {"root": "there"}, "new": False, "resume": "last.ckpt"}
-    write_run(tmp_path / "2", "a", ciders(2, 0.5), seed=1, config=elsewhere)
-    write_run(tmp_path / "3", "a", ciders(3, 0.4), seed=1, config=config)
-    write_run(tmp_path / "4", "a", ciders(4, 0.3), seed=2, config={"model": {"dropout": 0.3}})
-    assert main([str(tmp_path)]) == 0
-    assert sorted(row["seeds"] for row in rows_of(tmp_path)) == ["1", "1", "2"]
 
 
 @pytest.mark.usefixtures("two_models")
@@ -183,6 +109,21 @@ def test_a_difference_that_cannot_be_taken_is_no_silent_gap(
     assert [row["CIDEr p"] != "" for row in rows_of(tmp_path)] == [False, True, False]
 
 
+def test_a_run_on_other_images_does_not_cost_the_others_their_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, mean in (("a", 0.5), ("b", 0.6), ("c", 0.7)):
+        run = write_run(tmp_path / name, name, ciders(1, mean), dev=1 - mean)
+    fewer = Statistics(tuple(IMAGES[:100]), {"CIDEr": ciders(1, 0.7)[:100, None]}, "r")
+    write_statistics(run / "statistics_test.json", fewer)
+    assert main([str(tmp_path)]) == 0
+    assert [(row["run"], row["CIDEr p"] != "") for row in rows_of(tmp_path)] == [
+        ("c", False), ("b", True), ("a", False),
+    ]  # fmt: skip
+    assert "from a, the best by CIDEr on dev" in capsys.readouterr().out
+    assert "c is not compared: the two systems captioned different images" in caplog.text
+
+
 @pytest.mark.usefixtures("two_models")
 def test_choose_on_test_chooses_on_test_by_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -205,8 +146,8 @@ def test_equal_scores_are_ranked_by_name_in_whatever_order_they_are_found(tmp_pa
     same = ciders(1, 0.5)
     for folder, name in (("1", "c"), ("2", "a"), ("3", "b")):
         write_run(tmp_path / folder, name, same, dev=0.5)
-    entries, _ = find_results([tmp_path])
-    for order in (entries, entries[::-1]):
+    runs, _ = find_runs([tmp_path])
+    for order in (runs, runs[::-1]):
         (ranking,) = rank(order, "test").rankings
         assert [row.name for row in ranking.rows] == ["a", "b", "c"]
         assert ranking.against is not None
@@ -216,7 +157,7 @@ def test_equal_scores_are_ranked_by_name_in_whatever_order_they_are_found(tmp_pa
 def test_a_tie_on_dev_is_not_decided_by_the_test_scores(tmp_path: Path) -> None:
     write_run(tmp_path / "1", "a", ciders(1, 0.5), dev=0.5)
     write_run(tmp_path / "2", "b", ciders(2, 0.9), dev=0.5)
-    (ranking,) = rank(find_results([tmp_path])[0], "test").rankings
+    (ranking,) = rank(find_runs([tmp_path])[0], "test").rankings
     assert [row.name for row in ranking.rows] == ["b", "a"]
     assert ranking.against is not None
     assert ranking.against.name == "a"
@@ -249,54 +190,6 @@ def test_a_handful_of_images_has_no_p_value_and_a_note(
         assert (b["CIDEr p"] == "") == (shown == "p=-")
 
 
-@pytest.mark.parametrize(
-    ("other", "reason"),
-    [
-        ({"references": {"test": "other"}}, "references"),
-        ({"tokenization": "other"}, "tokenisation"),
-        ({"scores": {"CLIPScore": 0.7}, "config": {"clip_weights": "x"}}, "weights of CLIPScore"),
-    ],
-)
-def test_other_grounds_are_other_tables_with_the_reason(
-    tmp_path: Path, other: dict[str, Any], reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    same: dict[str, Any] = {"references": {"test": "r"}, "tokenization": "t"}
-    clip = {"scores": {"CLIPScore": 0.7}, "config": {"clip_weights": "y"}}
-    write_run(tmp_path / "a", "a", ciders(1, 0.5), **same, **clip)
-    write_run(tmp_path / "b", "b", ciders(2, 0.5), **(same | clip | other))
-    assert main([str(tmp_path)]) == 0
-    assert f"2 tables, because runs differ in {reason}:" in capsys.readouterr().out
-    assert reason in (tmp_path / "leaderboard.html").read_text()
-
-
-def test_a_run_without_clipscore_stands_beside_one_with_it(tmp_path: Path) -> None:
-    clip = {"scores": {"CLIPScore": 0.7}, "config": {"clip_weights": "y"}}
-    write_run(tmp_path / "a", "a", ciders(1, 0.5), **clip)
-    write_run(tmp_path / "b", "b", ciders(2, 0.5))
-    assert len(rank(find_results([tmp_path])[0], "test").rankings) == 1
-    assert main([str(tmp_path), "--sort", "CLIPScore"]) == 0
-    assert [row["CLIPScore"] for row in rows_of(tmp_path)] == ["0.7", ""]
-
-
-def test_filters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for dropout in (0.3, 0.5):
-        write_run(
-            tmp_path / str(dropout), "a", ciders(1, dropout), config={"model": {"dropout": dropout}}
-        )
-    assert main([str(tmp_path), "--filter", "model.dropout=0.50", "--filter", "name=a*"]) == 0
-    (row,) = rows_of(tmp_path)
-    assert row["path"] == str(tmp_path / "0.5" / "results.json")
-    assert main([str(tmp_path), "--filter", "model.drop=0.5"]) == 1
-    assert "there is model.dropout" in capsys.readouterr().err
-    assert main([str(tmp_path), "--filter", "model"]) == 1
-    assert "write key=value" in capsys.readouterr().err
-    assert main([str(tmp_path), "--filter", "name=b"]) == 1
-    assert "--filter name=b: no run has that value; there is a\n" in capsys.readouterr().err
-    write_run(tmp_path / "b", "b", ciders(1, 0.5), config={"model": {"dropout": 0.3}})
-    assert main([str(tmp_path), "--filter", "name=b", "--filter", "model.dropout=0.5"]) == 0
-    assert "meets all filters" in capsys.readouterr().out
-
-
 def test_what_captions_are_like_is_shown_on_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,52 +217,6 @@ def test_what_captions_are_like_is_shown_on_request(
     assert "of the vocabulary" not in shown
     assert "1,250.0 ±70.7" in capsys.readouterr().out
     assert "1,250.0 ±70.7" in (tmp_path / "leaderboard.html").read_text()
-
-
-def test_published_results_stand_below_unranked_with_their_source(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", "a", ciders(1, 0.01), images=1000)
-    assert main([str(tmp_path), "--published", str(PUBLISHED)]) == 0
-    lines = (tmp_path / "leaderboard.md").read_text().splitlines()
-    table = [line for line in lines if line.startswith("| ")]
-    assert table[2].startswith("| a |")  # the worst, and yet first
-    assert table[3].startswith("| soft attention, Xu et al. 2015 (published) |")
-    assert "| 67.0 | 44.8 | 29.9 | 19.5 | 18.9 | - | - |" in table[3]
-    assert any("1502.03044" in line and "Not known" in line for line in lines)
-    first, second, *_ = rows_of(tmp_path)
-    assert first["published"] == ""
-    assert "1502.03044" in second["published"]
-    assert float(second["BLEU-1"]) == 0.67
-
-
-def test_published_results_on_other_images_are_named_not_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_run(tmp_path / "a", "a", ciders(1, 0.01))
-    assert main([str(tmp_path), "--published", str(PUBLISHED)]) == 0
-    sentence = "no run here is on the same images: soft attention, Xu et al. 2015; hard"
-    assert sentence in capsys.readouterr().out
-    assert sentence in (tmp_path / "leaderboard.md").read_text()
-    assert len(rows_of(tmp_path)) == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ("BLEU-4: 0.2", "must be times 100"),
-        ("BLEU-5: 20", "BLEU-5 is not one of"),
-        ("BLEU-4: 120", "above its highest value"),
-    ],
-)
-def test_wrong_published_figures_are_refused(
-    tmp_path: Path, change: str, sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_run(tmp_path / "a", "a", ciders(1, 0.5))
-    file = tmp_path / "p.yaml"
-    file.write_text(f"[{{name: n, source: s, data: flickr8k, images: 9, scores: {{{change}}}}}]")
-    assert main([str(tmp_path), "--published", str(file)]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {file}: entry 1, `scores`: ")
-    assert sentence in error
 
 
 def test_failed_jobs_are_listed_with_their_reason(

@@ -26,13 +26,13 @@ from captioning.apps.leaderboard import main
 from captioning.metrics.registry import STANDARD_SCORES
 from captioning.reporting import report
 from captioning.reporting.gallery import GalleryImage, read_report_data
+from captioning.reporting.measures import Objects
 from captioning.reporting.report import write_report
 from captioning.reporting.results import (
     Data,
     Decoding,
     Encoder,
     Model,
-    Objects,
     Results,
     Vocabulary,
     write_results,

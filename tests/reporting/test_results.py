@@ -1,28 +1,13 @@
-"""Results and caption files: what is written is read again, and what is wrong is told."""
+"""``results.json``: what is written is read again, and what is wrong is told."""
 
 import json
-import os
-import subprocess
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from captioning.metrics.bootstrap import Statistics
-from captioning.reporting.results import (
-    Results,
-    commit,
-    read_captions,
-    read_results,
-    read_statistics,
-    versions,
-    write_captions,
-    write_results,
-    write_statistics,
-)
+from captioning.reporting.results import Results, read_results, write_results
 from captioning.support.errors import CaptioningError
 
 # A results file as a reader of the documentation would write it by hand.
@@ -242,39 +227,9 @@ def test_an_evaluation_knows_the_seed_and_the_settings_of_its_training() -> None
     assert results.settings["decoding"] == {"beam_size": 3}
 
 
-def test_statistics_come_back_and_other_files_are_told_by_name(tmp_path: Path) -> None:
-    table = np.array([[0.1 + 0.2], [3.0]])
-    write_statistics(tmp_path / "s.json", Statistics(("a", "b"), {"CIDEr": table}, "refs"))
-    found = read_statistics(tmp_path / "s.json")
-    assert (found.images, found.references) == (("a", "b"), "refs")
-    assert np.array_equal(found.tables["CIDEr"], table)
-    for content in ("", "{}", '{"references": "", "images": ["a"], "tables": {"CIDEr": []}}'):
-        (tmp_path / "s.json").write_text(content)
-        with pytest.raises(CaptioningError, match=r"s\.json:.* again\.?$"):
-            read_statistics(tmp_path / "s.json")
-
-
 def test_results_on_the_scale_of_tables_cannot_be_made() -> None:
     with pytest.raises(ValidationError, match="test METEOR is 21"):
         results_of(scores={"test": {"METEOR": 21.0}})
-
-
-@pytest.mark.parametrize("content", [b"", b'{"schema": 1, "na', b"\xff\xfe\x00", b"null", b"3"])
-@pytest.mark.parametrize("read", [read_results, read_captions])
-def test_file_that_is_something_else_is_told_by_name(tmp_path: Path, content: bytes, read) -> None:
-    path = tmp_path / "file.json"
-    path.write_bytes(content)
-    with pytest.raises(CaptioningError, match=r"file\.json:") as caught:
-        read(path)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("read", [read_results, read_captions])
-def test_missing_file_and_folder_are_told_by_name(tmp_path: Path, read) -> None:
-    with pytest.raises(CaptioningError, match=r"absent\.json: cannot be read \(No such file"):
-        read(tmp_path / "absent.json")
-    with pytest.raises(CaptioningError, match=r"cannot be read \(Is a directory"):
-        read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -288,129 +243,23 @@ def test_decoding_has_a_short_label(decoding: dict[str, object], label: str) -> 
     assert results_of(decoding=decoding).decoding.label == label
 
 
-def test_captions_come_back_whatever_they_hold(tmp_path: Path) -> None:
-    captions = {
-        "1.jpg": "a dog runs",
-        "2.jpg": "",
-        "3.jpg": 'two\nlines\u2028and \x00 ||| \U0001f415 "quoted"',
-    }
-    write_captions(
-        tmp_path / "captions_test.json",
-        captions,
-        {"1.jpg": {"METEOR": 0.25}},
-        {"2.jpg": {"length": 0, "novel": True}},
-    )
-    assert read_captions(tmp_path / "captions_test.json") == captions
-    entries = json.loads((tmp_path / "captions_test.json").read_text())
-    assert entries[:2] == [
-        {"image_id": "1.jpg", "caption": "a dog runs", "scores": {"METEOR": 0.25}},
-        {"image_id": "2.jpg", "caption": "", "language": {"length": 0, "novel": True}},
-    ]
+@pytest.mark.parametrize("content", [b"", b'{"schema": 1, "na', b"\xff\xfe\x00", b"null", b"3"])
+def test_a_file_that_is_something_else_is_told_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(CaptioningError, match=r"file\.json:") as caught:
+        read_results(path)
+    assert "\n" not in str(caught.value)
 
 
-def test_captions_are_read_by_the_coco_tools(tmp_path: Path) -> None:
-    from pycocotools.coco import COCO
-
-    coco = COCO()
-    coco.dataset = {"images": [{"id": "a.jpg"}, {"id": "b.jpg"}], "annotations": []}
-    coco.createIndex()
-    write_captions(tmp_path / "c.json", {"a.jpg": "a dog", "b.jpg": "a cat"}, {"a.jpg": {}})
-    loaded = coco.loadRes(str(tmp_path / "c.json"))
-    assert [loaded.imgToAnns[image][0]["caption"] for image in ("a.jpg", "b.jpg")] == [
-        "a dog",
-        "a cat",
-    ]
+def test_a_missing_file_and_a_folder_are_told_by_name(tmp_path: Path) -> None:
+    with pytest.raises(CaptioningError, match=r"absent\.json: cannot be read \(No such file"):
+        read_results(tmp_path / "absent.json")
+    with pytest.raises(CaptioningError, match=r"cannot be read \(Is a directory"):
+        read_results(tmp_path)
 
 
-def test_cocos_integer_ids_and_further_keys_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "coco.json"
-    path.write_text('[{"image_id": 42, "caption": "a dog", "id": 1}]')
-    assert read_captions(path) == {"42": "a dog"}
-
-
-@pytest.mark.parametrize(
-    ("entries", "problem"),
-    [
-        ([{"image_id": 1, "caption": ""}, {"image_id": "1", "caption": ""}], "entry 2 .*image 1"),
-        ([{"image_id": "1", "caption": ""}, {"image_id": 1, "caption": ""}], "entry 2 .*image 1"),
-        ([{"image_id": 1, "caption": "x"}, {"caption": "y"}], "entry 2 needs an `image_id`"),
-        ([{"image_id": True, "caption": "x"}], "entry 1 needs an `image_id`"),
-        ([{"image_id": 1.5, "caption": "x"}], "entry 1 needs an `image_id`"),
-        ([{"image_id": "a.jpg", "caption": ["x"]}], r"entry 1 \(a\.jpg\) needs a `caption`"),
-        (["x"], "entry 1 needs an `image_id`"),
-        ({"1": "x"}, "holds no list"),
-    ],
-)
-def test_wrong_caption_file_is_told(tmp_path: Path, entries: object, problem: str) -> None:
-    path = tmp_path / "captions.json"
-    path.write_text(json.dumps(entries))
-    with pytest.raises(CaptioningError, match=rf"captions\.json: .*{problem}"):
-        read_captions(path)
-
-
-def test_brackets_without_end_are_no_json(tmp_path: Path) -> None:
+def test_brackets_without_end_are_no_results(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text("[" * 200_000)
-    for read in (read_captions, read_statistics, read_results):
-        with pytest.raises(CaptioningError, match=r"deep\.json:.* not JSON"):
-            read(tmp_path / "deep.json")
-
-
-def test_scores_of_an_image_without_caption_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"b\.jpg"):
-        write_captions(tmp_path / "c.json", {"a.jpg": "a dog"}, {"b.jpg": {"METEOR": 0.1}})
-    with pytest.raises(ValueError, match=r"b\.jpg"):
-        write_captions(tmp_path / "c.json", {"a.jpg": "a dog"}, {}, {"b.jpg": {"length": 1}})
-    assert not (tmp_path / "c.json").exists()
-
-
-def test_versions_are_those_installed() -> None:
-    found = versions()
-    assert found["torch"] == metadata.version("torch")
-    assert found["python"].startswith("3.")
-
-
-@pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A git repository of one commit, made without an identity of the machine's user."""
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    folder = tmp_path / "checkout"
-    folder.mkdir()
-    (folder / "code.py").write_text("x = 1\n")
-    try:
-        git(folder, "init", "--quiet")
-    except FileNotFoundError:
-        pytest.skip("git is not installed")
-    git(folder, "add", "code.py")
-    identity = ("-c", "user.name=T", "-c", "user.email=t@example.org")
-    git(folder, *identity, "commit", "--quiet", "--message=first")
-    git(folder, *identity, "tag", "--annotate", "--message=first", "v1")
-    return folder
-
-
-def git(folder: Path, *arguments: str) -> str:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_DIR")}
-    return subprocess.run(
-        ("git", *arguments), cwd=folder, env=environment, check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
-def test_commit_is_the_checkouts_and_says_when_it_is_edited(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    head = git(checkout, "rev-parse", "HEAD")
-    monkeypatch.setenv("GIT_DIR", str(checkout / "nowhere"))  # as in a hook of another repository
-    assert commit(checkout / "code.py") == head
-    (checkout / "code.py").write_text("x = 2\n")
-    assert commit(checkout / "code.py") == f"{head}-dirty"
-
-
-def test_no_commit_outside_a_checkout_or_without_git(
-    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (checkout / "site-packages").mkdir()
-    (checkout / "site-packages" / "results.py").write_text("")
-    (tmp_path / "results.py").write_text("")
-    assert commit(checkout / "site-packages" / "results.py") is None
-    assert commit(tmp_path / "results.py") is None
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert commit(checkout / "code.py") is None
+    with pytest.raises(CaptioningError, match=r"deep\.json:.* not JSON"):
+        read_results(tmp_path / "deep.json")

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from captioning.data.cleaning import Cleaner
 from captioning.data.datamodule import CaptionDataModule
-from captioning.data.text import Cleaner
 from captioning.decoding import Beam, Decoding
 from captioning.models.decoders.attn_lstm import AttentionLSTM
 from captioning.models.decoders.base import Decoder

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from captioning.reporting.per_image import read_captions, read_statistics
 from captioning.reporting.published import read_published
-from captioning.reporting.results import read_captions, read_results, read_statistics
+from captioning.reporting.results import read_results
 from captioning.support.errors import CaptioningError
 from captioning.support.reading import load_document, load_json, load_lines, load_yaml
 from captioning.sweeps.jobs import read_failure, read_job
@@ -90,3 +91,8 @@ def test_a_message_keeps_its_beginning_and_its_remedy() -> None:
     assert message.endswith("; delete it.")
     assert message.isprintable()
     assert len(message) <= 1000
+
+
+def test_a_missing_document_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CaptioningError, match=r"nothing\.txt"):
+        load_document(tmp_path / "nothing.txt")

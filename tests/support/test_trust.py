@@ -70,7 +70,7 @@ def test_a_class_of_a_stranger_is_refused_without_an_import(strangers: list[str]
     "path",
     [
         "captioning.apps.demo.main",
-        "captioning.cli.Sweep",
+        "captioning.cli.callbacks.Sweep",
         "captioning.__main__.main",
         "captioningx.Part",
         "captioning.decodingx.Part",

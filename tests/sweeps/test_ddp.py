@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from captioning.metrics import METRICS
-from captioning.reporting.results import Results, read_captions, read_results
+from captioning.reporting.per_image import read_captions
+from captioning.reporting.results import Results, read_results
 
 ROOT = Path(__file__).parents[2]
 

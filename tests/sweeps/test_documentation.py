@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Transformer
 from omegaconf import open_dict
 
-from captioning.cli import command_of
+from captioning.cli.jobs import command_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from captioning.reporting.results import read_captions, read_results
+from captioning.reporting.per_image import read_captions
+from captioning.reporting.results import read_results
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from captioning.data.images import decode_rgb, read_file
 from captioning.data.views import ORIGINAL, View
-from captioning.models.encoders.base import GridEncoder, Preprocessing
+from captioning.models.encoders.base import Encoder, PicturePreprocessing
 from captioning.support.errors import CaptioningError
 
 Item = TypeVar("Item")
@@ -78,7 +78,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 
 def extract_grids(
-    encoder: GridEncoder,
+    encoder: Encoder,
     files: Mapping[str, Path],
     *,
     batch_size: int,
@@ -118,7 +118,7 @@ def extract_grids(
             yield Extracted(list(images), np.ascontiguousarray(grids), errors)
 
 
-def _load(path: Path, digest: str, preprocessing: Preprocessing, view: View) -> Tensor:
+def _load(path: Path, digest: str, preprocessing: PicturePreprocessing, view: View) -> Tensor:
     data = read_file(path)
     if hashlib.sha256(data).hexdigest() != digest:
         raise CaptioningError(
@@ -173,7 +173,7 @@ def _read_ahead(
 
 
 @contextmanager
-def _on_device(encoder: GridEncoder, device: torch.device) -> Iterator[None]:
+def _on_device(encoder: Encoder, device: torch.device) -> Iterator[None]:
     home = next(encoder.parameters(), torch.empty(0)).device  # an encoder may have no parameters
     encoder.to(device)
     try:
@@ -189,7 +189,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def encode(
-    encoder: GridEncoder, images: Sequence[Tensor], device: torch.device, precision: str
+    encoder: Encoder, images: Sequence[Tensor], device: torch.device, precision: str
 ) -> Float16[Tensor, "batch locations channels"]:
     """Return the grids of preprocessed images, on the device, in the store's half precision.
 

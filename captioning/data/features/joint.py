@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float16
 from torch import Tensor
 
-from captioning.data.features.store import FeatureStore, build_store
-from captioning.models.encoders.base import GridEncoder
+from captioning.data.features.building import build_store
+from captioning.data.features.store import FeatureStore
+from captioning.models.encoders.base import Encoder
 from captioning.models.encoders.joint import JointEncoder
 
 
@@ -64,7 +65,7 @@ Store = FeatureStore | JointStore
 
 
 def open_store(
-    directory: Path, encoder: GridEncoder, images: Sequence[tuple[str, Path]], **settings: Any
+    directory: Path, encoder: Encoder, images: Sequence[tuple[str, Path]], **settings: Any
 ) -> Store:
     """Open the store of an encoder, or those of the members of a joint one.
 
@@ -74,7 +75,7 @@ def open_store(
         directory: Where all stores are.
         encoder: The network.
         images: Id and file of each image.
-        settings: As for :func:`~captioning.data.features.store.build_store`.
+        settings: As for :func:`~captioning.data.features.building.build_store`.
 
     Raises:
         CaptioningError: as for ``build_store``.

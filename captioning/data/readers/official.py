@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from captioning.data.descriptions import read_token_file
 from captioning.data.readers.base import CorpusReader, RawCorpus
 from captioning.data.readers.image_folders import find_image_folder
 from captioning.data.splits import read_split_lists
-from captioning.data.text import read_token_file
 
 
 class OfficialReader(CorpusReader):

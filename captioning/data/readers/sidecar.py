@@ -14,8 +14,8 @@ from captioning.data.names import composed
 from captioning.data.readers.base import CorpusReader, RawCorpus
 from captioning.data.readers.image_folders import is_image_name
 from captioning.data.splits import split_named
-from captioning.data.text import numbered_lines
 from captioning.support.errors import CaptioningError
+from captioning.support.reading import numbered_lines
 
 _TEXTS = (".txt", ".caption")
 

@@ -27,9 +27,8 @@ from captioning.data.readers.columns import EXPECTED, Columns, find_columns
 from captioning.data.readers.found_images import FoundImages
 from captioning.data.readers.image_folders import find_image_folder, is_image_name
 from captioning.data.splits import SPLITS, Split, split_named
-from captioning.data.text import numbered_lines
 from captioning.support.errors import CaptioningError, shortened
-from captioning.support.reading import load_json, load_lines, parse_json
+from captioning.support.reading import load_json, load_lines, numbered_lines, parse_json
 
 SUFFIXES = frozenset({".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson"})
 

@@ -25,15 +25,17 @@ static inline int64_t smaller(int64_t x, int64_t y)
     return x < y ? x : y;
 }
 
-#define MAX_ROWS 16 /* rows of an image that are computed together */
-#define STREAMS 8    /* locations that are read in parallel, each sequentially in memory */
+#define MAX_ROWS 5 /* rows of an image that are computed together: the usual number of captions */
+#define VECTORS 4  /* vectors of channels that are computed together; their sums are in registers */
+#define STREAMS 8  /* locations that are read in parallel, each sequentially in memory */
+#define LINE 64    /* bytes of a line of the cache */
 
 /* Unrolls a loop of at most `rounds` iterations, so that its sums stay in registers. */
 #define UNROLLED(rounds) PRAGMA(GCC unroll rounds)
 #define PRAGMA(text) _Pragma(#text)
 
-/* Executes `call` with n = count. Up to the usual five captions, n is a compile-time constant, so
- * that the sums of all rows stay in registers. */
+/* Executes `call` with n = count as a compile-time constant, so that the sums of all rows stay in
+ * registers. */
 #define INLINED inline __attribute__((always_inline))
 #define WITH(number, call) { const int64_t n = number; call; } break
 #define FOR_COUNT(count, call)                                                                     \
@@ -43,7 +45,6 @@ static inline int64_t smaller(int64_t x, int64_t y)
     case 3: WITH(3, call);                                                                         \
     case 4: WITH(4, call);                                                                         \
     case 5: WITH(5, call);                                                                         \
-    default: WITH(count, call);                                                                    \
     }
 
 /* Executes `call` for blocks of `many` locations from `start` on: STREAMS at a time, and then the
@@ -60,27 +61,6 @@ static inline int64_t smaller(int64_t x, int64_t y)
             call;                                                                                  \
         }                                                                                          \
     } while (0)
-
-/* 1 / value, for values of at least 1: accurate to the last bits of float32 in inverse_fp32, and to
- * the precision of bfloat16 in inverse_bf16. */
-static inline vec inverse_fp32(vec value)
-{
-#ifdef __AVX512F__ /* a 14-bit estimate and one Newton step take half the time of a division */
-    __m512 guess = _mm512_rcp14_ps((__m512)value);
-    return (vec)_mm512_mul_ps(guess, _mm512_fnmadd_ps((__m512)value, guess, _mm512_set1_ps(2)));
-#else
-    return 1 / value;
-#endif
-}
-
-static inline vec inverse_bf16(vec value)
-{
-#ifdef __AVX512F__
-    return (vec)_mm512_rcp14_ps((__m512)value);
-#else
-    return 1 / value;
-#endif
-}
 
 static void softmax(float *row, int64_t length)
 {
@@ -144,44 +124,60 @@ static void softmax_backward(float *grad_scores, const float *alpha, int64_t len
  * v . tanh(x + y) = sum v - 2 sum v s, with s = 1 / (1 + e^{2x} e^{2y}). */
 static INLINED void NAMED(scores)(const ELEMENT *keys, const float *const *queries,
                                   float *const *out, int64_t rows, const float *weight,
-                                  float sum_of_weight, int64_t locations, int64_t units)
+                                  float sum_of_weight, int64_t locations, int64_t units,
+                                  const ELEMENT *grid, int64_t channels)
 {
     for (int64_t p = 0; p < locations; p++) {
+        for (int64_t c = 0; c < channels; c += LINE / (int64_t)sizeof(ELEMENT))
+            __builtin_prefetch(grid + p * channels + c, 0, 2); /* `mix` reads it next */
         vec sums[MAX_ROWS];
         UNROLLED(5)
         for (int64_t r = 0; r < rows; r++)
             sums[r] = (vec){0};
-        for (int64_t a = 0; a < units; a += WIDTH) {
-            int64_t left = units - a;
+        FOR_VECTORS(a, left, units, {
             vec key = NAMED(load)(keys + p * units + a, left), v = load_fp32(weight + a, left);
             UNROLLED(5)
             for (int64_t r = 0; r < rows; r++)
                 sums[r] += v * NAMED(inverse)(1 + key * load_fp32(queries[r] + a, left));
-        }
+        });
         UNROLLED(5)
         for (int64_t r = 0; r < rows; r++)
             out[r][p] = sum_of_weight - 2 * total(sums[r]);
     }
 }
 
-/* Adds the weighted `many` locations from `start` on to the context of each row. */
-static INLINED void NAMED(mix)(float *const *contexts, const ELEMENT *grid,
-                               const float *const *weights, int64_t rows, int64_t start,
-                               int64_t many, int64_t channels)
+/* The context of each row, from channel c on: `vectors` vectors, of which the last has `left`
+ * channels. */
+static INLINED void NAMED(mix_channels)(float *const *contexts, const ELEMENT *grid,
+                                        const float *const *weights, int64_t rows,
+                                        int64_t locations, int64_t channels, int64_t c,
+                                        int64_t vectors, int64_t left)
 {
-    for (int64_t c = 0; c < channels; c += WIDTH) {
-        int64_t left = channels - c;
-        vec here[STREAMS];
-        for (int64_t p = 0; p < many; p++)
-            here[p] = NAMED(load)(grid + (start + p) * channels + c, left);
-        for (int64_t r = 0; r < rows; r++) {
-            vec sum = load_fp32(contexts[r] + c, left);
-            UNROLLED(8)
-            for (int64_t p = 0; p < many; p++)
-                sum += weights[r][start + p] * here[p];
-            store_fp32(contexts[r] + c, sum, left);
-        }
+    vec sums[MAX_ROWS][VECTORS] = {0};
+    for (int64_t p = 0; p < locations; p++) {
+        vec here[VECTORS];
+        for (int64_t v = 0; v < vectors; v++)
+            here[v] = NAMED(load)(grid + p * channels + c + v * WIDTH, left);
+        UNROLLED(5)
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t v = 0; v < vectors; v++)
+                sums[r][v] += weights[r][p] * here[v];
     }
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t v = 0; v < vectors; v++)
+            store_fp32(contexts[r] + c + v * WIDTH, sums[r][v], left);
+}
+
+/* The context of each row: the sum of the weighted locations. */
+static INLINED void NAMED(mix)(float *const *contexts, const ELEMENT *grid,
+                               const float *const *weights, int64_t rows, int64_t locations,
+                               int64_t channels)
+{
+    int64_t c = 0;
+    for (; c + VECTORS * WIDTH <= channels; c += VECTORS * WIDTH)
+        NAMED(mix_channels)(contexts, grid, weights, rows, locations, channels, c, VECTORS, WIDTH);
+    for (; c < channels; c += WIDTH)
+        NAMED(mix_channels)(contexts, grid, weights, rows, locations, channels, c, 1, channels - c);
 }
 
 /* alpha = softmax(scores) and context = alpha . grid, for all rows. */
@@ -207,14 +203,13 @@ void NAMED(attend)(float *alpha, float *context, const ELEMENT *exp_keys, const 
                 queries[r] = exp_query + order[from + r] * units;
                 weights[r] = alpha + order[from + r] * locations;
                 contexts[r] = context + order[from + r] * channels;
-                memset(contexts[r], 0, sizeof(float) * (size_t)channels);
             }
             FOR_COUNT(count, NAMED(scores)(keys, queries, weights, n, weight, sum_of_weight,
-                                           locations, units));
+                                           locations, units, cells, channels));
             for (int64_t r = 0; r < count; r++)
                 softmax(weights[r], locations);
-            FOR_STREAMS(locations, NAMED(mix)(contexts, cells, (const float *const *)weights,
-                                              count, start, many, channels));
+            FOR_COUNT(count, NAMED(mix)(contexts, cells, (const float *const *)weights, n,
+                                        locations, channels));
         }
 }
 
@@ -225,11 +220,12 @@ static INLINED void NAMED(context_backward)(float *const *grad_scores, const ELE
 {
     for (int64_t p = 0; p < locations; p++) {
         vec sums[MAX_ROWS] = {0};
-        for (int64_t c = 0; c < channels; c += WIDTH) {
-            vec here = NAMED(load)(grid + p * channels + c, channels - c);
+        FOR_VECTORS(c, left, channels, {
+            vec here = NAMED(load)(grid + p * channels + c, left);
+            UNROLLED(5)
             for (int64_t r = 0; r < rows; r++)
-                sums[r] += here * load_fp32(grad_contexts[r] + c, channels - c);
-        }
+                sums[r] += here * load_fp32(grad_contexts[r] + c, left);
+        });
         for (int64_t r = 0; r < rows; r++)
             grad_scores[r][p] += total(sums[r]);
     }
@@ -243,8 +239,7 @@ static INLINED void NAMED(tanh_backward)(float *grad_keys, float *const *grad_qu
                                          const float *weight, int64_t rows, int64_t start,
                                          int64_t many, int64_t units)
 {
-    for (int64_t a = 0; a < units; a += WIDTH) {
-        int64_t left = units - a;
+    FOR_VECTORS(a, left, units, {
         vec grad_key[STREAMS] = {0}, keys[STREAMS], sum_weight = load_fp32(grad_weight + a, left);
         vec scale = 4 * load_fp32(weight + a, left);
         for (int64_t p = 0; p < many; p++)
@@ -266,7 +261,7 @@ static INLINED void NAMED(tanh_backward)(float *grad_keys, float *const *grad_qu
             float *to = grad_keys + (start + p) * units + a;
             store_fp32(to, load_fp32(to, left) + scale * grad_key[p], left);
         }
-    }
+    });
 }
 
 /* The backward pass of `attend`.

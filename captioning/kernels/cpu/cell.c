@@ -15,12 +15,12 @@
 
 static inline vec sigmoid(vec x)
 {
-    return 1 / (1 + exponential(-x));
+    return inverse_fp32(1 + exponential(-x));
 }
 
 static inline vec hyperbolic_tangent(vec x)
 {
-    return 1 - 2 / (1 + exponential(2 * x));
+    return 1 - 2 * inverse_fp32(1 + exponential(2 * x));
 }
 
 #define MAX_ADDENDS 3
@@ -47,8 +47,7 @@ void NAMED(cell)(float *hidden, float *cell, float *active, const float *previou
     const int64_t steps[MAX_ADDENDS] = {first_step, second_step, third_step};
 #pragma omp parallel for
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t k = 0; k < size; k += WIDTH) {
-            int64_t left = size - k;
+        FOR_VECTORS(k, left, size, {
             vec gates[4];
             for (int gate = 0; gate < 4; gate++) {
                 gates[gate] = NAMED(load)(first + r * first_step + gate * size + k, left);
@@ -61,7 +60,7 @@ void NAMED(cell)(float *hidden, float *cell, float *active, const float *previou
             vec now = gates[1] * load_fp32(previous + r * size + k, left) + gates[0] * gates[2];
             store_fp32(cell + r * size + k, now, left);
             store_fp32(hidden + r * size + k, gates[3] * hyperbolic_tangent(now), left);
-        }
+        });
 }
 
 /* grad_gates (rows x 4 size): the gradient with respect to each addend; all have the same one. */
@@ -71,8 +70,8 @@ void NAMED(cell_backward)(ELEMENT *grad_gates, float *grad_previous, const float
 {
 #pragma omp parallel for
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t k = 0; k < size; k += WIDTH) {
-            int64_t left = size - k, at = r * size + k;
+        FOR_VECTORS(k, left, size, {
+            const int64_t at = r * size + k;
             vec gates[4];
             for (int gate = 0; gate < 4; gate++)
                 gates[gate] = load_fp32(active + (4 * r + gate) * size + k, left);
@@ -89,7 +88,7 @@ void NAMED(cell_backward)(ELEMENT *grad_gates, float *grad_previous, const float
             store_fp32(grad_previous + at, grad_c * f, left);
             for (int gate = 0; gate < 4; gate++)
                 NAMED(store)(grad_gates + (4 * r + gate) * size + k, by[gate], left);
-        }
+        });
 }
 
 #endif

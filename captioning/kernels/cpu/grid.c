@@ -46,11 +46,11 @@ void NAMED(standardize)(ELEMENT *out, float *mean, const float *grid, const floa
             for (; c < channels; c++)
                 spread += (from[c] - center) * (from[c] - center);
             const float scale = 1 / sqrtf(spread / (float)channels + epsilon[0]);
-            for (c = 0; c < channels; c += WIDTH) {
-                vec value = (load_fp32(from + c, channels - c) - center) * scale;
-                store_fp32(sums + c, load_fp32(sums + c, channels - c) + value, channels - c);
-                NAMED(store)(out + p * channels + c, value, channels - c);
-            }
+            FOR_VECTORS(k, left, channels, {
+                vec value = (load_fp32(from + k, left) - center) * scale;
+                store_fp32(sums + k, load_fp32(sums + k, left) + value, left);
+                NAMED(store)(out + p * channels + k, value, left);
+            });
         }
         for (int64_t c = 0; c < channels; c += WIDTH)
             store_fp32(mean + b * channels + c,
@@ -65,14 +65,14 @@ void NAMED(exp2x)(void *out, const ELEMENT *x, const float *limit, int64_t rows,
 {
 #pragma omp parallel for
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t k = 0; k < size; k += WIDTH) {
-            vec value = NAMED(load)(x + r * step + k, size - k);
+        FOR_VECTORS(k, left, size, {
+            vec value = NAMED(load)(x + r * step + k, left);
             value = exponential(2 * bounded(value, -limit[0], limit[0]));
             if (exactly)
-                store_fp32((float *)out + r * size + k, value, size - k);
+                store_fp32((float *)out + r * size + k, value, left);
             else
-                NAMED(store)((ELEMENT *)out + r * size + k, value, size - k);
-        }
+                NAMED(store)((ELEMENT *)out + r * size + k, value, left);
+        });
 }
 
 #endif

@@ -32,6 +32,21 @@ static inline void store_fp32(float *to, vec value, int64_t count)
         memcpy(to, &value, 4 * (size_t)count);
 }
 
+/* Executes the last argument for k = 0, WIDTH, 2 WIDTH, ... below `size`, with the number of elements from k on
+ * as `left`. It is a constant except at the end, so that full vectors need no branch. */
+#define FOR_VECTORS(k, left, size, ...)                                                            \
+    do {                                                                                           \
+        int64_t k = 0;                                                                             \
+        for (; k + WIDTH <= (size); k += WIDTH) {                                                  \
+            const int64_t left = WIDTH;                                                            \
+            __VA_ARGS__                                                                            \
+        }                                                                                          \
+        if (k < (size)) {                                                                          \
+            const int64_t left = (size) - k;                                                       \
+            __VA_ARGS__                                                                            \
+        }                                                                                          \
+    } while (0)
+
 /* A bfloat16 is the upper half of a float. */
 static inline vec load_bf16(const uint16_t *from, int64_t count)
 {
@@ -68,6 +83,27 @@ static inline float total(vec value)
         for (int i = 0; i < half; i++)
             value[i] += value[i + half];
     return value[0];
+}
+
+/* 1 / value, for values of at least 1: accurate to the last bits of float32 in inverse_fp32, and to
+ * the precision of bfloat16 in inverse_bf16. */
+static inline vec inverse_fp32(vec value)
+{
+#ifdef __AVX512F__ /* a 14-bit estimate and one Newton step take half the time of a division */
+    __m512 guess = _mm512_rcp14_ps((__m512)value);
+    return (vec)_mm512_mul_ps(guess, _mm512_fnmadd_ps((__m512)value, guess, _mm512_set1_ps(2)));
+#else
+    return 1 / value;
+#endif
+}
+
+static inline vec inverse_bf16(vec value)
+{
+#ifdef __AVX512F__
+    return (vec)_mm512_rcp14_ps((__m512)value);
+#else
+    return 1 / value;
+#endif
 }
 
 /* x clamped to from .. to; NaN stays NaN. */

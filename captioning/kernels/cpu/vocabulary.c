@@ -22,17 +22,17 @@ static inline vec higher(vec x, vec y)
     return (vec)(((words)x & above) | ((words)y & ~above));
 }
 
-/* Whether any element is greater than the bound; NaN is not. */
-static inline int any_above(vec x, float bound)
+/* A bit for each element that is greater than the bound; NaN is not. */
+static inline uint32_t above(vec x, float bound)
 {
 #ifdef __AVX512F__
-    return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(bound), _CMP_GT_OQ) != 0;
+    return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(bound), _CMP_GT_OQ);
 #endif
-    words above = (words)(x > bound);
-    uint32_t any = 0;
+    words greater = (words)(x > bound);
+    uint32_t bits = 0;
     for (int i = 0; i < WIDTH; i++)
-        any |= above[i];
-    return any != 0;
+        bits |= (greater[i] & 1) << i;
+    return bits;
 }
 
 #define ELEMENT float
@@ -113,11 +113,10 @@ void NAMED(cross_entropy_backward)(ELEMENT *out, const float *grad_loss, const f
             memset(to, 0, sizeof *to * (size_t)count);
             continue;
         }
-        for (int64_t w = 0; w < count; w += WIDTH) {
-            int64_t left = count - w;
+        FOR_VECTORS(w, left, count, {
             vec share = exponential(NAMED(load)(row + w, left) - normalizer[r]);
             NAMED(store)(to + w, by * (share - shares[1]), left);
-        }
+        });
         int64_t w = targets[r];
         vec share = exponential(NAMED(load)(row + w, 1) - normalizer[r]);
         NAMED(store)(to + w, by * (share - shares[1] - shares[0]), 1);
@@ -148,15 +147,16 @@ void NAMED(topk)(float *out, int64_t *index, const ELEMENT *scores, int64_t rows
             best[k] = -INFINITY;
             word[k] = 0;
         }
-        for (int64_t from = 0; from < count; from += WIDTH) {
-            int64_t left = count - from, many = left < WIDTH ? left : WIDTH;
-            if (many == WIDTH && !any_above(NAMED(load)(row + from, WIDTH), best[maximum - 1]))
-                continue;
-            for (int64_t w = from; w < from + many; w++) {
+        FOR_VECTORS(from, left, count, {
+            vec here = NAMED(load)(row + from, left);
+            uint32_t candidates = above(here, best[maximum - 1]);
+            if (left < WIDTH) /* elements that were not loaded are 0 */
+                candidates &= ((uint32_t)1 << left) - 1;
+            for (; candidates; candidates &= candidates - 1) {
+                int64_t w = from + __builtin_ctz(candidates), k = maximum - 1;
                 float score = NAMED(number)(row[w]);
-                if (!(score > best[maximum - 1]))
+                if (!(score > best[k])) /* which may have become higher */
                     continue;
-                int64_t k = maximum - 1;
                 for (; k > 0 && score > best[k - 1]; k--) {
                     best[k] = best[k - 1];
                     word[k] = word[k - 1];
@@ -164,7 +164,7 @@ void NAMED(topk)(float *out, int64_t *index, const ELEMENT *scores, int64_t rows
                 best[k] = score;
                 word[k] = w;
             }
-        }
+        });
     }
 }
 

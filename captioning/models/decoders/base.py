@@ -134,6 +134,9 @@ class Decoder(nn.Module, ABC):
     ) -> TeacherForced:
         """Predict every next token of the given captions (``<start>`` ... ``<end>``, 0-padded).
 
+        An image may have no captions, with rows of padding alone. If there is not a single word in
+        the batch, nothing is predicted: N is 0, or all targets are padding.
+
         If the grid is on a GPU, the tokens may stay in the CPU's memory: their lengths are then
         known without synchronising with the GPU, and nothing is computed for padding.
         """

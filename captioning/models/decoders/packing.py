@@ -29,6 +29,7 @@ class Packed(NamedTuple):
         targets: N, the tokens to be predicted; padding where the caption of a row has ended.
         positions: N, the index of each target in the flattened B x K x T.
         lengths: B x K, the number of targets of each caption.
+        max_length: T, the number of targets for which the tokens have room.
     """
 
     rows: Rows
@@ -37,6 +38,7 @@ class Packed(NamedTuple):
     targets: Int[Tensor, " tokens"]
     positions: Int[Tensor, " tokens"]
     lengths: Int[Tensor, "images captions"]
+    max_length: int
 
     def to(self, device: torch.device) -> "Packed":
         """Move all tensors to a device."""
@@ -45,7 +47,7 @@ class Packed(NamedTuple):
             for tensor in (self.rows.index, self.inputs, self.targets, self.positions, self.lengths)
         )
         rows = self.rows._replace(index=index)
-        return Packed(rows, self.counts, inputs, targets, positions, lengths)
+        return Packed(rows, self.counts, inputs, targets, positions, lengths, self.max_length)
 
 
 def pack(tokens: Int[Tensor, "images captions length"]) -> Packed:
@@ -53,6 +55,8 @@ def pack(tokens: Int[Tensor, "images captions length"]) -> Packed:
 
     If the tokens are in the CPU's memory, captions that have ended are left out. If they are on a
     GPU, every caption is computed at every word, because counting would synchronise with the GPU.
+    Without any word to compute, there is one word that no caption has, so that ``counts`` is never
+    empty.
     """
     return _pack_live(tokens) if tokens.device.type == "cpu" else _pack_all(tokens)
 
@@ -60,6 +64,7 @@ def pack(tokens: Int[Tensor, "images captions length"]) -> Packed:
 def _pack_live(tokens: Int[Tensor, "images captions length"]) -> Packed:
     """Leave padding out, except for the rows that fill up :data:`ROW_MULTIPLE`."""
     images, captions, length = tokens.shape
+    max_length = max(length - 1, 0)
     tokens = tokens.flatten(0, 1)
     lengths = (tokens[:, 1:] != PAD).sum(1)
     # Longest first, so that the captions that still have a word are a prefix of the rows.
@@ -69,31 +74,53 @@ def _pack_live(tokens: Int[Tensor, "images captions length"]) -> Packed:
     words = len(counts)
     computed = torch.arange(len(index), device=index.device) < counts[:, None]  # words x rows
     word = torch.arange(words, device=index.device)[:, None]
-    positions = index * (length - 1) + word
+    positions = index * max_length + word
     return Packed(
         Rows(index, images, captions),
-        counts.tolist(),
+        counts.tolist() or [0],
         tokens[index, :words].T[computed],
         tokens[index, 1 : words + 1].T[computed],
         positions[computed],
         lengths.view(images, captions),
+        max_length,
     )
 
 
 def _pack_all(tokens: Int[Tensor, "images captions length"]) -> Packed:
     """Keep every caption at every word, so that the result depends on the shape alone."""
     images, captions, length = tokens.shape
-    rows = Rows.all(images, captions, tokens.device)
-    words = torch.arange(length - 1, device=tokens.device)
+    max_length = max(length - 1, 0)
+    counts = [images * captions] * max_length or [0]
+    rows = Rows.all(images, captions, tokens.device).head(counts[0])
+    words = torch.arange(max_length, device=tokens.device)
     tokens = tokens.flatten(0, 1)
     return Packed(
         rows,
-        [images * captions] * (length - 1),
+        counts,
         tokens[:, :-1].T.flatten(),
         tokens[:, 1:].T.flatten(),
-        (rows.index * (length - 1) + words[:, None]).flatten(),
+        (rows.index * max_length + words[:, None]).flatten(),
         (tokens[:, 1:] != PAD).sum(1).view(images, captions),
+        max_length,
     )
+
+
+def distinct(
+    tokens: Int[Tensor, " rows"],
+) -> tuple[Int[Tensor, " words"], Int[Tensor, " rows"]] | None:
+    """The words among some tokens, and the place of each token among them.
+
+    Partial captions of many images read the same few words, so that what depends on a word alone is
+    computed once. The words are filled up with padding to a multiple of :data:`ROW_MULTIPLE`.
+
+    Returns:
+        None on a GPU, with which counting would synchronise, and while a model is exported, when
+        shapes may not depend on values.
+    """
+    if tokens.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    words, places = tokens.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    return torch.nn.functional.pad(words, (0, -len(words) % ROW_MULTIPLE), value=PAD), places
 
 
 def _rounded_up(counts: Int[Tensor, " words"], rows: int) -> Int[Tensor, " words"]:

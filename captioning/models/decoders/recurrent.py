@@ -17,7 +17,7 @@ from captioning.kernels.ops import (
 )
 from captioning.models.attention.base import Memory
 from captioning.models.decoders.base import Decoder, State, Step, TeacherForced
-from captioning.models.decoders.packing import pack
+from captioning.models.decoders.packing import distinct, pack
 from captioning.support.errors import CaptioningError
 from captioning.support.special_tokens import PAD
 
@@ -142,9 +142,9 @@ class RecurrentDecoder(Decoder):
     def step(self, tokens: Int[Tensor, "images captions"], state: State, memory: Memory) -> Step:
         images, captions = tokens.shape
         rows = Rows.all(images, captions, tokens.device)
-        embedded = self.dropout(self.embedding(tokens.flatten()))
+        embedded, inputs = self.read(tokens.flatten())
         state = {name: value.flatten(0, 1) for name, value in state.items()}
-        state = self.recurrent_step(self.word_inputs(embedded), state, memory, rows)
+        state = self.recurrent_step(inputs, state, memory, rows)
         state = self.read_out([state], memory, [rows])
         logits = self.output_logits(embedded, state["hidden"], state.pop("context", None))
         state.pop("location", None)
@@ -153,6 +153,24 @@ class RecurrentDecoder(Decoder):
             for name, value in (state | {"logits": logits}).items()
         }
         return Step(by_image.pop("logits"), by_image, by_image.pop("attention", None))
+
+    def read(
+        self, tokens: Int[Tensor, " rows"]
+    ) -> tuple[Float[Tensor, "rows embed"], dict[str, Tensor]]:
+        """The embeddings of tokens, and their :meth:`word_inputs`: once for each word if possible.
+
+        With dropout, each token has a mask of its own.
+        """
+        found = distinct(tokens) if is_off(self.dropout) else None
+        if found is None:
+            embedded = self.dropout(self.embedding(tokens))
+            return embedded, self.word_inputs(embedded)
+        words, places = found
+        embedded = self.embedding(words)
+        inputs = self.word_inputs(embedded)
+        return embedded.index_select(0, places), {
+            name: value.index_select(0, places) for name, value in inputs.items()
+        }
 
     def forward(
         self,
@@ -178,7 +196,7 @@ class RecurrentDecoder(Decoder):
             packed.targets,
             packed.positions,
             packed.lengths,
-            tokens.shape[2] - 1,
+            packed.max_length,
             coverage,
             weights,
             words.get("location"),

@@ -46,7 +46,7 @@ class Words(NamedTuple):
         if self.positions is not None:
             padded = rows.new_zeros(self.images * self.captions * self.length, rows.shape[1])
             rows = padded.index_copy(0, self.positions, rows)
-        return rows.view(self.images, self.captions, self.length, -1)
+        return rows.view(self.images, self.captions, self.length, rows.shape[1])
 
     def unpad(
         self, padded: Float[Tensor, "images captions words units"]
@@ -148,9 +148,9 @@ class TransformerLayer(nn.Module):
         # images x heads x (captions * words) x size
         query = self.split_heads(words.pad(self.grid_query(self.grid_norm(states))).flatten(1, 2))
         found, weights = attend(query, *grid)
-        shape = words.images, words.captions, words.length, -1
-        joined = words.unpad(found.transpose(-3, -2).reshape(shape))
-        return self.grid_output(joined), weights.mean(1).view(shape)
+        shape = words.images, words.captions, words.length
+        joined = words.unpad(found.transpose(-3, -2).flatten(-2).view(*shape, states.shape[1]))
+        return self.grid_output(joined), weights.mean(1).view(*shape, weights.shape[-1])
 
     def grid_keys_values(self, grid: Float[Tensor, "images locations hidden"]) -> KeysValues:
         """The keys and the values of the locations of each image.
@@ -298,8 +298,9 @@ class TransformerDecoder(Decoder):
         tokens: Int[Tensor, "images captions length"],
     ) -> TeacherForced:
         memory = self.prepare(grid)
-        images, captions, length = tokens.shape[0], tokens.shape[1], tokens.shape[2] - 1
+        images, captions, _ = tokens.shape
         packed = pack(tokens).to(grid.device)
+        length = packed.max_length
         words = Words(images, captions, length, packed.positions)
         states = self.embed(self.drop_words(packed.inputs), packed.positions % length)
         for (keys, values), layer in zip(self.names, self.layers, strict=True):

@@ -1,4 +1,4 @@
-"""The interface of image encoders, which turn an image into a grid of feature vectors."""
+"""The interface of image encoders, and the base class of those that are one network."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from captioning.support.errors import CaptioningError
 from captioning.support.regions import WHOLE, Region
-from captioning.support.weights import ImageNet, State, fingerprint, load_weights
+from captioning.support.state_dicts import State, fingerprint
+from captioning.support.weights import ImageNet, load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of red, green and blue over ImageNet's pictures, for pixels in [0, 1]."""
@@ -21,12 +22,37 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of red, green and blue over ImageNet's pictures, for pixels in [0, 1]."""
 
-Encoder = TypeVar("Encoder", bound="GridEncoder")  # beartype does not support typing.Self here
+Kind = TypeVar("Kind", bound="Encoder")  # beartype does not support typing.Self here
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class PicturePreprocessing(ABC):
     """Turns a picture of any size into the input tensor of an encoder.
+
+    A subclass is a frozen dataclass. Its fields are a part of the feature store's key.
+    """
+
+    @property
+    @abstractmethod
+    def resize(self) -> str:
+        """``squash`` or ``crop``; see :class:`Preprocessing`."""
+
+    @abstractmethod
+    def __call__(
+        self, image: Image.Image, part: Region = WHOLE, *, mirrored: bool = False
+    ) -> Float[Tensor, "3 height width"]:
+        """The input tensor of an RGB picture.
+
+        Args:
+            image: The picture.
+            part: The part that is seen; with ``crop``, a part of the centre crop.
+            mirrored: Whether left and right are exchanged.
+        """
+
+
+@dataclass(frozen=True)
+class Preprocessing(PicturePreprocessing):
+    """The preprocessing of a network: resizes a picture and normalises each channel.
 
     Attributes:
         size: Height and width of the result, in pixels.
@@ -57,13 +83,6 @@ class Preprocessing:
     def __call__(
         self, image: Image.Image, part: Region = WHOLE, *, mirrored: bool = False
     ) -> Float[Tensor, "3 size size"]:
-        """Resize an RGB picture and normalise each channel.
-
-        Args:
-            image: The picture.
-            part: The part that is resized to ``size``; with ``crop``, a part of the centre crop.
-            mirrored: Whether left and right of the resized picture are exchanged.
-        """
         resized = self._resized(image, part)
         if mirrored:
             resized = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -86,18 +105,51 @@ class Preprocessing:
         return image.resize((self.size, self.size), self.resampling, box=box)
 
 
-class GridEncoder(nn.Module, ABC):
-    """A network up to its last feature map, which is returned as a row-major list of locations.
-
-    A subclass defines ``build``, ``map`` and ``last_block``. It has ``name``, ``channels`` and
-    ``stride`` either as class attributes, or as instance attributes, which ``build`` may set.
-    Layers with torchvision's names can load torchvision's state dicts. The network always stays in
-    evaluation mode: BatchNorm keeps the statistics of its pretraining.
-    :func:`captioning.testing.check_encoder` checks an encoder of your own.
+class Encoder(nn.Module, ABC):
+    """Turns preprocessed images into grids. It always stays in evaluation mode.
 
     Attributes:
         name: Short name; it is part of the name of the feature store's folder.
         channels: Length of the vector at each location.
+        preprocessing: The preprocessing of pictures before ``forward``.
+        grid_size: Rows and columns of the grid on which attention is drawn.
+        locations: Number of locations of the grid.
+        weights: What was asked for: ``imagenet``, ``pretrained``, ``random`` or the path of a file.
+        weights_source: A description of where the weights came from.
+        fingerprint: SHA-256 that depends on the weights, not on their source.
+    """
+
+    name: str
+    channels: int
+    preprocessing: PicturePreprocessing
+    grid_size: tuple[int, int]
+    locations: int
+    weights: str
+    weights_source: str
+    fingerprint: str
+
+    @abstractmethod
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch locations channels"]:
+        """Encode preprocessed images."""
+
+    def train(self: Kind, mode: bool = True) -> Kind:
+        """Stay in evaluation mode, whatever ``mode`` is."""
+        del mode
+        return super().train(False)
+
+
+class GridEncoder(Encoder):
+    """A network up to its last feature map, which is returned as a row-major list of locations.
+
+    A subclass defines ``build``, ``map`` and ``last_block``. It has ``name``, ``channels`` and
+    ``stride`` either as class attributes, or as instance attributes, which ``build`` may set.
+    Layers with torchvision's names can load torchvision's state dicts. BatchNorm keeps the
+    statistics of its pretraining, as the network always stays in evaluation mode.
+    :func:`captioning.testing.check_encoder` checks an encoder of your own.
+
+    Attributes:
         stride: Distance of neighbouring locations, in pixels; pooling multiplies it.
         pool: The grid is averaged over squares of ``pool`` x ``pool`` locations; 1 if it is not.
         imagenet: The sources of the ImageNet weights; None if there are none.
@@ -106,14 +158,11 @@ class GridEncoder(nn.Module, ABC):
         preprocessing: The preprocessing of pictures before ``forward``: size, resize, mean and std.
         grid_size: Rows and columns of the grid.
         locations: Number of locations of the grid, rows x columns.
-        weights: What was asked for: ``imagenet``, ``pretrained``, ``random`` or the path of a file.
-        weights_source: A description of where the weights came from.
         fingerprint: SHA-256 over the name and all tensors after loading. It depends on the weights,
             not on their source.
     """
 
-    name: str
-    channels: int
+    preprocessing: Preprocessing
     stride: int
     pool: int = 1
     imagenet: ImageNet | None = None
@@ -225,8 +274,3 @@ class GridEncoder(nn.Module, ABC):
             )
         grid: Tensor = last_map.flatten(2).transpose(1, 2)
         return grid
-
-    def train(self: Encoder, mode: bool = True) -> Encoder:
-        """Stay in evaluation mode, whatever ``mode`` is."""
-        del mode
-        return super().train(False)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from captioning.models.encoders.base import GridEncoder
 from captioning.support.errors import CaptioningError
-from captioning.support.weights import ImageNet, RegistryArchive
+from captioning.support.registry_archive import RegistryArchive
+from captioning.support.weights import ImageNet
 
 
 class Stage(NamedTuple):

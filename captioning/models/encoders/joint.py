@@ -11,14 +11,19 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from captioning.models.encoders.base import GridEncoder, Preprocessing
+from captioning.models.encoders.base import (
+    Encoder,
+    GridEncoder,
+    PicturePreprocessing,
+    Preprocessing,
+)
 from captioning.support.errors import CaptioningError
 from captioning.support.regions import WHOLE, Region
-from captioning.support.weights import fingerprint
+from captioning.support.state_dicts import fingerprint
 
 
 @dataclass(frozen=True)
-class JointPreprocessing:
+class JointPreprocessing(PicturePreprocessing):
     """Turns a picture into the input of a :class:`JointEncoder`.
 
     Attributes:
@@ -30,7 +35,6 @@ class JointPreprocessing:
 
     @property
     def resize(self) -> str:
-        """``squash`` or ``crop``; see :class:`~captioning.models.encoders.base.Preprocessing`."""
         return self.members[0].resize
 
     def __call__(
@@ -57,7 +61,7 @@ class GridPart(NamedTuple):
     grid_size: tuple[int, int]
 
 
-class JointEncoder(GridEncoder):
+class JointEncoder(Encoder):
     """Encodes a picture by several networks.
 
     The grids are one after another: locations 1 to P_1 are those of the first encoder, and so on.
@@ -83,16 +87,14 @@ class JointEncoder(GridEncoder):
             CaptioningError: they see different parts of it: ``resize`` is ``squash`` for some and
                 ``crop`` for others.
         """
-        nn.Module.__init__(self)
+        super().__init__()
         if len({member.preprocessing.resize for member in members}) > 1:
             raise CaptioningError(
                 "encoders see different parts of a picture: encoder.resize must be the same for "
                 "models that work together."
             )
         self.members = nn.ModuleList(members)  # type: ignore[assignment]  # a sequence of its items
-        self.preprocessing = JointPreprocessing(  # type: ignore[assignment]  # called like the other
-            tuple(member.preprocessing for member in members)
-        )
+        self.preprocessing = JointPreprocessing(tuple(member.preprocessing for member in members))
         self.name = "+".join(member.name for member in members)
         self.channels = max(member.channels for member in members)
         self.locations = sum(member.locations for member in members)
@@ -135,15 +137,3 @@ class JointEncoder(GridEncoder):
             GridPart(end - member.locations, end, member.channels, member.grid_size)
             for end, member in zip(ends, self.members, strict=True)
         ]
-
-    def build(self) -> None:
-        """Not called: the members are built."""
-        raise NotImplementedError
-
-    def map(self, images: Tensor) -> Tensor:
-        """Not called: the maps of the members have different sizes."""
-        raise NotImplementedError
-
-    def last_block(self) -> list[nn.Parameter]:
-        """Nothing: joined encoders are frozen."""
-        return []

@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from captioning.models.encoders.base import GridEncoder, Preprocessing
 from captioning.support.errors import CaptioningError
-from captioning.support.weights import State
+from captioning.support.state_dicts import State
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from captioning.models.encoders.base import GridEncoder
 from captioning.support.errors import CaptioningError
-from captioning.support.weights import ImageNet, RegistryArchive
+from captioning.support.registry_archive import RegistryArchive
+from captioning.support.weights import ImageNet
 
 _PROBE = 224  # pixels; torchvision's networks of fixed input size are built for this size
 _LEARNED_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # BatchNorm's

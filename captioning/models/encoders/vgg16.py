@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from captioning.models.encoders.torchvision import TorchvisionEncoder
-from captioning.support.weights import RegistryArchive
+from captioning.support.registry_archive import RegistryArchive
 
 
 def _from_flax(arrays: Mapping[str, Any]) -> dict[str, Tensor]:

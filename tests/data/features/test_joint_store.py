@@ -8,8 +8,9 @@ import tiny
 import torch
 from PIL import Image
 
+from captioning.data.features.building import build_store
 from captioning.data.features.joint import JointStore, open_store
-from captioning.data.features.store import build_store, store_folder
+from captioning.data.features.meta import store_folder
 from captioning.data.views import find_views
 from captioning.models.encoders.base import GridEncoder
 from captioning.models.encoders.joint import JointEncoder

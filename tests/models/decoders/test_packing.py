@@ -5,7 +5,14 @@ import torch
 from torch import Tensor
 
 from captioning.models.decoders.base import TeacherForced
-from captioning.models.decoders.packing import ROW_MULTIPLE, Packed, _pack_all, _pack_live, pack
+from captioning.models.decoders.packing import (
+    ROW_MULTIPLE,
+    Packed,
+    _pack_all,
+    _pack_live,
+    distinct,
+    pack,
+)
 
 WORDS = 12
 
@@ -103,3 +110,15 @@ def test_token_log_probs_are_those_of_a_loop(way: type, dtype: torch.dtype) -> N
     (gradient,) = torch.autograd.grad(found.sum(), logits)
     assert gradient[packed.targets == 0].eq(0).all()
     assert gradient[packed.targets != 0].ne(0).any(1).all()
+
+
+@pytest.mark.parametrize("count", [1, 16, 300])
+def test_the_words_among_tokens_are_there_once_and_found_again(count: int) -> None:
+    tokens = torch.randint(0, 40, (count,), generator=torch.Generator().manual_seed(0))
+    found = distinct(tokens)
+    assert found is not None
+    words, places = found
+    assert words[places].equal(tokens)
+    seen = set(tokens.tolist())
+    assert len(words) == -(-len(seen) // ROW_MULTIPLE) * ROW_MULTIPLE
+    assert sorted(words.tolist()) == sorted([*seen, *[0] * (len(words) - len(seen))])

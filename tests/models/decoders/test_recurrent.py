@@ -442,6 +442,30 @@ def test_one_word_at_a_time_predicts_what_whole_captions_predict(
 
 
 @DECODERS
+def test_a_word_that_many_captions_read_is_projected_once_unless_dropout_differs(
+    make: type[RecurrentDecoder],
+) -> None:
+    decoder = decoder_of(make, dropout=0.5)
+    grid = grid_of(2)
+    memory = decoder.prepare(grid)
+    words = torch.tensor([4, 5, 4, 4, 6] * 6).expand(2, -1)
+    seen: list[Tensor] = []
+    decoder.embedding.register_forward_hook(lambda _, given, out: seen.append(given[0]))
+    state = decoder.start(memory, 30)
+    step = decoder.step(words, state, memory)
+    assert len(seen[0]) == 16
+    assert set(seen[0].tolist()) == {0, 4, 5, 6}
+    for caption, word in enumerate(words[0, :5].tolist()):
+        alone = decoder.step(torch.full((2, 1), word), decoder.start(memory, 1), memory)
+        torch.testing.assert_close(step.logits[:, caption], alone.logits[:, 0])
+    decoder.train()
+    seen.clear()
+    drawn = decoder.step(words, state, memory).logits
+    assert seen[0].equal(words.flatten())
+    assert not torch.allclose(drawn[:, 0], drawn[:, 2])  # the same word, in another caption
+
+
+@DECODERS
 def test_images_can_be_selected_and_captions_reordered_without_knowing_what_is_inside(
     make: type[RecurrentDecoder],
 ) -> None:

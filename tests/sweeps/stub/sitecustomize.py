@@ -46,7 +46,8 @@ def wait_for_jobs(folder: Path, count: int) -> None:
 
 
 def train(config: dict[str, Any], folder: Path, command: str, logger: Any) -> None:
-    from captioning.reporting.results import Data, Results, versions, write_results
+    from captioning.reporting.provenance import versions
+    from captioning.reporting.results import Data, Results, write_results
 
     start, dropout = time.time(), config["model"]["dropout"]
     (folder / "checkpoints").mkdir(exist_ok=True)

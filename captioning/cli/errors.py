@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from captioning.cli.overrides import key_of
 from captioning.support.claims import discard_all
 from captioning.support.errors import CaptioningError
 from captioning.support.files import naming_disk_faults
@@ -140,11 +141,11 @@ def _mistake(loader: ConfigLoader, config_name: str, arguments: list[str]) -> st
                 suggestion = did_you_mean(value, options)
                 listed = f"here are {', '.join(options)}"
                 return (
-                    f"{_key(override)}={value}: there is no such choice; "
+                    f"{key_of(override)}={value}: there is no such choice; "
                     f"{f'{suggestion} T' if suggestion else 't'}{listed}"
                 )
         if override.is_sweep_override():  # one value suffices to find out which keys exist
-            chosen += [f"{_key(override)}={values[0]}"] if values else []
+            chosen += [f"{key_of(override)}={values[0]}"] if values else []
         elif override.input_line is not None:
             chosen.append(override.input_line)
     config = loader.load_configuration(config_name, chosen, run_mode=RunMode.RUN)
@@ -174,13 +175,9 @@ def _values(override: Override) -> list[str]:
     return [each for each in values if isinstance(each, str)]
 
 
-def _key(override: Override) -> str:
-    return override.get_key_element().lstrip("+~")
-
-
 def _wrong_key(override: Override, config: Mapping[Any, Any]) -> str | None:
     """A message about the key of an override; None if the key is valid."""
-    key = _key(override)
+    key = key_of(override)
     keys = dict(_flat(config))
     known = key in keys or _within_a_list(key, keys)
     if not known and (new := renamed(key, keys)) is not None:
@@ -196,7 +193,7 @@ def _wrong_key(override: Override, config: Mapping[Any, Any]) -> str | None:
 
 def _remedy(override: Override, keys: Mapping[str, Any]) -> str:
     """Suggest similar keys, or else list the keys of the group; say how to add a key if allowed."""
-    key = _key(override)
+    key = key_of(override)
     is_hydra_key = key.partition(".")[0] == "hydra"
     candidates = [
         each

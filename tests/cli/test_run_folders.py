@@ -17,12 +17,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core import utils
 from hydra.core.hydra_config import HydraConfig
 
-from captioning.cli import Claim
-from captioning.cli_errors import options_first
+from captioning.cli.callbacks import Claim
+from captioning.cli.errors import options_first
 from captioning.reporting.results import read_results
 from captioning.support.claims import claim, release_claims
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 Evaluate = Callable[..., str]
 
