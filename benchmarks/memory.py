@@ -124,9 +124,13 @@ def peak_of(script: list[str]) -> tuple[float, float]:
 
 
 def private_bytes(process: int | str = "self") -> int:
-    """The private memory of a process; 0 if it has ended."""
+    """The private memory of a process; 0 if it has ended.
+
+    Private pages that are not dirty belong to files: libraries that no other process uses at the
+    moment, of which the end of a process reads a hundred megabytes.
+    """
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
