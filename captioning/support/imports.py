@@ -1,5 +1,6 @@
 """Imports without Python's search for garbage."""
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,5 +24,8 @@ def importing() -> Iterator[None]:
     finally:
         if first:
             gc.freeze()
+            # The last search, at the end of the process, must see everything: otherwise Triton's
+            # library reports its own objects as leaks.
+            atexit.register(gc.unfreeze)
         if enabled:
             gc.enable()

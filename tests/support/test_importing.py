@@ -1,6 +1,8 @@
 """Garbage is not searched for during imports, and what they made is not searched afterwards."""
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 
@@ -60,3 +62,13 @@ def test_an_import_that_fails_leaves_the_search_on_and_one_that_was_off_stays_of
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_a_process_ends_without_reports_of_leaks() -> None:
+    """Triton's library reports each of its objects that still exists after Python's last search."""
+    pytest.importorskip("triton")
+    script = (
+        "from captioning.support.imports import importing\nwith importing():\n    import triton"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
