@@ -27,6 +27,7 @@ class CaptionModel(pl.LightningModule):
         vocabulary: the words.
         decoder: writes the captions of a grid.
         objective: computes the loss.
+        built_classes: :attr:`classes` when the captioner was built.
         trainable_encoder: the encoder, if it is trained; it is then a submodule.
         encoder_trains: whether it is.
         validation: the decoding of captions where no other one is given.
@@ -37,6 +38,7 @@ class CaptionModel(pl.LightningModule):
     vocabulary: Vocabulary
     decoder: Decoder
     objective: Objective
+    built_classes: dict[str, str]
     trainable_encoder: GridEncoder | None
     encoder_trains: bool
     validation: Decoding

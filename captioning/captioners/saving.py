@@ -38,11 +38,9 @@ class Saving(CaptionModel):
     """The hooks of Lightning's checkpoints, and the ways in which a captioner is loaded.
 
     Attributes:
-        built_classes: :attr:`classes` when the captioner was built.
         noise_seed: the seed of dropout, with which a training goes on.
     """
 
-    built_classes: dict[str, str]
     noise_seed: int | None
 
     def setup(self, stage: str) -> None:

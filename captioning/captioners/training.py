@@ -32,7 +32,6 @@ class Training(CaptionModel):
         optimizer_spec: the optimiser, and its settings.
         scheduler_spec: the schedule of its learning rate, and its settings.
         encoder_lr: the learning rate of an encoder that is trained.
-        built_classes: :attr:`classes` when the captioner was built.
         noise_seed: the seed of dropout; None before the first training.
         graphs: the CUDA graphs of the loss.
     """
@@ -40,7 +39,6 @@ class Training(CaptionModel):
     optimizer_spec: dict[str, Any]
     scheduler_spec: dict[str, Any]
     encoder_lr: float
-    built_classes: dict[str, str]
     noise_seed: int | None
     graphs: LossGraphs
     _losses: LossMonitor

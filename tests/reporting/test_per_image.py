@@ -94,26 +94,3 @@ def test_scores_of_an_image_without_caption_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"b\.jpg"):
         write_captions(tmp_path / "c.json", {"a.jpg": "a dog"}, {}, {"b.jpg": {"length": 1}})
     assert not (tmp_path / "c.json").exists()
-
-
-@pytest.mark.parametrize("content", [b"", b'{"schema": 1, "na', b"\xff\xfe\x00", b"null", b"3"])
-def test_a_file_that_is_something_else_is_told_by_name(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "file.json"
-    path.write_bytes(content)
-    with pytest.raises(CaptioningError, match=r"file\.json:") as caught:
-        read_captions(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_missing_file_and_a_folder_are_told_by_name(tmp_path: Path) -> None:
-    with pytest.raises(CaptioningError, match=r"absent\.json: cannot be read \(No such file"):
-        read_captions(tmp_path / "absent.json")
-    with pytest.raises(CaptioningError, match=r"cannot be read \(Is a directory"):
-        read_captions(tmp_path)
-
-
-@pytest.mark.parametrize("read", [read_captions, read_statistics])
-def test_brackets_without_end_are_no_json(tmp_path: Path, read) -> None:
-    (tmp_path / "deep.json").write_text("[" * 200_000)
-    with pytest.raises(CaptioningError, match=r"deep\.json:.* not JSON"):
-        read(tmp_path / "deep.json")

@@ -241,25 +241,3 @@ def test_results_on_the_scale_of_tables_cannot_be_made() -> None:
 )
 def test_decoding_has_a_short_label(decoding: dict[str, object], label: str) -> None:
     assert results_of(decoding=decoding).decoding.label == label
-
-
-@pytest.mark.parametrize("content", [b"", b'{"schema": 1, "na', b"\xff\xfe\x00", b"null", b"3"])
-def test_a_file_that_is_something_else_is_told_by_name(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "file.json"
-    path.write_bytes(content)
-    with pytest.raises(CaptioningError, match=r"file\.json:") as caught:
-        read_results(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_missing_file_and_a_folder_are_told_by_name(tmp_path: Path) -> None:
-    with pytest.raises(CaptioningError, match=r"absent\.json: cannot be read \(No such file"):
-        read_results(tmp_path / "absent.json")
-    with pytest.raises(CaptioningError, match=r"cannot be read \(Is a directory"):
-        read_results(tmp_path)
-
-
-def test_brackets_without_end_are_no_results(tmp_path: Path) -> None:
-    (tmp_path / "deep.json").write_text("[" * 200_000)
-    with pytest.raises(CaptioningError, match=r"deep\.json:.* not JSON"):
-        read_results(tmp_path / "deep.json")

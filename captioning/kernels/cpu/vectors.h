@@ -32,8 +32,9 @@ static inline void store_fp32(float *to, vec value, int64_t count)
         memcpy(to, &value, 4 * (size_t)count);
 }
 
-/* Executes the last argument for k = 0, WIDTH, 2 WIDTH, ... below `size`, with the number of elements from k on
- * as `left`. It is a constant except at the end, so that full vectors need no branch. */
+/* Executes the last argument for k = 0, WIDTH, 2 WIDTH, ... below `size`, with the number of elements
+ * from k on, or WIDTH if there are more, as `left`. It is a constant except at the end, so that full
+ * vectors need no branch. */
 #define FOR_VECTORS(k, left, size, ...)                                                            \
     do {                                                                                           \
         int64_t k = 0;                                                                             \
